@@ -9,7 +9,7 @@ INGESTED = Ingestion(output="rows", ingested=20, labelled=7, quarantined=1, reas
 PREDICTED = Prediction(output="s3://b/o", predicted=20, report="s3://b/o/report.html")
 
 
-def test_summary_names_the_output_and_the_next_command() -> None:
+def test_summary_names_the_output_and_the_next_command():
     about = {"epochs": 3, "train_s": 9.12, "test_accuracy": 0.9903, "val_accuracy": None}
     model = replace(some_model(), about=about)
     trained = str(Training(model=model, metrics=[], directory="r"))
@@ -25,7 +25,7 @@ def test_summary_names_the_output_and_the_next_command() -> None:
     assert 'ds.dataset("s3://b/o/predictions"' in str(replace(PREDICTED, output="s3a://b/o"))
 
 
-def test_summary_counts_one_and_several_things_and_names_unfamiliar_rows() -> None:
+def test_summary_counts_one_and_several_things_and_names_unfamiliar_rows():
     plan = Plan(files=1, new_files=1, parts=1, parts_to_do=1, rows_to_do=1, estimated_s=None)
 
     assert "\n1 row classified\n" in str(replace(PREDICTED, predicted=1))
@@ -37,7 +37,7 @@ def test_summary_counts_one_and_several_things_and_names_unfamiliar_rows() -> No
     assert str(plan).startswith("1 file, 1 of them to read\n1 row to read in 1 of 1 part;")
 
 
-def test_summary_of_quarantine_has_the_commonest_detail_and_an_example() -> None:
+def test_summary_of_quarantine_has_the_commonest_detail_and_an_example():
     first = {"path": "a.pq", "source_file": "a.pq", "source_row": 1234}
     detail = {**first, "reason": "blank", "detail": "no ink", "rows": 2}
     result = replace(PREDICTED, quarantined=2, reasons={"blank": 2}, details=[detail])
@@ -46,7 +46,7 @@ def test_summary_of_quarantine_has_the_commonest_detail_and_an_example() -> None
     assert "blank: no ink (first: a.pq, row 1,234)" in str(result)
 
 
-def test_result_of_a_dry_run_is_its_plan() -> None:
+def test_result_of_a_dry_run_is_its_plan():
     plan = Plan(files=3, new_files=1, parts=2, parts_to_do=1, rows_to_do=7, estimated_s=None)
 
     line = Prediction(plan=plan).to_json()

@@ -65,7 +65,7 @@ def on_a_terminal(use: Callable[[Listener], None]) -> str:
     return text
 
 
-def test_progress_has_a_line_every_five_seconds_and_one_at_the_end() -> None:
+def test_progress_has_a_line_every_five_seconds_and_one_at_the_end():
     events = [(float(each) / 2, replace(ROWS, part=each)) for each in range(25)]
 
     lines = lines_of([*events, (12.1, replace(ROWS, part=25, complete=True))])
@@ -88,11 +88,11 @@ UNKNOWN = replace(ROUNDS, loss=None, val_accuracy=None, left_s=None, workers={},
         (UNKNOWN, "train  net 1/3  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s"),
     ],
 )
-def test_line_of_progress_has_what_is_known(event: Event, line: str) -> None:
+def test_line_of_progress_has_what_is_known(event, line):
     assert TextLog(print).line(event) == line
 
 
-def test_json_log_has_every_epoch_and_progress_with_their_fields() -> None:
+def test_json_log_has_every_epoch_and_progress_with_their_fields():
     epoch, progress = map(json.loads, lines_of([(0, ROUNDS), (1, EPOCH), (6, ROUNDS)], JsonLog))
 
     assert epoch.pop("time").endswith("Z")
@@ -110,7 +110,7 @@ def test_json_log_has_every_epoch_and_progress_with_their_fields() -> None:
         (info("\ndone\n  model  x"), "\ndone\n  model  x", "info"),
     ],
 )
-def test_message_has_its_level_in_text_and_json(event: Message, text: str, level: str) -> None:
+def test_message_has_its_level_in_text_and_json(event, text, level):
     [line] = lines_of([(0, event)])
     [record] = map(json.loads, lines_of([(0, event)], JsonLog))
 
@@ -119,7 +119,7 @@ def test_message_has_its_level_in_text_and_json(event: Message, text: str, level
     assert record["message"] == event.text.strip()
 
 
-def test_quiet_passes_on_only_warnings_and_errors() -> None:
+def test_quiet_passes_on_only_warnings_and_errors():
     stream = StringIO()
 
     with stderr_listener("auto", quiet=True, stream=stream) as listener:
@@ -131,7 +131,7 @@ def test_quiet_passes_on_only_warnings_and_errors() -> None:
 
 
 @pytest.mark.parametrize(("event", "num_epochs"), [(ROWS, 0), (ROUNDS, 7)])
-def test_view_fits_the_terminal(event: Event, num_epochs: int) -> None:
+def test_view_fits_the_terminal(event, num_epochs):
     rows = drawn(event, 80, num_epochs).splitlines()
 
     assert max(map(len, rows)) <= 80
@@ -145,14 +145,14 @@ def test_view_fits_the_terminal(event: Event, num_epochs: int) -> None:
     [(46, "epoch loss validation images/s seconds"), (45, "epoch loss validation images/s"),
      (20, "epoch loss")],
 )  # fmt: skip
-def test_narrow_terminal_has_fewer_columns_of_epochs(width: int, names: str) -> None:
+def test_narrow_terminal_has_fewer_columns_of_epochs(width, names):
     rows = [row.split() for row in drawn(ROUNDS, width, 2).splitlines()]
 
     assert names.split() in rows
     assert len(rows[-1]) == len(rows[-2]) == len(names.split()) + ("validation" in names)
 
 
-def test_view_has_a_line_of_workers() -> None:
+def test_view_has_a_line_of_workers():
     many = {str(rank): WorkerState.WORKING for rank in range(64)}
     lines = {
         "in this process": {},
@@ -166,7 +166,7 @@ def test_view_has_a_line_of_workers() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_terminal_has_a_live_view_whose_last_state_stays(fails: bool) -> None:
+def test_terminal_has_a_live_view_whose_last_state_stays(fails):
     def use(listener: Any) -> None:
         assert isinstance(listener, LiveView)
         listener(info("20 images"))
@@ -181,7 +181,7 @@ def test_terminal_has_a_live_view_whose_last_state_stays(fails: bool) -> None:
     assert written.rstrip().endswith("\x1b[?25h")  # the cursor is back
 
 
-def test_dumb_terminal_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dumb_terminal_has_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
 
     written = on_a_terminal(lambda listener: listener(replace(ROWS, complete=True)))
@@ -207,9 +207,7 @@ class Cell:
         self.texts.append(data["text/plain"])
 
 
-def test_notebook_has_a_view_that_is_replaced_and_no_widgets(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_notebook_has_a_view_that_is_replaced_and_no_widgets(monkeypatch, capsys):
     cell = Cell()
     monkeypatch.setitem(builtins.__dict__, "get_ipython", ZMQInteractiveShell)
     monkeypatch.setitem(sys.modules, "IPython.display", cell)  # type: ignore[arg-type]
@@ -229,7 +227,7 @@ def test_notebook_has_a_view_that_is_replaced_and_no_widgets(
     assert capsys.readouterr() == ("20 images\n", "")
 
 
-def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_is_respected(monkeypatch):
     def use(listener: Listener) -> None:
         listener(warning("no report"))
         listener(ROUNDS)

@@ -12,7 +12,6 @@ from nanograd.digits.augment import (
     field_weights,
     vary_stroke,
 )
-from nanograd.digits.dataset import Mnist
 from nanograd.digits.deskew import Size, deskew
 from nanograd.runtime.randomness import stream
 from tests.helpers.models import some_images
@@ -36,7 +35,7 @@ def displacement(distortion: Distortion, draws: NDArray[np.float32]) -> NDArray[
 
 
 @pytest.mark.parametrize("num_images", [0, 193])
-def test_only_a_distortion_changes_images(num_images: int) -> None:
+def test_only_a_distortion_changes_images(num_images):
     images = some_images(num_images)
 
     same = distort(images, Distortion(), stream(0, 3))
@@ -51,7 +50,7 @@ def test_only_a_distortion_changes_images(num_images: int) -> None:
 
 
 @pytest.mark.parametrize("num_images", [1, 64, 65])
-def test_bits_follow_from_the_random_stream_whatever_comes_later(num_images: int) -> None:
+def test_bits_follow_from_the_random_stream_whatever_comes_later(num_images):
     images = some_images(193)
 
     many, few, other = (
@@ -64,7 +63,7 @@ def test_bits_follow_from_the_random_stream_whatever_comes_later(num_images: int
     assert 0 <= many.min() <= many.max() <= 255
 
 
-def test_elastic_field_has_the_stated_root_mean_square_and_is_smooth() -> None:
+def test_elastic_field_has_the_stated_root_mean_square_and_is_smooth():
     moved = displacement(Distortion(elastic=1.7), some_draws(4000))
 
     for axis in moved:
@@ -75,7 +74,7 @@ def test_elastic_field_has_the_stated_root_mean_square_and_is_smooth() -> None:
         assert correlation == pytest.approx(np.exp(-16 / 64), abs=0.07)
 
 
-def test_affine_coordinates_equal_the_matrix_products() -> None:
+def test_affine_coordinates_equal_the_matrix_products():
     draws = some_draws(7)
     angle, wide, high, shear, right, down = draws[:, :6].astype(np.float64).T
     angle = np.radians(10) * angle
@@ -93,7 +92,7 @@ def test_affine_coordinates_equal_the_matrix_products() -> None:
     assert actual.dtype == np.float32
 
 
-def test_stroke_is_mixed_with_the_maximum_or_minimum_of_its_neighbours() -> None:
+def test_stroke_is_mixed_with_the_maximum_or_minimum_of_its_neighbours():
     images = some_images(2)
     padded = np.pad(images.reshape(2, 28, 28), ((0, 0), (1, 1), (1, 1))).astype(int)
 
@@ -106,7 +105,7 @@ def test_stroke_is_mixed_with_the_maximum_or_minimum_of_its_neighbours() -> None
         assert thin[y, x] == pytest.approx(0.5 * padded[1, y + 1, x + 1] + 0.5 * least)
 
 
-def test_deskewing_without_distortion_equals_deskew(sample: Mnist) -> None:
+def test_deskewing_without_distortion_equals_deskew(sample):
     digits = sample.train.images[:193]
 
     for size in (Size(), Size(width=3.5), Size(height=5.5), Size(3.0, 5.0)):

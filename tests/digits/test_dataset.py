@@ -36,8 +36,8 @@ def used_in_round(batches: BatchPlan, round_: int, shard: int) -> NDArray[np.int
 @pytest.mark.parametrize("num_images", [*SIZES, 1930])
 @pytest.mark.parametrize(("num_shards", "batch_size"), [(1, 7), (3, 193), (8, 1), (8, 64)])
 def test_every_image_is_used_once_an_epoch_in_rounds_of_full_batches(
-    num_images: int, num_shards: int, batch_size: int
-) -> None:
+    num_images, num_shards, batch_size
+):
     batches = plan(num_images, num_shards, batch_size)
     shards = [range(num_images)[batches.shard_slice(shard)] for shard in range(num_shards)]
     assert [image for shard in shards for image in shard] == list(range(num_images))
@@ -55,7 +55,7 @@ def test_every_image_is_used_once_an_epoch_in_rounds_of_full_batches(
 
 # As float64 the large seeds would equal their neighbours.
 @pytest.mark.parametrize("seed", [5, 2**53, 2**63 - 2])
-def test_order_depends_on_epoch_seed_and_shard_only(seed: int) -> None:
+def test_order_depends_on_epoch_seed_and_shard_only(seed):
     def beginning(seed: int, epoch: int, shard: int) -> list[int]:
         return plan(seed=seed).order(epoch, shard)[:24].tolist()
 
@@ -66,7 +66,7 @@ def test_order_depends_on_epoch_seed_and_shard_only(seed: int) -> None:
     assert order not in others
 
 
-def test_order_and_split_of_a_fixed_seed_are_pinned() -> None:
+def test_order_and_split_of_a_fixed_seed_are_pinned():
     # Runs stored with older numpy must stay repeatable: if this fails, numpy changed its bits.
     order = plan(num_images=96, seed=7).order(epoch=3, shard=5)
     held_out = [numbers(split(numbered(97), 0.1, seed)[1]) for seed in (7, 8)]
@@ -77,7 +77,7 @@ def test_order_and_split_of_a_fixed_seed_are_pinned() -> None:
 
 @pytest.mark.parametrize("num_images", SIZES)
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
-def test_split_is_disjoint_and_complete_and_keeps_the_order(num_images: int, share: float) -> None:
+def test_split_is_disjoint_and_complete_and_keeps_the_order(num_images, share):
     rest, held_out = split(numbered(num_images), share, 2**63 - 1)
 
     assert len(held_out) == round(share * num_images)
@@ -87,7 +87,7 @@ def test_split_is_disjoint_and_complete_and_keeps_the_order(num_images: int, sha
         assert part.labels.tolist() == [number % 10 for number in numbers(part)]
 
 
-def test_dataset_holds_read_only_views_of_arrays_that_stay_writeable() -> None:
+def test_dataset_holds_read_only_views_of_arrays_that_stay_writeable():
     images, labels = np.zeros((7, 784), np.uint8), np.zeros(7, np.uint8)
     dataset = Dataset(images, labels)
 
@@ -99,7 +99,7 @@ def test_dataset_holds_read_only_views_of_arrays_that_stay_writeable() -> None:
             view[0] = 2
 
 
-def test_dataset_survives_pickling_without_copies() -> None:
+def test_dataset_survives_pickling_without_copies():
     dataset, buffers = numbered(193), list[pickle.PickleBuffer]()
 
     pickled = pickle.dumps(dataset, protocol=5, buffer_callback=buffers.append)
@@ -116,14 +116,12 @@ def test_dataset_survives_pickling_without_copies() -> None:
 @pytest.mark.parametrize(
     ("images", "labels"), [((7, 783), (7,)), ((7, 784), (6,)), ((7, 784), (7, 1))]
 )
-def test_dataset_refuses_shapes_that_do_not_match(
-    images: tuple[int, ...], labels: tuple[int, ...]
-) -> None:
+def test_dataset_refuses_shapes_that_do_not_match(images, labels):
     with pytest.raises(ValueError, match="do not fit"):
         Dataset(np.zeros(images, np.uint8), np.zeros(labels, np.uint8))
 
 
-def test_take_copies_the_named_images_also_of_other_features() -> None:
+def test_take_copies_the_named_images_also_of_other_features():
     taken, features = numbered(193).take(np.array([192, 0, 7])), np.zeros((7, 4), np.float32)
 
     assert (numbers(taken), taken.labels.tolist()) == ([192, 0, 7], [2, 0, 7])

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nanograd.digits.dataset import Mnist
 from nanograd.digits.deskew import MAX_STRETCH, Size, deskew, deskewed_coordinates
 from nanograd.digits.resample import resample
 
@@ -16,7 +15,7 @@ def moments(image: NDArray[np.uint8]) -> tuple[float, float, float]:
     return mean_x, mean_y, covariance / sum((y - mean_y) ** 2 * p for _, y, p in ink)
 
 
-def test_deskewed_digits_have_no_slant_and_are_centred(sample: Mnist) -> None:
+def test_deskewed_digits_have_no_slant_and_are_centred(sample):
     digits = deskew(sample.train.images[:193])
 
     x, y, slant = np.array([moments(digit) for digit in digits]).T
@@ -25,7 +24,7 @@ def test_deskewed_digits_have_no_slant_and_are_centred(sample: Mnist) -> None:
     np.testing.assert_allclose(slant, 0, atol=0.05)
 
 
-def test_blank_image_stays_blank_and_ink_in_a_single_row_is_only_centred() -> None:
+def test_blank_image_stays_blank_and_ink_in_a_single_row_is_only_centred():
     assert deskew(np.zeros((0, 784), np.uint8)).shape == (0, 784)
     assert not deskew(np.zeros((7, 784), np.uint8)).any()
     image = np.zeros((1, 28, 28), np.uint8)
@@ -38,7 +37,7 @@ def test_blank_image_stays_blank_and_ink_in_a_single_row_is_only_centred() -> No
     np.testing.assert_array_equal(deskewed, expected)
 
 
-def test_deskewing_by_rows_gives_the_bits_of_the_definition(sample: Mnist) -> None:
+def test_deskewing_by_rows_gives_the_bits_of_the_definition(sample):
     images = sample.train.images[:193]
 
     deskewed = deskew(images)
@@ -62,9 +61,7 @@ def deviations(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("size", [Size(width=3.5), Size(height=5.5), Size(3.0, 5.0)])
-def test_deskewed_digits_have_the_requested_size_within_a_factor_of_one_fifth(
-    sample: Mnist, size: Size
-) -> None:
+def test_deskewed_digits_have_the_requested_size_within_a_factor_of_one_fifth(sample, size):
     images = sample.test.images
     before, after = deviations(deskew(images)), deviations(deskew(images, size))
 

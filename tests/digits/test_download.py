@@ -71,7 +71,6 @@ def mirror(
 
 
 def fetch(cache: Path, *mirrors: str) -> list[tuple[Level, str]]:
-    """Fetch FILES and return the messages."""
     messages = list[tuple[Level, str]]()
     files = download.fetch(
         str(cache), mirrors, lambda event: messages.append((event.level, str(event))), FILES
@@ -81,14 +80,13 @@ def fetch(cache: Path, *mirrors: str) -> list[tuple[Level, str]]:
 
 
 def fetched(cache: Path) -> dict[str, bytes]:
-    """Return the decompressed content of the cache by name."""
     return {file.name: gzip.decompress(file.read_bytes()) for file in cache.iterdir()}
 
 
 COMPLETE = {f"{name}.gz": content for name, content in CONTENT.items()}
 
 
-def test_fetch_completes_the_cache_and_replaces_a_damaged_file(cache: Path) -> None:
+def test_fetch_completes_the_cache_and_replaces_a_damaged_file(cache):
     with mirror(SERVED) as (url, requests):
         messages = fetch(cache, url)
         again = fetch(cache, url)
@@ -114,8 +112,8 @@ def test_fetch_completes_the_cache_and_replaces_a_damaged_file(cache: Path) -> N
     ids=["404", "other-content", "html", "closes-early"],
 )
 def test_fetch_from_a_bad_mirror_fails_or_continues_with_the_next(
-    cache: Path, served: dict[str, bytes], missing_bytes: int, reason: str
-) -> None:
+    cache, served, missing_bytes, reason
+):
     with (
         mirror(served, missing_bytes=missing_bytes) as (bad, requests),
         mirror(SERVED) as (good, _),
@@ -132,7 +130,7 @@ def test_fetch_from_a_bad_mirror_fails_or_continues_with_the_next(
     assert requests == {"/one.gz": 2}
 
 
-def test_fetch_gives_up_on_a_silent_mirror(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_gives_up_on_a_silent_mirror(cache, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT_S", 0.1)
     gate = Event()
     with mirror(SERVED, gate=gate) as (url, _):
@@ -145,7 +143,7 @@ def test_fetch_gives_up_on_a_silent_mirror(cache: Path, monkeypatch: pytest.Monk
     assert fetched(cache) == {}
 
 
-def test_two_processes_download_once(cache: Path) -> None:
+def test_two_processes_download_once(cache):
     program = (
         "import json, sys; from nanograd.digits.download import fetch;"
         "fetch(sys.argv[1], [sys.argv[2]], print, json.loads(sys.argv[3]))"
@@ -165,9 +163,7 @@ def test_two_processes_download_once(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("mirrors", [[], ["/some/folder"], ["ftp://host/mnist"]])
-def test_fetch_refuses_other_mirrors_and_caches(
-    cache: Path, mirrors: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetch_refuses_other_mirrors_and_caches(cache, mirrors, monkeypatch):
     with pytest.raises(UsageError, match="mirror"):
         fetch(cache, *mirrors)
     assert not cache.exists()
@@ -189,9 +185,7 @@ def test_fetch_refuses_other_mirrors_and_caches(
         ({"XDG_CACHE_HOME": "/fast", "NANOGRAD_CACHE": "~/mine"}, "/home/ada/mine"),
     ],
 )
-def test_cache_folder_follows_the_environment(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
-) -> None:
+def test_cache_folder_follows_the_environment(monkeypatch, environment, expected):
     for name in ("XDG_CACHE_HOME", "NANOGRAD_CACHE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/home/ada", **environment}.items():
@@ -200,7 +194,7 @@ def test_cache_folder_follows_the_environment(
     assert download.cache_folder() == expected
 
 
-def test_gzip_bomb_is_refused_before_it_fills_the_memory(cache: Path, tmp_path: Path) -> None:
+def test_gzip_bomb_is_refused_before_it_fills_the_memory(cache, tmp_path):
     (tmp_path / "mirror").mkdir()
     bomb = gzip.compress(bytes(1 << 28), compresslevel=1)
     for name in CONTENT:

@@ -1,12 +1,10 @@
 import gzip
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 
 from nanograd.digits.idx import decompress, parse_idx
 from nanograd.errors import DataError
@@ -50,15 +48,13 @@ def parses_or_complains(data: bytes) -> bool:
         (gzip.compress(IMAGES, mtime=0) + b"more", "gzip file is damaged"),
     ],
 )
-def test_broken_file_is_an_error_that_names_file_and_fault(data: bytes, reason: str) -> None:
+def test_broken_file_is_an_error_that_names_file_and_fault(data, reason):
     with pytest.raises(DataError, match=rf"^here/images: .*{reason}"):
         parse_idx(data, "here/images")
 
 
 @given(ARRAYS, PACKINGS, st.data())
-def test_file_parses_to_its_array_and_not_if_cut(
-    array: NDArray[np.uint8], pack: Callable[[bytes], bytes], data: st.DataObject
-) -> None:
+def test_file_parses_to_its_array_and_not_if_cut(array, pack, data):
     whole = pack(format_idx(array))
 
     parsed = parse_idx(whole, "some file")
@@ -70,9 +66,7 @@ def test_file_parses_to_its_array_and_not_if_cut(
 
 
 @given(ARRAYS, PACKINGS, st.binary(max_size=64), st.data())
-def test_damage_and_noise_raise_nothing_but_data_errors(
-    array: NDArray[np.uint8], pack: Callable[[bytes], bytes], noise: bytes, data: st.DataObject
-) -> None:
+def test_damage_and_noise_raise_nothing_but_data_errors(array, pack, noise, data):
     damaged = bytearray(pack(format_idx(array)))
     position = data.draw(st.integers(0, min(16, len(damaged)) - 1))
     damaged[position] ^= data.draw(st.integers(1, 255))
@@ -82,7 +76,7 @@ def test_damage_and_noise_raise_nothing_but_data_errors(
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_gzip_file_grows_no_further_than_allowed(members: int) -> None:
+def test_gzip_file_grows_no_further_than_allowed(members):
     packed = members * gzip.compress(bytes(1000))
 
     assert decompress(IMAGES, "f") is IMAGES

@@ -20,7 +20,7 @@ def some_levels(dtype: Any) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_levels_of_any_dtype_are_kept(dtype: Any) -> None:
+def test_levels_of_any_dtype_are_kept(dtype):
     images = some_levels(dtype)
 
     levels, problems = to_levels(images)
@@ -31,7 +31,7 @@ def test_levels_of_any_dtype_are_kept(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_zeros_and_ones_have_the_scale_of_their_column(dtype: Any) -> None:
+def test_zeros_and_ones_have_the_scale_of_their_column(dtype):
     images = np.zeros((4, 784), dtype)
     images[1:, 5], images[3, 7] = 1, 1
     is_bool, is_whole = dtype is bool, np.dtype(dtype).kind in "iu"
@@ -46,7 +46,7 @@ def test_zeros_and_ones_have_the_scale_of_their_column(dtype: Any) -> None:
 
 
 @given(st.lists(st.sampled_from([0.5, 1, 0.996, 3, 200]), max_size=3))
-def test_scale_of_a_column_decides_of_zeros_and_ones_alone(others: list[float]) -> None:
+def test_scale_of_a_column_decides_of_zeros_and_ones_alone(others):
     images = np.zeros((len(others), 784))
     images[:, 3], images[:, 5] = 0.25, others
 
@@ -71,14 +71,12 @@ def test_scale_of_a_column_decides_of_zeros_and_ones_alone(others: list[float]) 
         ([999, 20], 255),
     ],
 )
-def test_scale_follows_from_the_largest_pixels(
-    largest: list[float | None], scale: int | None
-) -> None:
+def test_scale_follows_from_the_largest_pixels(largest, scale):
     assert scale_of(largest) == scale_of(largest[::-1]) == scale
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_shares_of_full_ink_are_rounded_to_the_nearest_level(dtype: Any) -> None:
+def test_shares_of_full_ink_are_rounded_to_the_nearest_level(dtype):
     images = some_levels(np.uint8)
 
     assert np.array_equal(to_levels((images / 255).astype(dtype))[0], images)
@@ -96,7 +94,7 @@ def test_shares_of_full_ink_are_rounded_to_the_nearest_level(dtype: Any) -> None
         (16, "scale is unclear"),
     ],
 )
-def test_image_without_a_clear_scale_does_not_affect_others(value: float, detail: str) -> None:
+def test_image_without_a_clear_scale_does_not_affect_others(value, detail):
     images = np.zeros((3, 784))
     images[:, 3], images[1, 7] = 0.5, value
 
@@ -110,7 +108,7 @@ def test_image_without_a_clear_scale_does_not_affect_others(value: float, detail
 @given(
     st.lists(st.sampled_from([0, 0.25, 1, 1.001, 2, 17, 255, 255.4, 256, -0.001, -1]), min_size=1)
 )
-def test_scale_of_an_image_does_not_depend_on_its_neighbours(largest: list[float]) -> None:
+def test_scale_of_an_image_does_not_depend_on_its_neighbours(largest):
     images = np.zeros((len(largest), 7))
     images[:, 5] = largest
 

@@ -1,9 +1,6 @@
-from typing import Any
-
 import numpy as np
 import pytest
 
-from nanograd.digits.dataset import Mnist
 from nanograd.digits.deskew import deskew
 from nanograd.digits.preparation import Preparation, deskew_images, prepare, without_deskewing
 
@@ -14,9 +11,7 @@ NAMES = ["plain", "unit", "standard", "deskewed"]
     ("name", "mean", "deviation"),
     [("plain", 0, 1 / 255), ("unit", 0, 1), ("standard", 0.1307, 0.3081)],
 )
-def test_inputs_are_shares_of_ink_less_the_mean_by_the_deviation(
-    name: str, mean: float, deviation: float
-) -> None:
+def test_inputs_are_shares_of_ink_less_the_mean_by_the_deviation(name, mean, deviation):
     images = np.resize(np.arange(256, dtype=np.uint8), (7, 784))
 
     inputs = prepare(Preparation(name=name), images)
@@ -31,9 +26,7 @@ def test_inputs_are_shares_of_ink_less_the_mean_by_the_deviation(
     [*(Preparation(name=name) for name in NAMES), Preparation(name="deskewed", width=3.5)],
     ids=str,
 )
-def test_deskewed_images_need_only_the_rest_of_the_preparation(
-    preparation: Preparation, sample: Mnist
-) -> None:
+def test_deskewed_images_need_only_the_rest_of_the_preparation(preparation, sample):
     images = sample.test.images[:193]
 
     inputs = prepare(without_deskewing(preparation), deskew_images(preparation, images))
@@ -57,6 +50,6 @@ def test_deskewed_images_need_only_the_rest_of_the_preparation(
     ],
     ids=str,
 )
-def test_unknown_preparation_or_a_size_without_effect_is_refused(fields: dict[str, Any]) -> None:
+def test_unknown_preparation_or_a_size_without_effect_is_refused(fields):
     with pytest.raises(ValueError, match="pixel preparation"):
         Preparation(**fields)

@@ -20,7 +20,7 @@ def by_hand(image: NDArray[np.uint8], x: float, y: float) -> float:
     return total
 
 
-def test_every_point_is_interpolated_as_by_the_definition() -> None:
+def test_every_point_is_interpolated_as_by_the_definition():
     images = some_images(3)
     generator = np.random.default_rng(5)
     coordinates = generator.uniform(-4, 32, (2, 3, 784)).astype(np.float32)
@@ -45,7 +45,7 @@ def along(start: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[n
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 193])
-def test_resample_rows_gives_the_bits_of_resample(num_images: int) -> None:
+def test_resample_rows_gives_the_bits_of_resample(num_images):
     images = some_images(num_images)
     generator = np.random.default_rng(5)
     start, y = generator.uniform(-40, 40, (2, num_images, SIDE))
@@ -58,7 +58,7 @@ def test_resample_rows_gives_the_bits_of_resample(num_images: int) -> None:
     np.testing.assert_array_equal(result, resample(images, coordinates))
 
 
-def test_row_rounded_over_a_whole_number_has_the_same_bits() -> None:
+def test_row_rounded_over_a_whole_number_has_the_same_bits():
     images = some_images(1)
     start = np.full((1, SIDE), 2 - 2e-7)  # float32 tells 3 - 2e-7 from 3, but not 23 - 2e-7 from 23
     x, rows, coordinates = along(start, np.arange(SIDE)[None] + 0.5)

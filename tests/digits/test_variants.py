@@ -3,7 +3,6 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd.digits import variants as module
-from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import are_mnist_like
 from nanograd.digits.variants import (
     Variant,
@@ -26,7 +25,7 @@ def images_of(shape: Variant, *draws: float) -> NDArray[np.uint8]:
     return draw(shape, np.array([[*middle, *draws]])).reshape(28, 28)
 
 
-def test_each_position_of_the_pen_is_a_mean_of_points() -> None:
+def test_each_position_of_the_pen_is_a_mean_of_points():
     for shape in IN_TURN:
         np.testing.assert_allclose(shape.path.sum(axis=1), 1)
         assert (np.abs(shape.path).max(axis=0) > 0.8).all()  # the pen passes each point closely
@@ -34,7 +33,7 @@ def test_each_position_of_the_pen_is_a_mean_of_points() -> None:
     assert {shape.digit for shape in IN_TURN} == set(range(10))
 
 
-def test_line_turns_at_its_points_and_curve_passes_smoothly() -> None:
+def test_line_turns_at_its_points_and_curve_passes_smoothly():
     corner = [[0, 0], [1, 0], [1, 1]]
 
     line = module.parse("seven-new", lines=[corner])
@@ -52,13 +51,13 @@ def test_line_turns_at_its_points_and_curve_passes_smoothly() -> None:
     ("lines", "rows", "columns"),
     [([[[0, 0], [0, 1]]], 20, 3), ([[[0, 0], [1, 0]]], 3, 20), ([[[0, 0], [1, 1]]], 20, 20)],
 )
-def test_longest_side_is_twenty(lines: list[list[list[float]]], rows: int, columns: int) -> None:
+def test_longest_side_is_twenty(lines, rows, columns):
     image = images_of(module.parse("one-new", lines=lines, width=(1, 1)), *PLAIN)
 
     assert (image.any(axis=1).sum(), image.any(axis=0).sum()) == (rows, columns)
 
 
-def test_slant_moves_the_top_to_the_left_or_to_the_right() -> None:
+def test_slant_moves_the_top_to_the_left_or_to_the_right():
     one = module.parse("one-new", lines=[[[0, 0], [0, 1]]])
 
     top, middle = (
@@ -68,7 +67,7 @@ def test_slant_moves_the_top_to_the_left_or_to_the_right() -> None:
     assert top[0] < middle[0] and middle[1] < top[1]
 
 
-def test_drawings_have_mnists_form_and_follow_from_seed_and_position() -> None:
+def test_drawings_have_mnists_form_and_follow_from_seed_and_position():
     drawn, other = draw_variants(34 * NUM_SHAPES, 3), draw_variants(3 * NUM_SHAPES, 4)
 
     for number in (1, 7, NUM_SHAPES + 1):  # fewer than are drawn at once
@@ -80,7 +79,7 @@ def test_drawings_have_mnists_form_and_follow_from_seed_and_position() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
-def test_share_of_drawings_is_added_and_nothing_changed(sample: Mnist, share: float) -> None:
+def test_share_of_drawings_is_added_and_nothing_changed(sample, share):
     digits = sample.train
     assert add_variants(digits.take(slice(0)), share, 0).images.shape == (0, 784)
 

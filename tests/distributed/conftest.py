@@ -27,19 +27,16 @@ def ray_cpus() -> Iterator[int]:
 
 @pytest.fixture(scope="package")
 def digits(sample: Mnist) -> Dataset:
-    """Return the training images of this folder."""
     return sample.train.take(slice(0, 1931))
 
 
 @pytest.fixture
 def events() -> list[Event]:
-    """Return the list that receives the events of groups."""
     return []
 
 
 @pytest.fixture
 def start_group(ray_cpus: int, digits: Dataset, events: list[Event]) -> Iterator[StartGroup]:
-    """Start groups; they end with the test."""
     made: list[RayGroup] = []
 
     def start(
@@ -64,11 +61,9 @@ def start_group(ray_cpus: int, digits: Dataset, events: list[Event]) -> Iterator
 
 @pytest.fixture
 def use_workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
-    """Let groups start workers of a kind."""
     return lambda kind: monkeypatch.setattr(members, "WorkerActor", kind)
 
 
 @pytest.fixture
 def use_servers(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
-    """Let groups start servers of a kind."""
     return lambda kind: monkeypatch.setattr(servers, "ServerActor", kind)

@@ -84,7 +84,6 @@ def first(events: Records, name: str) -> dict[str, Any]:
 
 
 def noticed_s(events: Records, name: str) -> float:
-    """Return the seconds from the fault to the first event of a kind."""
     return float(first(events, name)["at"] - first(events, "fault")["at"])
 
 
@@ -98,9 +97,7 @@ def send(number: signal.Signals, *names: str) -> Fault:
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])
-def test_killed_worker_and_server_change_no_bit_and_are_reported(
-    run: Run, shared_memory: bool
-) -> None:
+def test_killed_worker_and_server_change_no_bit_and_are_reported(run, shared_memory):
     events = run(3, {13: send(KILL, "1"), 19: send(KILL, "server")}, shared_memory)
 
     lost = first(events, "lost")
@@ -110,9 +107,7 @@ def test_killed_worker_and_server_change_no_bit_and_are_reported(
 
 
 @pytest.mark.parametrize("name", ["0", "server"])
-def test_no_failure_is_repaired_after_a_stop(
-    start_group: StartGroup, events: list[Event], recipe: Recipe, name: str
-) -> None:
+def test_no_failure_is_repaired_after_a_stop(start_group, events, recipe, name):
     stop = StopSignal()
     group = start_group(recipe, 2, stop=stop)
     group.advance(7)
@@ -125,7 +120,7 @@ def test_no_failure_is_repaired_after_a_stop(
     assert {event.name for event in events} - {"waiting"} == {"started"}
 
 
-def test_worker_killed_within_a_segment_changes_no_bit(run: Run) -> None:
+def test_worker_killed_within_a_segment_changes_no_bit(run):
     def kill_soon(group: RayGroup) -> None:
         Timer(0.05, os.kill, (pids(group)["0"], KILL)).start()
 
@@ -134,7 +129,7 @@ def test_worker_killed_within_a_segment_changes_no_bit(run: Run) -> None:
     assert [event["rank"] for event in events if event["event"] == "lost"] == [0]
 
 
-def test_all_killed_wait_for_replacements_and_leave_no_shared_memory(run: Run) -> None:
+def test_all_killed_wait_for_replacements_and_leave_no_shared_memory(run):
     before = set(Path("/dev/shm").iterdir())
 
     events = run(2, {7: send(KILL, "0", "1", "server")})
@@ -143,14 +138,14 @@ def test_all_killed_wait_for_replacements_and_leave_no_shared_memory(run: Run) -
     assert set(Path("/dev/shm").iterdir()) <= before
 
 
-def test_frozen_worker_is_replaced(run: Run) -> None:
+def test_frozen_worker_is_replaced(run):
     events = run(2, {5: send(FREEZE, "1")})
 
     assert first(events, "lost")["how"] == "hung"
     assert noticed_s(events, "lost") < LONGEST_S
 
 
-def test_slow_first_round_is_no_failure(run: Run) -> None:
+def test_slow_first_round_is_no_failure(run):
     def slow_down(group: RayGroup) -> None:
         pid = pids(group)["0"]
         os.kill(pid, FREEZE)
@@ -163,7 +158,7 @@ def test_slow_first_round_is_no_failure(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_worker_frozen_while_another_joins_is_replaced(run: Run) -> None:
+def test_worker_frozen_while_another_joins_is_replaced(run):
     def freeze_when_the_other_is_ready(group: RayGroup) -> None:
         starts = [ready for _, ready in group.members.starting.values()]
         ray.wait(starts, num_returns=len(starts))
@@ -176,16 +171,14 @@ def test_worker_frozen_while_another_joins_is_replaced(run: Run) -> None:
 
 
 @pytest.mark.parametrize("shared_memory", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_frozen_server_is_replaced_and_no_worker(run: Run, shared_memory: bool) -> None:
+def test_frozen_server_is_replaced_and_no_worker(run, shared_memory):
     events = run(2, {5: send(FREEZE, "server")}, shared_memory)
 
     assert changes(events) == ["started", "server_lost"]
     assert noticed_s(events, "server_lost") < LONGEST_S
 
 
-def test_slow_start_of_a_new_server_is_no_failure(
-    run: Run, use_servers: Callable[[type], None]
-) -> None:
+def test_slow_start_of_a_new_server_is_no_failure(run, use_servers):
     def kill_and_be_slow(group: RayGroup) -> None:
         use_servers(SlowToStart)
         os.kill(pids(group)["server"], KILL)
@@ -196,8 +189,8 @@ def test_slow_start_of_a_new_server_is_no_failure(
 
 
 def test_server_that_freezes_while_it_starts_is_awaited_once(
-    run: Run, use_servers: Callable[[type], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    run, use_servers, monkeypatch, tmp_path
+):
     monkeypatch.setattr(servers, "START_S", start_s := 15.0)
 
     def kill_and_freeze_the_next(group: RayGroup) -> None:
@@ -211,7 +204,7 @@ def test_server_that_freezes_while_it_starts_is_awaited_once(
 
 
 @pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.soak)])
-def test_many_kills_in_one_run_change_no_bit(run: Run, digits: Dataset, num_kills: int) -> None:
+def test_many_kills_in_one_run_change_no_bit(run, digits, num_kills):
     victims = ["server" if kill % 5 == 4 else str(kill % 3) for kill in range(num_kills)]
     held: list[Resources] = []
 
@@ -243,9 +236,8 @@ def test_many_kills_in_one_run_change_no_bit(run: Run, digits: Dataset, num_kill
 
 @pytest.mark.parametrize("num_segments", [0, 1])
 def test_failures_end_the_run_only_when_no_round_is_applied_between_them(
-    start_group: StartGroup, use_servers: Callable[[type], None], recipe: Recipe,
-    digits: Dataset, num_segments: int,
-) -> None:  # fmt: skip
+    start_group, use_servers, recipe, digits, num_segments
+):
     use_servers(dies_after(num_segments))
     group = start_group(recipe, 2)
 

@@ -33,7 +33,6 @@ class Hosts:
         self._pool = ThreadPoolExecutor(number)
 
     def form(self, *hosts: int) -> list["Future[dict[int, socket.socket]]"]:
-        """Let some hosts, or all, form a mesh."""
         return [
             self._pool.submit(self.formations[host].run, self.listeners[host])
             for host in hosts or range(len(self.endpoints))
@@ -64,7 +63,7 @@ def pairs_of(formed: "Future[Any]") -> frozenset[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("address", "number"), [("127.0.0.1", 2), ("127.0.0.1", 7), ("::1", 3)])
-def test_every_pair_of_hosts_has_one_connection(number: int, address: str) -> None:
+def test_every_pair_of_hosts_has_one_connection(number, address):
     hosts = Hosts(number, address)
 
     assert_connected(hosts.form())
@@ -96,7 +95,6 @@ def introduce(
 
 
 def says_no_more_than(count: int, sock: socket.socket) -> bool:
-    """Return whether the other side says so little, and then closes."""
     data = b""
     with sock, suppress(ConnectionError):
         while more := sock.recv(4096):
@@ -189,7 +187,7 @@ CALLERS: dict[str, Caller] = {
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_stranger_is_refused_and_the_mesh_forms(caller: str) -> None:
+def test_stranger_is_refused_and_the_mesh_forms(caller):
     hosts, began = Hosts(3), monotonic()
     with ExitStack() as stack:
         # Two hosts wait for the third, which joins when the stranger has tried.
@@ -201,9 +199,7 @@ def test_stranger_is_refused_and_the_mesh_forms(caller: str) -> None:
     assert monotonic() - began < formation.FORMATION_S
 
 
-def test_recorded_handshake_is_worth_nothing_to_a_caller(
-    recorded: tuple[bytes, bytes, bytes],
-) -> None:
+def test_recorded_handshake_is_worth_nothing_to_a_caller(recorded):
     hosts = Hosts(2)
     formed = hosts.form(0)
 
@@ -215,9 +211,7 @@ def test_recorded_handshake_is_worth_nothing_to_a_caller(
 
 
 @pytest.mark.parametrize("answer", ["zeros", "the caller's own", "recorded"])
-def test_listener_without_the_key_is_no_host(
-    answer: str, recorded: tuple[bytes, bytes, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_listener_without_the_key_is_no_host(answer, recorded, monkeypatch):
     monkeypatch.setattr(formation, "FORMATION_S", 0.5)
     hosts = Hosts(2)
     [formed] = hosts.form(1)
@@ -235,7 +229,7 @@ def test_listener_without_the_key_is_no_host(
         assert says_no_more_than(0, caller)
 
 
-def test_host_that_connects_again_has_given_up_its_first_connection() -> None:
+def test_host_that_connects_again_has_given_up_its_first_connection():
     hosts = Hosts(3)
     [formed] = hosts.form(0)
 
@@ -252,7 +246,7 @@ def test_host_that_connects_again_has_given_up_its_first_connection() -> None:
     assert hosts.formations[0].num_refused == 1
 
 
-def test_strangers_push_no_host_out() -> None:
+def test_strangers_push_no_host_out():
     hosts = Hosts(2)
     [formed] = hosts.form(0)
 
@@ -269,7 +263,7 @@ def test_strangers_push_no_host_out() -> None:
     assert formed.result()[1].recv(1) == b""
 
 
-def test_refused_host_tries_again() -> None:
+def test_refused_host_tries_again():
     hosts = Hosts(2)
     formed = hosts.form(1)
 
@@ -279,7 +273,7 @@ def test_refused_host_tries_again() -> None:
     assert_connected([*hosts.form(0), *formed])
 
 
-def test_many_peers_that_drop_packets_delay_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_peers_that_drop_packets_delay_nobody(monkeypatch):
     monkeypatch.setattr(formation, "FORMATION_S", 1.0)
     hosts, began = Hosts(17), monotonic()
     with ExitStack() as stack:
@@ -298,9 +292,7 @@ def test_many_peers_that_drop_packets_delay_nobody(monkeypatch: pytest.MonkeyPat
     assert healthy == {(0, peer) for peer in range(1, 16)}
 
 
-def test_host_that_does_not_come_is_named_and_connections_are_closed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_host_that_does_not_come_is_named_and_connections_are_closed(monkeypatch):
     monkeypatch.setattr(formation, "FORMATION_S", 1.0)
     hosts = Hosts(4)
     hosts.listeners[1].close()
@@ -316,7 +308,7 @@ def test_host_that_does_not_come_is_named_and_connections_are_closed(
     assert says_no_more_than(16, silent)
 
 
-def test_taken_ports_are_passed_over_and_all_taken_ones_are_named() -> None:
+def test_taken_ports_are_passed_over_and_all_taken_ones_are_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
@@ -326,7 +318,7 @@ def test_taken_ports_are_passed_over_and_all_taken_ones_are_named() -> None:
             assert free.getsockname()[1] != port
 
 
-def test_error_of_a_mesh_survives_the_way_between_processes() -> None:
+def test_error_of_a_mesh_survives_the_way_between_processes():
     error: Any = pickle.loads(pickle.dumps(MeshError("no route", frozenset({(0, 2)}))))  # noqa: S301
 
     assert (str(error), error.pairs) == ("no route", {(0, 2)})

@@ -13,14 +13,14 @@ NUM_SCHEDULES, CHUNK = 10_000, 1_000
 
 
 @pytest.mark.parametrize("first", range(0, NUM_SCHEDULES, CHUNK))
-def test_no_schedule_changes_a_bit_or_hangs(first: int) -> None:
+def test_no_schedule_changes_a_bit_or_hangs(first):
     found = violation(range(first, first + CHUNK))
 
     assert found is None, trace_of(found)
 
 
 @pytest.mark.soak
-def test_no_schedule_of_a_million_changes_a_bit_or_hangs() -> None:
+def test_no_schedule_of_a_million_changes_a_bit_or_hangs():
     blocks = [range(start, start + CHUNK) for start in range(0, 1_000_000, CHUNK)]
 
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
@@ -30,7 +30,7 @@ def test_no_schedule_of_a_million_changes_a_bit_or_hangs() -> None:
 
 
 @pytest.mark.parametrize("seed", [7, 193])
-def test_seed_repeats_a_schedule(seed: int) -> None:
+def test_seed_repeats_a_schedule(seed):
     traces = [trace_of(seed) for _ in range(2)]
 
     assert traces[0] == traces[1]

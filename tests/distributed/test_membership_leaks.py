@@ -56,9 +56,7 @@ def held(hosts: Hosts) -> Resources:
 
 
 @pytest.mark.parametrize("num_changes", [300, pytest.param(10_000, marks=pytest.mark.soak)])
-def test_changes_of_membership_leak_nothing_and_change_no_bit(
-    hosts: Hosts, recipe: Recipe, few: Dataset, num_changes: int
-) -> None:
+def test_changes_of_membership_leak_nothing_and_change_no_bit(hosts, recipe, few, num_changes):
     chance, before, num_failures = random.Random(7), held(hosts), 0  # noqa: S311
 
     for change in range(num_changes):

@@ -85,7 +85,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.mark.parametrize("number", [2, 3, 4])
 @pytest.mark.parametrize("size", [1, 7, 40_001])
-def test_hosts_apply_the_sum_along_the_tree(stack: ExitStack, number: int, size: int) -> None:
+def test_hosts_apply_the_sum_along_the_tree(stack, number, size):
     sockets: list[dict[int, socket.socket]] = [{} for _ in range(number)]
     for first, second in combinations(range(number), 2):
         sockets[first][second], sockets[second][first] = connect(stack)
@@ -123,7 +123,6 @@ class Peer:
         self._theirs.setblocking(True)
 
     def start(self, deadline: float = FAR) -> None:
-        """Start a round of the host."""
         self.mesh.machine.start_round(deadline, digest=7)
         self.mesh.machine.add_local([node_sum(FIRST_ROUND, n, SIZE) for n in self.plan.nodes[0]])
 
@@ -150,19 +149,17 @@ class Peer:
         ]
 
     def send(self, *frames: bytes) -> None:
-        """Send bytes to the host, and let it receive them."""
         for frame in frames:
             self._theirs.sendall(frame)
             self.mesh.poll(0)
 
     def failure(self) -> tuple[FailureCause, set[int]] | None:
-        """Return why the host ended, and whom it blames."""
         failure = self.mesh.machine.failure
         return None if failure is None else (failure.cause, set(failure.peers))
 
 
 @pytest.mark.parametrize("is_started", [False, True])
-def test_frames_of_a_round_are_taken(stack: ExitStack, is_started: bool) -> None:
+def test_frames_of_a_round_are_taken(stack, is_started):
     host = Peer(stack)
     if is_started:
         host.start()
@@ -197,7 +194,7 @@ CASES = [(name, kind) for name, (kinds, _) in FORGED.items() for kind in kinds]
 
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_forged_frame_is_refused(stack: ExitStack, name: str, kind: FrameType, number: int) -> None:
+def test_forged_frame_is_refused(stack, name, kind, number):
     host = Peer(stack, number)
     host.start()
 
@@ -207,7 +204,7 @@ def test_forged_frame_is_refused(stack: ExitStack, name: str, kind: FrameType, n
 
 
 @pytest.mark.parametrize("at", [0, 4])
-def test_header_of_another_protocol_is_refused(stack: ExitStack, at: int) -> None:
+def test_header_of_another_protocol_is_refused(stack, at):
     host = Peer(stack)
     header = bytearray(host.frame(DIGEST))
     header[at] = 9
@@ -218,7 +215,7 @@ def test_header_of_another_protocol_is_refused(stack: ExitStack, at: int) -> Non
 
 
 @pytest.mark.parametrize("kind", [SUM, TOTAL])
-def test_repeated_frame_is_refused(stack: ExitStack, kind: FrameType) -> None:
+def test_repeated_frame_is_refused(stack, kind):
     host = Peer(stack)
     host.start()
 
@@ -231,9 +228,7 @@ def test_repeated_frame_is_refused(stack: ExitStack, kind: FrameType) -> None:
     ("kind", "changes"), [(DIGEST, {"number": 8}), (TOTAL, {"number": 8}), (TOTAL, {"loss": 0.1})]
 )
 @pytest.mark.parametrize("comes_first", [False, True])
-def test_digest_or_total_that_differs_ends_the_segment(
-    stack: ExitStack, kind: FrameType, changes: dict[str, Any], comes_first: bool
-) -> None:
+def test_digest_or_total_that_differs_ends_the_segment(stack, kind, changes, comes_first):
     host = Peer(stack)
     frames = [*host.sums(), host.frame(kind, **changes)]
 
@@ -247,7 +242,7 @@ def test_digest_or_total_that_differs_ends_the_segment(
     assert host.mesh.machine.ready is None
 
 
-def test_round_that_is_late_ends_the_segment(stack: ExitStack) -> None:
+def test_round_that_is_late_ends_the_segment(stack):
     host = Peer(stack)
     host.start(deadline=monotonic())
 
@@ -256,7 +251,7 @@ def test_round_that_is_late_ends_the_segment(stack: ExitStack) -> None:
     assert host.failure() == (FailureCause.LATE, set())
 
 
-def test_peers_learn_that_a_host_has_stopped(stack: ExitStack) -> None:
+def test_peers_learn_that_a_host_has_stopped(stack):
     sockets = connect(stack)
     first, second = (
         make_mesh(stack, plan, {1 - me: sockets[me]}) for me, plan in enumerate(plans(2, 7))
@@ -300,9 +295,7 @@ def exchange(num_hosts: int, faulty: int, seed: int, *, total: bool) -> list[Exc
 
 @pytest.mark.parametrize("total", [False, True])
 @pytest.mark.parametrize("num_hosts", [2, 3, 4])
-def test_host_that_differs_from_the_majority_is_named_in_every_order(
-    num_hosts: int, total: bool
-) -> None:
+def test_host_that_differs_from_the_majority_is_named_in_every_order(num_hosts, total):
     for seed in range(200):
         faulty = seed % num_hosts
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from nanograd.runtime import kernel
@@ -9,9 +7,7 @@ from tests.helpers.processes import run_helper
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(kernel.missing_features()), reason="needs AVX2")
-def test_hosts_with_different_processors_give_the_portable_bits_and_no_others(
-    tmp_path: Path,
-) -> None:
+def test_hosts_with_different_processors_give_the_portable_bits_and_no_others(tmp_path):
     portable, native = run_helper("mixed_hosts", str(tmp_path))
 
     assert portable["code"] == 0, portable

@@ -12,7 +12,6 @@ import ray
 import ray.cloudpickle
 
 from nanograd import commands
-from nanograd.digits.dataset import Mnist
 from nanograd.distributed.cluster import num_actors, session
 from nanograd.distributed.part_pool import run_on_ray
 from nanograd.errors import ClusterError, DataError
@@ -71,7 +70,7 @@ class FailAtThree:
 
 
 @pytest.mark.parametrize("num_actors", [1, 2])
-def test_every_part_is_done_exactly_once(ray_cpus: int, num_actors: int) -> None:
+def test_every_part_is_done_exactly_once(ray_cpus, num_actors):
     done = list(run_on_ray(Count(), num_actors)(PARTS))
     assert list(run_on_ray(Count(), num_actors)([])) == []  # without an actor
     receipts = [each.receipt for each in done]
@@ -81,17 +80,13 @@ def test_every_part_is_done_exactly_once(ray_cpus: int, num_actors: int) -> None
     assert os.getpid() not in {receipt.counts.labelled for receipt in receipts}
 
 
-def test_two_actors_are_at_work_at_once_however_small_the_input(
-    ray_cpus: int, tmp_path: Path
-) -> None:
+def test_two_actors_are_at_work_at_once_however_small_the_input(ray_cpus, tmp_path):
     done = list(run_on_ray(MeetAnother(str(tmp_path)), 2)(PARTS[:2]))
 
     assert len({each.receipt.counts.labelled for each in done}) == 2
 
 
-def test_many_small_files_and_pictures_are_predicted_as_without_ray(
-    ray_cpus: int, tmp_path: Path, sample: Mnist
-) -> None:
+def test_many_small_files_and_pictures_are_predicted_as_without_ray(ray_cpus, tmp_path, sample):
     model_io.save(some_model(), str(tmp_path / "model"))
     (tmp_path / "lä ufe").mkdir()
     for number in range(300):
@@ -109,14 +104,12 @@ def test_many_small_files_and_pictures_are_predicted_as_without_ray(
     assert untimed_contents(tmp_path / "0") == untimed_contents(tmp_path / "2")
 
 
-def test_a_failure_of_ours_reaches_the_driver_as_it_was(ray_cpus: int) -> None:
+def test_a_failure_of_ours_reaches_the_driver_as_it_was(ray_cpus):
     with pytest.raises(DataError, match="file-3 is broken"):
         list(run_on_ray(FailAtThree(dies=False), 1)(PARTS))
 
 
-def test_a_part_that_kills_its_process_ends_the_job_and_is_named(
-    ray_cpus: int, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_part_that_kills_its_process_ends_the_job_and_is_named(ray_cpus, capfd):
     with pytest.raises(ClusterError, match="probably that of file-3"):
         list(run_on_ray(FailAtThree(dies=True), 2)(PARTS))
 
@@ -134,14 +127,14 @@ class CannotArrive:
         raise NotImplementedError
 
 
-def test_worker_that_cannot_start_is_reported_with_its_cause(ray_cpus: int) -> None:
+def test_worker_that_cannot_start_is_reported_with_its_cause(ray_cpus):
     with pytest.raises(ClusterError, match=r"cannot start: ModuleNotFoundError.*no_module"):
         list(run_on_ray(CannotArrive(), 1)(PARTS))
 
     gc.collect()
 
 
-def test_a_session_that_is_open_is_used_and_left_open(ray_cpus: int) -> None:
+def test_a_session_that_is_open_is_used_and_left_open(ray_cpus):
     with session(None):
         assert num_actors(ray_cpus) == ray_cpus
 

@@ -1,7 +1,5 @@
 """How many actors there are, and who has the CPUs when."""
 
-from pathlib import Path
-
 import pytest
 import ray
 
@@ -20,9 +18,7 @@ class Other:
         return 193
 
 
-def test_there_are_as_many_actors_as_cpus_but_those_of_others(
-    ray_cpus: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_are_as_many_actors_as_cpus_but_those_of_others(ray_cpus, monkeypatch):
     num_actors(ray_cpus)  # waits until the actors of the test before have given back their CPUs
     monkeypatch.setattr(cluster, "CPU_TIMEOUT_S", 0)
     assert [num_actors(None, most=most) for most in (None, 193, 1)] == [ray_cpus, ray_cpus, 1]
@@ -36,7 +32,7 @@ def test_there_are_as_many_actors_as_cpus_but_those_of_others(
     ray.kill(other)
 
 
-def test_prediction_has_all_cpus_that_training_held(ray_cpus: int, tmp_path: Path) -> None:
+def test_prediction_has_all_cpus_that_training_held(ray_cpus, tmp_path):
     run, pictures, rows, read = (str(tmp_path / name) for name in ("run", "png", "rows", "read"))
     commands.export_data(["sample"], pictures)
     commands.ingest([pictures], spec=IngestSpec(output=rows, part_rows=193, workers=0))

@@ -1,14 +1,12 @@
 """The example of `nanograd.Predictor` in Ray Data gives the predictions of the command."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd import commands
-from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
 from nanograd.settings.specs import PredictSpec
@@ -21,9 +19,7 @@ PAGE = (ROOT / "docs/ray-data.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_documented_pipeline_has_the_predictions_of_the_command(
-    sample: Mnist, tmp_path: Path
-) -> None:
+def test_documented_pipeline_has_the_predictions_of_the_command(sample, tmp_path):
     model_io.save(some_model(), str(tmp_path / "runs/1/model"))
     images = sample.test.images[:193]
     rows = [b"no picture", *raw(images).to_pylist()]

@@ -3,7 +3,6 @@
 import os
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -14,7 +13,6 @@ import ray
 
 from nanograd import commands
 from nanograd.backends import ray_metrics
-from nanograd.digits.dataset import Mnist
 from nanograd.distributed.prometheus import RayMetrics
 from nanograd.models import model as model_io
 from nanograd.runtime.events import Event, FailureKind, WorkerFailed
@@ -43,7 +41,7 @@ def metrics_of(output: str, **expected: float) -> dict[str, float]:
     return found
 
 
-def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path) -> None:
+def test_training_counts_rounds_images_and_workers(ray_cpus, tmp_path):
     place = str(tmp_path / "läufe 1" / "run")
     config = TrainSpec(data="sample", workers=2, epochs=3, hidden=8, variants=0.0, output=place)
 
@@ -57,15 +55,13 @@ def test_training_counts_rounds_images_and_workers(ray_cpus: int, tmp_path: Path
     assert found["round_seconds_count"] >= 3
 
 
-def test_failed_worker_is_counted(ray_cpus: int) -> None:
+def test_failed_worker_is_counted(ray_cpus):
     RayMetrics("train", "place")(WorkerFailed(rank=1, round=7, how=FailureKind.KILLED, heirs={}))
 
     metrics_of("place", lost_workers_total=1)
 
 
-def test_prediction_counts_rows_and_quarantine(
-    ray_cpus: int, tmp_path: Path, sample: Mnist
-) -> None:
+def test_prediction_counts_rows_and_quarantine(ray_cpus, tmp_path, sample):
     model_io.save(some_model(), str(tmp_path / "model"))
     digits: list[Any] = [image.tobytes() for image in sample.test.images[:193]]
     rows, out = str(tmp_path / "rows.parquet"), str(tmp_path / os.fsdecode(b"l\xe4ufe"))
@@ -78,7 +74,7 @@ def test_prediction_counts_rows_and_quarantine(
     assert found["quarantined_total"] == 1
 
 
-def test_metric_that_fails_is_a_warning_and_ends_no_job(ray_cpus: int) -> None:
+def test_metric_that_fails_is_a_warning_and_ends_no_job(ray_cpus):
     events: list[Event] = []
     [update] = ray_metrics(PredictSpec(model="m", output="o"), "predict", "o", events.append)
 

@@ -2,23 +2,19 @@
 
 import os
 import signal
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from nanograd.digits.dataset import Dataset
 from nanograd.errors import ClusterError, DivergedError
-from nanograd.runtime.events import BuildsDiffer, Event, RoundRetried
+from nanograd.runtime.events import BuildsDiffer, RoundRetried
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from tests.distributed.conftest import StartGroup
 from tests.helpers.actors import Far, NanAtRoundNine, OtherBuild, pids, variant
 from tests.helpers.runs import bits, train_locally
 
 ROUNDS = 20
 DISTORTED = {"shards": 5, "pixels": "deskewed", "elastic": 1.0, "rotation": 8.0, "stroke": 0.5}
-Use = Callable[[type], None]
 
 
 def recipe_for(digits: Dataset, **settings: object) -> Recipe:
@@ -39,12 +35,8 @@ def recipe(digits: Dataset) -> Recipe:
     ],
 )
 def test_any_group_gives_the_bits_of_the_local_group(
-    start_group: StartGroup,
-    digits: Dataset,
-    num_workers: int,
-    shared_memory: bool,
-    settings: dict[str, object],
-) -> None:
+    start_group, digits, num_workers, shared_memory, settings
+):
     recipe = recipe_for(digits, **settings)
 
     group = start_group(recipe, num_workers, shared_memory=shared_memory)
@@ -53,9 +45,7 @@ def test_any_group_gives_the_bits_of_the_local_group(
     assert bits(group.snapshot()) == bits(train_locally(recipe, digits, 7))
 
 
-def test_a_new_group_goes_on_from_a_snapshot_with_the_same_bits(
-    start_group: StartGroup, recipe: Recipe, digits: Dataset
-) -> None:
+def test_a_new_group_goes_on_from_a_snapshot_with_the_same_bits(start_group, recipe, digits):
     first = start_group(recipe, 2)
     first.advance(3)
     middle = first.snapshot()
@@ -67,9 +57,7 @@ def test_a_new_group_goes_on_from_a_snapshot_with_the_same_bits(
     assert bits(second.snapshot()) == bits(train_locally(recipe, digits, 7))
 
 
-def test_divergence_in_the_server_actor_reaches_the_driver(
-    start_group: StartGroup, digits: Dataset
-) -> None:
+def test_divergence_in_the_server_actor_reaches_the_driver(start_group, digits):
     group = start_group(recipe_for(digits, learning_rate=1e30, optimizer="sgd", warmup=0), 2)
 
     with pytest.raises(DivergedError, match="round 0"):
@@ -78,9 +66,8 @@ def test_divergence_in_the_server_actor_reaches_the_driver(
 
 @pytest.mark.parametrize("shared_memory", [True, False])
 def test_one_bad_gradient_is_refused_and_computed_again_to_the_same_bits(
-    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe,
-    digits: Dataset, tmp_path: Path, shared_memory: bool,
-) -> None:  # fmt: skip
+    start_group, use_workers, events, recipe, digits, tmp_path, shared_memory
+):
     use_workers(variant(NanAtRoundNine, folder=str(tmp_path), most=1))
 
     group = start_group(recipe, 2, shared_memory=shared_memory)
@@ -90,9 +77,7 @@ def test_one_bad_gradient_is_refused_and_computed_again_to_the_same_bits(
     assert [event.round for event in events if isinstance(event, RoundRetried)] == [9]
 
 
-def test_a_gradient_that_is_bad_again_is_divergence(
-    start_group: StartGroup, use_workers: Use, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_gradient_that_is_bad_again_is_divergence(start_group, use_workers, recipe, tmp_path):
     use_workers(variant(NanAtRoundNine, folder=str(tmp_path), most=10**6))
 
     with pytest.raises(DivergedError, match="round 9"):
@@ -100,8 +85,8 @@ def test_a_gradient_that_is_bad_again_is_divergence(
 
 
 def test_worker_with_other_arithmetic_is_reported_or_refused(
-    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe
-) -> None:
+    start_group, use_workers, events, recipe
+):
     use_workers(OtherBuild)
 
     start_group(recipe, 2).close()
@@ -112,8 +97,8 @@ def test_worker_with_other_arithmetic_is_reported_or_refused(
 
 
 def test_replacement_of_the_only_worker_is_compared_with_the_first_one(
-    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe
-) -> None:
+    start_group, use_workers, events, recipe
+):
     use_workers(OtherBuild)
     group, strict = start_group(recipe, 1), start_group(recipe, 1, strict=True)
 
@@ -130,9 +115,8 @@ def test_replacement_of_the_only_worker_is_compared_with_the_first_one(
 
 @pytest.mark.parametrize("killed", ["near", "far"])
 def test_near_and_far_workers_share_a_round_and_give_the_same_bits(
-    start_group: StartGroup, use_workers: Use, recipe: Recipe, digits: Dataset,
-    tmp_path: Path, killed: str,
-) -> None:  # fmt: skip
+    start_group, use_workers, recipe, digits, tmp_path, killed
+):
     def attached(kind: str) -> list[int]:
         return [int(file.name.partition("-")[2]) for file in tmp_path.glob(f"{kind}-*")]
 

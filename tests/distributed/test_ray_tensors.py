@@ -8,9 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
-from tests.conftest import Nanograd
 from tests.helpers.folders import untimed_contents
 from tests.helpers.image_columns import Pixels, variable_tensors
 from tests.helpers.models import some_model
@@ -34,7 +32,6 @@ def stored(images: Pixels, name: str, metadata: bytes) -> pa.Table:
 
 
 def write_by_ray(images: Pixels, folder: Path) -> None:
-    """Write images by this version of Ray."""
     np.save(folder / "images.npy", images)
     code = f"""
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
@@ -47,8 +44,8 @@ pq.write_table(pa.table({{"image": column}}), "{folder}/in/by ray.parquet")
 
 
 def test_tensors_of_ray_are_predicted_alike_by_any_number_of_workers(
-    sample: Mnist, tmp_path: Path, nanograd_process: Nanograd
-) -> None:
+    sample, tmp_path, nanograd_process
+):
     model_io.save(some_model(), str(tmp_path / "model"))
     images = sample.test.images[:ROWS].reshape(ROWS, 28, 28)
     wide = np.pad(images, ((0, 0), (2, 2), (2, 2)))

@@ -41,7 +41,6 @@ class Calls:
         self.token = self.server.open(((0, 1), (1, 2)), is_alone=True).token
 
     def run(self, until: int, deadline_s: float = 20) -> "Future[Any]":
-        """Start rounds."""
         return self._pool.submit(self.server.run, until, deadline_s)
 
     def both(self, round_: int) -> list[Contribution]:
@@ -66,9 +65,7 @@ def calls(recipe: Recipe, digits: Dataset) -> Iterator[Calls]:
     made.close()
 
 
-def test_late_doubled_and_early_contributions_have_no_effect(
-    calls: Calls, recipe: Recipe, digits: Dataset
-) -> None:
+def test_late_doubled_and_early_contributions_have_no_effect(calls, recipe, digits):
     served, random = calls.run(ROUNDS), np.random.default_rng(193)
     earlier: list[Contribution] = []
 
@@ -87,7 +84,7 @@ def test_late_doubled_and_early_contributions_have_no_effect(
 
 
 @pytest.mark.parametrize("shift", [-1, 0, 1])
-def test_contribution_counts_once_and_in_its_own_round_only(calls: Calls, shift: int) -> None:
+def test_contribution_counts_once_and_in_its_own_round_only(calls, shift):
     served = calls.run(2)
     for round_ in (0, 1):
         calls.send(*calls.both(round_))
@@ -106,7 +103,7 @@ def test_contribution_counts_once_and_in_its_own_round_only(calls: Calls, shift:
     assert served.result() is None
 
 
-def test_parameters_in_an_answer_are_those_of_their_round(calls: Calls) -> None:
+def test_parameters_in_an_answer_are_those_of_their_round(calls):
     served = calls.run(1)
     vector = calls.server.exchange(calls.token, [], 0)
     before = vector.copy()
@@ -117,7 +114,7 @@ def test_parameters_in_an_answer_are_those_of_their_round(calls: Calls) -> None:
 
 
 @pytest.mark.parametrize("end", ["stop", "open"])
-def test_end_of_a_segment_answers_those_who_wait(calls: Calls, end: str) -> None:
+def test_end_of_a_segment_answers_those_who_wait(calls, end):
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(calls.server.exchange, calls.token, [], 0)
 
@@ -129,7 +126,7 @@ def test_end_of_a_segment_answers_those_who_wait(calls: Calls, end: str) -> None
         assert waiting.result(5) is None
 
 
-def test_call_for_a_memory_that_was_replaced_has_no_effect(calls: Calls) -> None:
+def test_call_for_a_memory_that_was_replaced_has_no_effect(calls):
     old = calls.token
     calls.open()
     served = calls.run(1, deadline_s=0.5)
@@ -140,7 +137,7 @@ def test_call_for_a_memory_that_was_replaced_has_no_effect(calls: Calls) -> None
     assert served.result() == LateShards((0, 1))
 
 
-def test_waiting_round_names_the_shards_it_waits_for(calls: Calls) -> None:
+def test_waiting_round_names_the_shards_it_waits_for(calls):
     assert calls.server.waiting() is None
     served = calls.run(1, deadline_s=1)
     calls.send(calls.both(0)[0])

@@ -55,8 +55,8 @@ def make_servers(ray_cpus: int, recipe: Recipe) -> Iterator[MakeServers]:
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_level_brings_all_servers_to_the_newest_state_which_is_copied(
-    make_servers: MakeServers, recipe: Recipe, digits: Dataset, ahead: int
-) -> None:
+    make_servers, recipe, digits, ahead
+):
     newest = train_locally(recipe, digits, 5)
     given = [train_locally(recipe, digits, 4)] * 3
     given[ahead] = newest
@@ -73,8 +73,8 @@ def test_level_brings_all_servers_to_the_newest_state_which_is_copied(
     "kinds", [(FreezesWhenCopied, ServerActor), (ServerActor, FreezesWhenRestored)]
 )
 def test_server_that_freezes_while_others_are_brought_level_is_a_failure(
-    make_servers: MakeServers, recipe: Recipe, digits: Dataset, kinds: tuple[Kind, ...]
-) -> None:
+    make_servers, recipe, digits, kinds
+):
     newest, start = train_locally(recipe, digits, 5), first_snapshot(recipe)
     servers, began = make_servers(newest, start, kinds=kinds), monotonic()
 
@@ -88,8 +88,8 @@ def test_server_that_freezes_while_others_are_brought_level_is_a_failure(
     ("vector", "num_servers"), [("vector", 2), ("state", 3), ("average", 3), ("progress", 3)]
 )
 def test_state_that_differs_between_servers_is_not_copied_and_its_host_is_named(
-    make_servers: MakeServers, recipe: Recipe, digits: Dataset, vector: str, num_servers: int
-) -> None:
+    make_servers, recipe, digits, vector, num_servers
+):
     good = train_locally(recipe, digits, 3)
     bad = good.copy()
     if vector == "progress":

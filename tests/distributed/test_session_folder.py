@@ -28,9 +28,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("prefix", [(), ("unshare", "--pid", "--fork", "--mount-proc")])
-def test_folder_is_removed_once_its_process_has_ended_and_not_before(
-    temporary: Path, prefix: tuple[str, ...]
-) -> None:
+def test_folder_is_removed_once_its_process_has_ended_and_not_before(temporary, prefix):
     (temporary / "nanograd-mine").mkdir()  # without a lock
     with subprocess.Popen(
         [*prefix, sys.executable, "-c", PROGRAM],
@@ -50,7 +48,7 @@ def test_folder_is_removed_once_its_process_has_ended_and_not_before(
     assert (temporary / "nanograd-mine").is_dir()
 
 
-def test_simultaneous_starts_remove_each_stale_folder_once(temporary: Path) -> None:
+def test_simultaneous_starts_remove_each_stale_folder_once(temporary):
     for number in range(200):
         (temporary / f"nanograd-{number}" / "deep").mkdir(parents=True)
         (temporary / f"nanograd-{number}" / "lock").touch()
@@ -62,7 +60,7 @@ def test_simultaneous_starts_remove_each_stale_folder_once(temporary: Path) -> N
     assert not list(temporary.glob("nanograd-*/deep"))
 
 
-def test_no_other_user_enters_the_folder_of_a_private_ray(ray_cpus: int) -> None:
+def test_no_other_user_enters_the_folder_of_a_private_ray(ray_cpus):
     name = ray.get_runtime_context().get_session_name()
     [session] = Path(tempfile.gettempdir()).glob(f"nanograd-*/r/{name}")
     folder = session.parents[1]
@@ -76,9 +74,7 @@ def test_no_other_user_enters_the_folder_of_a_private_ray(ray_cpus: int) -> None
     assert len(os.fsencode(socket)) <= 107 - 26
 
 
-def test_missing_temporary_folder_is_a_storage_error(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_temporary_folder_is_a_storage_error(temporary, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "missing"))
 
     with pytest.raises(StorageError, match="TMPDIR"):

@@ -32,7 +32,7 @@ def worker(server: MemorySegment) -> Iterator[MemorySegment]:
     attached.close()
 
 
-def test_each_side_reads_what_the_other_wrote(server: MemorySegment, worker: MemorySegment) -> None:
+def test_each_side_reads_what_the_other_wrote(server, worker):
     assert (server.published, server.stopped) == (-1, False)
     assert [server.sent(slot).round for slot in range(3)] == [-1] * 3
     server.parameters[...] = np.arange(7)
@@ -50,9 +50,7 @@ def test_each_side_reads_what_the_other_wrote(server: MemorySegment, worker: Mem
 
 
 @pytest.mark.parametrize("sent", [4, 6])
-def test_gradient_of_another_round_is_late(
-    server: MemorySegment, worker: MemorySegment, sent: int
-) -> None:
+def test_gradient_of_another_round_is_late(server, worker, sent):
     for slot, round_ in enumerate((5, sent, 5)):
         worker.send(slot, round_, 0.0, 1)
 
@@ -61,9 +59,7 @@ def test_gradient_of_another_round_is_late(
     assert server.wait_for_slots(5, 0.0) is None
 
 
-def test_stop_ends_both_waits_although_all_live(
-    server: MemorySegment, worker: MemorySegment
-) -> None:
+def test_stop_ends_both_waits_although_all_live(server, worker):
     with ThreadPoolExecutor(2) as pool:
         server_waits = pool.submit(server.wait_for_slots, 0, inf)
         worker_waits = pool.submit(worker.wait_for_round, 0)
@@ -75,7 +71,7 @@ def test_stop_ends_both_waits_although_all_live(
     assert not worker.wait_for_round(4)
 
 
-def test_worker_of_a_dead_server_stops_waiting(server: MemorySegment) -> None:
+def test_worker_of_a_dead_server_stops_waiting(server):
     machine, pid, _ = server.address.process.split("-")
     dead = replace(server.address, process=f"{machine}-{pid}-1")  # it started at another time
 
@@ -86,9 +82,7 @@ def test_worker_of_a_dead_server_stops_waiting(server: MemorySegment) -> None:
         worker.close()
 
 
-def test_bell_wakes_the_server_and_a_full_one_stops_no_worker(
-    server: MemorySegment, worker: MemorySegment
-) -> None:
+def test_bell_wakes_the_server_and_a_full_one_stops_no_worker(server, worker):
     for side in (worker, server):  # the server sends for workers that cannot reach the memory
         for _ in range(2**17):
             side.send(0, 0, 0.0, 1)
@@ -96,7 +90,7 @@ def test_bell_wakes_the_server_and_a_full_one_stops_no_worker(
     assert os.read(server.bell, 1) == b"\0"
 
 
-def test_closed_memory_and_failed_attempts_to_attach_keep_no_descriptor() -> None:
+def test_closed_memory_and_failed_attempts_to_attach_keep_no_descriptor():
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
 

@@ -64,9 +64,7 @@ def forward(source: socket.socket, target: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("num_hosts", [2, 3])
-def test_segment_ends_when_the_others_have_what_they_need(
-    make_hosts: Callable[..., Hosts], recipe: Recipe, digits: Dataset, num_hosts: int
-) -> None:
+def test_segment_ends_when_the_others_have_what_they_need(make_hosts, recipe, digits, num_hosts):
     hosts = make_hosts(num_hosts)
 
     failures = [failure.result() for until in (1, 5, 6) for failure in hosts.run(until, DEADLINE_S)]
@@ -76,9 +74,7 @@ def test_segment_ends_when_the_others_have_what_they_need(
     assert states == {repr(bits(train_locally(recipe, digits, 6)))}
 
 
-def test_server_that_cannot_send_the_rest_of_a_segment_stops_when_it_is_asked(
-    make_hosts: Callable[..., Hosts],
-) -> None:
+def test_server_that_cannot_send_the_rest_of_a_segment_stops_when_it_is_asked(make_hosts):
     hosts = make_hosts(2, last=2)
     first, second = hosts.run(3, 60.0)
     wait_for(lambda: hosts.servers[0].round == 3, "the first host has not applied the round")

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Callable
 from errno import ENOMEM, ENOSYS
-from pathlib import Path
 from threading import Event as StopSignal
 from threading import Timer
 from time import monotonic
@@ -16,7 +15,6 @@ import ray
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import members, servers
 from nanograd.errors import ClusterError, Stopped, UnavailableError
-from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from tests.distributed.conftest import StartGroup
@@ -25,7 +23,8 @@ from tests.helpers.actors import NeverStarts, pids
 from tests.helpers.runs import bits, train_locally
 
 ROUNDS = 20
-Use = Callable[[type], None]
+
+
 Train = Callable[[int], bool]
 
 
@@ -46,9 +45,7 @@ def train(start_group: StartGroup, recipe: Recipe, digits: Dataset) -> Train:
     return run
 
 
-def test_workers_that_never_start_end_the_run_with_the_cause(
-    start_group: StartGroup, use_workers: Use, recipe: Recipe
-) -> None:
+def test_workers_that_never_start_end_the_run_with_the_cause(start_group, use_workers, recipe):
     use_workers(NeverStarts)
 
     with pytest.raises(ClusterError, match=r"worker 0 did not start 6 times .*: OSError: libg"):
@@ -56,8 +53,8 @@ def test_workers_that_never_start_end_the_run_with_the_cause(
 
 
 def test_replacement_that_never_starts_kills_no_healthy_actor_and_ends_the_run(
-    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe
-) -> None:
+    start_group, use_workers, events, recipe
+):
     group = start_group(recipe, 2)
     group.advance(5)
     server = pids(group)["server"]
@@ -72,9 +69,7 @@ def test_replacement_that_never_starts_kills_no_healthy_actor_and_ends_the_run(
     assert {event.name for event in events} - {"waiting"} == {"started", "lost", "message"}
 
 
-def test_group_without_workers_waits_for_one(
-    train: Train, use_workers: Use, events: list[Event], tmp_path: Path
-) -> None:
+def test_group_without_workers_waits_for_one(train, use_workers, events, tmp_path):
     for number in range(2):
         (tmp_path / str(number)).touch()
     use_workers(actors.dies_at_first(tmp_path))
@@ -83,18 +78,14 @@ def test_group_without_workers_waits_for_one(
     assert [event.name for event in events] == ["message", "message", "started"]
 
 
-def test_server_that_does_not_start_in_time_is_a_cluster_error(
-    start_group: StartGroup, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_that_does_not_start_in_time_is_a_cluster_error(start_group, recipe, monkeypatch):
     monkeypatch.setattr(servers, "START_S", 0.001)
 
     with pytest.raises(ClusterError, match="server did not start"):
         start_group(recipe, 1)
 
 
-def test_server_killed_while_the_group_starts_changes_no_bit(
-    train: Train, use_servers: Use, tmp_path: Path
-) -> None:
+def test_server_killed_while_the_group_starts_changes_no_bit(train, use_servers, tmp_path):
     use_servers(actors.dies_once(tmp_path / "died"))
 
     assert train(2)
@@ -108,9 +99,7 @@ class Holder:
         return 193
 
 
-def test_stop_while_workers_start_is_obeyed_at_once(
-    start_group: StartGroup, ray_cpus: int, recipe: Recipe
-) -> None:
+def test_stop_while_workers_start_is_obeyed_at_once(start_group, ray_cpus, recipe):
     holder: Any = ray.remote(num_cpus=ray_cpus)(Holder).remote()
     ray.get(holder.answer.remote())
     stop, began = StopSignal(), monotonic()
@@ -124,9 +113,8 @@ def test_stop_while_workers_start_is_obeyed_at_once(
 
 
 def test_slow_snapshot_replaces_no_server(
-    start_group: StartGroup, use_servers: Use, events: list[Event], recipe: Recipe,
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    start_group, use_servers, events, recipe, digits, monkeypatch
+):
     use_servers(actors.SlowSnapshot)
     group = start_group(recipe, 1)
     monkeypatch.setattr(servers, "REPLY_S", 0.5)
@@ -139,8 +127,8 @@ def test_slow_snapshot_replaces_no_server(
 
 @pytest.mark.parametrize("has_files", [True, False])
 def test_worker_that_cannot_open_the_memory_of_its_host_is_reported(
-    train: Train, use_workers: Use, use_servers: Use, events: list[Event], has_files: bool
-) -> None:
+    train, use_workers, use_servers, events, has_files
+):
     if has_files:
         use_workers(actors.CannotAttach)
     else:  # a system without anonymous files
@@ -151,9 +139,7 @@ def test_worker_that_cannot_open_the_memory_of_its_host_is_reported(
     assert ["cannot open" in text for text in warnings] == [True] * 2
 
 
-def test_lack_of_memory_for_the_vectors_is_reported_with_69(
-    start_group: StartGroup, use_servers: Use, recipe: Recipe
-) -> None:
+def test_lack_of_memory_for_the_vectors_is_reported_with_69(start_group, use_servers, recipe):
     use_servers(actors.refused("posix_fallocate", ENOMEM))
 
     with pytest.raises(UnavailableError, match="Cannot allocate"):
@@ -161,9 +147,8 @@ def test_lack_of_memory_for_the_vectors_is_reported_with_69(
 
 
 def test_shards_that_never_arrive_are_reported_and_end_the_run(
-    start_group: StartGroup, use_workers: Use, events: list[Event], recipe: Recipe,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    start_group, use_workers, events, recipe, monkeypatch
+):
     use_workers(actors.TakesNothing)
     monkeypatch.setattr(members, "CHECK_S", 0.2)
     monkeypatch.setattr(members, "MAX_TAKE_S", 1.0)

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -26,9 +25,7 @@ PICKLED = {"ARROW:extension:name": "ray.data.arrow_pickled_object"}
     ],
     ids=str,
 )
-def test_schema_without_a_clear_image_column_is_refused(
-    schema: list[pa.Field], name: str | None, words: str
-) -> None:
+def test_schema_without_a_clear_image_column_is_refused(schema, name, words):
     with pytest.raises(DataError, match=words):
         find_image_column(pa.schema(schema), name)
 
@@ -49,8 +46,8 @@ STORED = json.dumps({"info": {"features": FEATURES}}).encode()
     ],
 )
 def test_given_name_decides_then_hugging_face_then_the_first_usual_name(
-    fields: list[pa.Field], name: str | None, stored: bytes, found: str
-) -> None:
+    fields, name, stored, found
+):
     schema = pa.schema(fields, {"huggingface": stored})
 
     assert find_image_column(schema, name).names == (found,)
@@ -61,9 +58,7 @@ OTHERS = [pa.binary(), pa.binary(784), pa.list_(pa.float32()), PICTURE]
 
 @pytest.mark.parametrize("names", FLAT_NAMES.values(), ids=FLAT_NAMES)
 @pytest.mark.parametrize("other", OTHERS, ids=str)
-def test_flat_columns_are_the_image_unless_another_column_has_a_usual_name(
-    names: list[str], other: pa.DataType
-) -> None:
+def test_flat_columns_are_the_image_unless_another_column_has_a_usual_name(names, other):
     pixels = [(name, pa.uint8()) for name in names]
     beside = pa.schema([("id", other), *pixels, ("embedding", other)])
     schema = pa.schema([*pixels, ("Pixels", other)])
@@ -78,7 +73,7 @@ def test_flat_columns_are_the_image_unless_another_column_has_a_usual_name(
 
 
 @pytest.mark.parametrize("sep", ["a", "a/b=2", "a/*", "a/b=2/*", "a/b=*/c=3"])
-def test_only_folders_below_an_input_are_columns(sep: str, tmp_path: Path) -> None:
+def test_only_folders_below_an_input_are_columns(sep, tmp_path):
     place, messages = f"{tmp_path}/label=7/{sep}", list[str]()
     file = f"{tmp_path}/label=7/a/b=2/c=3/d=4/e=5.parquet"
 
@@ -92,7 +87,7 @@ def test_only_folders_below_an_input_are_columns(sep: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_outermost_input_decides_which_folders_are_columns(number: int) -> None:
+def test_outermost_input_decides_which_folders_are_columns(number):
     file = "s3://bucket/a/b=2/c.parquet"
     inputs = ["s3://bucket/a/b=2/", file, "s3://bucket/a", "s3://bucket/a/b"][:number]
 
@@ -104,7 +99,7 @@ def test_outermost_input_decides_which_folders_are_columns(number: int) -> None:
 @pytest.mark.parametrize(
     "type_", [pa.uint8(), pa.float64(), pa.string(), pa.decimal128(3)], ids=str
 )
-def test_label_column_is_the_first_usual_name_that_can_hold_digits(type_: pa.DataType) -> None:
+def test_label_column_is_the_first_usual_name_that_can_hold_digits(type_):
     fields = [(name, type_) for name in ("y", "x", "target", "Digit", "label")]
 
     assert find_label_column(pa.schema(fields)) == "label"
@@ -114,7 +109,7 @@ def test_label_column_is_the_first_usual_name_that_can_hold_digits(type_: pa.Dat
     assert find_label_column(pa.schema([*fields[:4], ("label", pa.binary())])) == "Digit"
 
 
-def test_label_column_may_be_named_or_none_and_several_are_refused() -> None:
+def test_label_column_may_be_named_or_none_and_several_are_refused():
     schema = pa.schema([("label", pa.int8()), ("y", pa.dictionary(pa.int8(), pa.string()))])
 
     assert find_label_column(schema, "y") == "y"
@@ -127,7 +122,7 @@ def test_label_column_may_be_named_or_none_and_several_are_refused() -> None:
 @pytest.mark.parametrize(
     "type_", [pa.bool_(), pa.binary(), pa.list_(pa.int8()), pa.date32(), pa.duration("s")], ids=str
 )
-def test_named_label_column_must_be_able_to_hold_digits(type_: pa.DataType) -> None:
+def test_named_label_column_must_be_able_to_hold_digits(type_):
     schema = pa.schema([("label", type_)])
 
     with pytest.raises(DataError, match="'label' holds"):

@@ -2,8 +2,6 @@
 
 import gzip
 from collections.abc import Callable
-from pathlib import Path
-from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -52,9 +50,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
-def test_every_common_form_is_parsed(
-    parse: Parse, form: str, pack: Callable[[bytes], bytes]
-) -> None:
+def test_every_common_form_is_parsed(parse, form, pack):
     dataset = parse(data=pack(FORMS[form].encode()))
 
     assert dataset.labels.tolist() == [3, 4]
@@ -76,9 +72,7 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize(("before", "number"), [([HEADER], 2), ([row(), ""], 3)])
-def test_bad_row_is_an_error_that_names_file_and_line(
-    parse: Parse, before: list[str], number: int, bad: str
-) -> None:
+def test_bad_row_is_an_error_that_names_file_and_line(parse, before, number, bad):
     with pytest.raises(DataError, match=rf"digits\.csv, line {number}: "):
         parse(*before, BAD[bad], row())
 
@@ -95,14 +89,12 @@ DIGITS = [row(number % 10, p400=number, p783=255) for number in range(40)]
     ],
     ids=lambda lines: lines[0][:9],
 )
-def test_file_without_rows_or_784_different_pixels_is_an_error(
-    parse: Parse, lines: list[str]
-) -> None:
+def test_file_without_rows_or_784_different_pixels_is_an_error(parse, lines):
     with pytest.raises(DataError, match=r"digits\.csv"):
         parse(*lines)
 
 
-def test_truncated_gzip_is_an_error(parse: Parse) -> None:
+def test_truncated_gzip_is_an_error(parse):
     with pytest.raises(DataError, match=r"digits\.csv: the gzip file is"):
         parse(data=gzip.compress(row().encode())[:-4])
 
@@ -110,9 +102,7 @@ def test_truncated_gzip_is_an_error(parse: Parse) -> None:
 @pytest.mark.parametrize("spelling", ["pixel{}", "pixel_{}", "{}"])
 @settings(max_examples=5)
 @given(data=st.data())
-def test_columns_are_found_by_their_names_in_any_order(
-    parse: Parse, spelling: str, data: st.DataObject
-) -> None:
+def test_columns_are_found_by_their_names_in_any_order(parse, spelling, data):
     names = ["Label", *(spelling.format(number) for number in range(784)), "id"]
     order = data.draw(st.permutations(range(len(names))))
     lines = [names, *(f"{line},{9_999 + number}".split(",") for number, line in enumerate(DIGITS))]
@@ -125,12 +115,12 @@ def test_columns_are_found_by_their_names_in_any_order(
 @pytest.mark.parametrize(
     "lines", [[HEADER.replace("label", "y"), *DIGITS], [line.split(",", 1)[1] for line in DIGITS]]
 )
-def test_rows_without_a_label_are_an_error_of_their_own(parse: Parse, lines: list[str]) -> None:
+def test_rows_without_a_label_are_an_error_of_their_own(parse, lines):
     with pytest.raises(UnlabelledError):
         parse(*lines)
 
 
-def test_zeros_and_ones_are_no_and_full_ink(parse: Parse) -> None:
+def test_zeros_and_ones_are_no_and_full_ink(parse):
     bits = parse(row(3, p3=1), row(p3=1, p4=1), row())
     levels = parse(row(3, p3=1), row(p3=1, p4=200), row())
     shares = parse(row(3, p3=1), row(p3=1, p4=0.2), row())
@@ -140,15 +130,13 @@ def test_zeros_and_ones_are_no_and_full_ink(parse: Parse) -> None:
     assert shares.images[:, 3:5].tolist() == [[255, 0], [255, 51], [0, 0]]
 
 
-def test_rows_without_a_label_beside_others_are_left_out(parse: Parse) -> None:
+def test_rows_without_a_label_beside_others_are_left_out(parse):
     assert parse(row(3), row(""), row(-1), row("7.0")).labels.tolist() == [3, 7]
 
 
 @settings(max_examples=20)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(0, 1), st.randoms())
-def test_label_in_another_column_is_never_taken_for_a_pixel(
-    parse: Parse, labels: list[int], ink: int, random: Random
-) -> None:
+def test_label_in_another_column_is_never_taken_for_a_pixel(parse, labels, ink, random):
     pixels = [[ink * random.randrange(200, 256) for _ in range(10)] for _ in labels]
     images = [",".join(map(str, [0] * 300 + some + [0] * 474)) for some in pixels]
     rows = list(zip(labels, images, strict=True))
@@ -162,7 +150,7 @@ def test_label_in_another_column_is_never_taken_for_a_pixel(
             parse(*(f"{label},{image}" for label, image in rows))
 
 
-def test_labels_are_looked_for_in_every_column(tmp_path: Path) -> None:
+def test_labels_are_looked_for_in_every_column(tmp_path):
     cells = [line.split(",") for line in DIGITS]
 
     for lines in (
@@ -176,13 +164,13 @@ def test_labels_are_looked_for_in_every_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [["-1", "3"], ["", "0"], ["0", "1"]])
-def test_labels_may_be_missing(parse: Parse, labels: list[str]) -> None:
+def test_labels_may_be_missing(parse, labels):
     known = [int(label) for label in labels if label not in ("", "-1")]
 
     assert parse(*map(row, labels)).labels.tolist() == known
 
 
 @pytest.mark.parametrize("bad", [row("x"), row(p5=9), row()[:-2]])
-def test_line_of_a_fault_is_counted_beside_values_with_line_breaks(parse: Parse, bad: str) -> None:
+def test_line_of_a_fault_is_counted_beside_values_with_line_breaks(parse, bad):
     with pytest.raises(DataError, match="line 6: "):
         parse(f'"no\nte",{HEADER}', f'"a\n\nb",{row(p3=255)}', f"c,{bad}")

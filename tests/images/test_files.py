@@ -95,9 +95,7 @@ def count_reads(file: str, use: Callable[[FailingDisk], None]) -> int:
     return disk.num_reads
 
 
-def test_disk_that_fails_once_or_for_a_while_loses_no_row(
-    file: str, use: Callable[[FailingDisk], None]
-) -> None:
+def test_disk_that_fails_once_or_for_a_while_loses_no_row(file, use):
     num_reads = count_reads(file, use)
     middle, whole = num_reads // 2, -(-Path(file).stat().st_size // parquet.READ_BYTES) + 1
     failing = [
@@ -116,9 +114,7 @@ def test_disk_that_fails_once_or_for_a_while_loses_no_row(
         assert found == (list(range(NUM_ROWS)), []), ranges
 
 
-def test_damaged_page_loses_the_rest_of_its_row_group_whatever_the_disk_does(
-    file: str, use: Callable[[FailingDisk], None]
-) -> None:
+def test_damaged_page_loses_the_rest_of_its_row_group_whatever_the_disk_does(file, use):
     group = pq.read_metadata(file).row_group(1).column(1)
     data = bytearray(Path(file).read_bytes())
     data[group.data_page_offset + 3 * group.total_compressed_size // 4] ^= 1
@@ -140,9 +136,7 @@ def test_damaged_page_loses_the_rest_of_its_row_group_whatever_the_disk_does(
         (MemoryError("malloc of 4 GB failed"), r"not enough memory.*fewer --workers"),
     ],
 )
-def test_disk_that_stays_broken_or_lack_of_memory_is_a_storage_error(
-    file: str, use: Callable[[FailingDisk], None], error: Exception, words: str
-) -> None:
+def test_disk_that_stays_broken_or_lack_of_memory_is_a_storage_error(file, use, error, words):
     num_reads = count_reads(file, use)
     middle = num_reads // 2
 
@@ -154,9 +148,7 @@ def test_disk_that_stays_broken_or_lack_of_memory_is_a_storage_error(
             read(file)
 
 
-def test_footer_is_read_again_before_a_file_counts_as_broken(
-    file: str, use: Callable[[FailingDisk], None], tmp_path: Path
-) -> None:
+def test_footer_is_read_again_before_a_file_counts_as_broken(file, use, tmp_path):
     use(FailingDisk(range(1, 2)))
     footer = open_parquet(file).metadata
     broken = tmp_path / "broken.parquet"
@@ -201,9 +193,7 @@ LINES = st.lists(st.lists(PIECES, max_size=6).map("".join).map(str.encode), min_
 @example([b"0x1,a", b"0.5,b", b"x,c"])
 @settings(max_examples=50)
 @given(LINES)
-def test_each_line_of_csv_is_read_as_if_it_were_alone(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
-) -> None:
+def test_each_line_of_csv_is_read_as_if_it_were_alone(tmp_path_factory, lines):
     assume(sum(b'"' in line for line in lines) < 2)  # quotes may join lines
     place = tmp_path_factory.getbasetemp() / "lines.csv"
 
@@ -219,9 +209,7 @@ NOTES = st.lists(st.text(st.sampled_from('\n\r",a '), max_size=6), min_size=1, m
 @example(["\r\n", "a", "\n" * 5000], "\n", 1)
 @settings(max_examples=50)
 @given(NOTES, st.sampled_from(["\n", "\r\n"]), st.integers(0, 3))
-def test_text_with_line_breaks_is_read_as_it_was_written(
-    tmp_path_factory: pytest.TempPathFactory, notes: list[str], ends: str, skip: int
-) -> None:
+def test_text_with_line_breaks_is_read_as_it_was_written(tmp_path_factory, notes, ends, skip):
     place = tmp_path_factory.getbasetemp() / "notes.csv"
     with place.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator=ends, quoting=csv.QUOTE_ALL)
@@ -247,9 +235,7 @@ def test_text_with_line_breaks_is_read_as_it_was_written(
         ([b'1,"a', b"2,b", b'3,"c', b'4,d"'], [None, "2.0", "3.0"]),
     ],
 )
-def test_quote_that_no_value_needs_takes_no_other_line_with_it(
-    lines: list[bytes], pixels: list[str | None], tmp_path: Path
-) -> None:
+def test_quote_that_no_value_needs_takes_no_other_line_with_it(lines, pixels, tmp_path):
     found = read_csv(tmp_path / "a.csv", lines, len(pixels))
 
     assert [pixel for pixel, _, _ in found] == pixels
@@ -266,9 +252,7 @@ def test_quote_that_no_value_needs_takes_no_other_line_with_it(
         (b"+0x1", "cannot be read"),  # Arrow alone refuses it
     ],
 )
-def test_cell_that_arrow_refuses_takes_no_other_line_with_it(
-    cell: bytes, detail: str, tmp_path: Path
-) -> None:
+def test_cell_that_arrow_refuses_takes_no_other_line_with_it(cell, detail, tmp_path):
     lines = [b"%d,a" % number for number in range(200)]
     lines[3] = lines[140] = cell + b",a"
 
@@ -280,7 +264,7 @@ def test_cell_that_arrow_refuses_takes_no_other_line_with_it(
     ]
 
 
-def test_columns_are_read_by_their_place_whatever_their_names(tmp_path: Path) -> None:
+def test_columns_are_read_by_their_place_whatever_their_names(tmp_path):
     nested = pa.struct([("x", pa.map_(pa.string(), pa.int8())), ("b", pa.list_(PICTURE))])
     picture = {"bytes": b"3", "path": "p"}
     inner = [{"x": [("k", 4)], "b": [picture]}, None, {"x": [], "b": []}]

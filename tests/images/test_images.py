@@ -21,12 +21,11 @@ from tests.helpers.image_columns import (
 
 @pytest.fixture(scope="module")
 def images(sample: Mnist) -> Pixels:
-    """Seven digits."""
     return sample.test.images[:7]
 
 
 @pytest.mark.parametrize("kind", NUMBER_COLUMNS)
-def test_numbers_in_a_slice_of_several_chunks_are_read_unchanged(kind: str, images: Pixels) -> None:
+def test_numbers_in_a_slice_of_several_chunks_are_read_unchanged(kind, images):
     column = NUMBER_COLUMNS[kind](images)
     nothing = [] if kind == "tensor" else [pa.nulls(1, column.type)]  # of which there are none
 
@@ -44,7 +43,7 @@ def test_numbers_in_a_slice_of_several_chunks_are_read_unchanged(kind: str, imag
 
 
 @pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary()])
-def test_pictures_and_raw_bytes_may_share_a_column(type_: pa.DataType, images: Pixels) -> None:
+def test_pictures_and_raw_bytes_may_share_a_column(type_, images):
     bar, blank = to_png(bar_image()), to_png(np.zeros(784, np.uint8))
 
     found, rejections = read_column(
@@ -76,7 +75,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_labels_of_any_type_are_digits_none_or_counted_as_bad(kind: str, images: Pixels) -> None:
+def test_labels_of_any_type_are_digits_none_or_counted_as_bad(kind, images):
     rows = [*(image.tobytes() for image in images[:5]), b"no picture"]
 
     found, rejections = read_table(pa.table({"image": rows, "label": LABELS[kind]}), ReadOptions())
@@ -93,7 +92,7 @@ CLASSES = [pa.int8(), pa.uint64(), pa.float64(), pa.dictionary(pa.int32(), pa.in
 
 
 @pytest.mark.parametrize("type_", CLASSES, ids=str)
-def test_names_of_classes_are_the_labels(type_: pa.DataType, images: Pixels) -> None:
+def test_names_of_classes_are_the_labels(type_, images):
     feature = {"_type": "ClassLabel", "names": [*WORDS, "blot"]}
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
     numbers = pa.array([*range(12), None], type_)
@@ -109,7 +108,7 @@ def test_names_of_classes_are_the_labels(type_: pa.DataType, images: Pixels) -> 
 
 
 @pytest.mark.parametrize("label", [1, 10, None])
-def test_no_labels_are_read_if_none_are_wanted(label: int | None) -> None:
+def test_no_labels_are_read_if_none_are_wanted(label):
     table = pa.table({"image": [bar_image().tobytes()], "label": pa.array([label], pa.int8())})
 
     found, _ = read_table(table, ReadOptions(label_column="none"))

@@ -30,9 +30,7 @@ def names(tree: Path, *inputs: str) -> list[str]:
     return [str(Path(each.place).relative_to(tree)) for each in expand(inputs, SUFFIXES)]
 
 
-def test_file_named_in_several_ways_is_taken_once_with_its_version(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_named_in_several_ways_is_taken_once_with_its_version(tree, monkeypatch):
     monkeypatch.chdir(tree)
     odd = tree / "läufe #1 50%.png"
     odd.touch()
@@ -59,9 +57,7 @@ def test_file_named_in_several_ways_is_taken_once_with_its_version(
         (["c[1].png"], ["c[1].png"]),  # no glob where there is such a file
     ],
 )
-def test_folders_files_and_globs_give_their_pictures_in_order(
-    tree: Path, inputs: list[str], expected: list[str]
-) -> None:
+def test_folders_files_and_globs_give_their_pictures_in_order(tree, inputs, expected):
     if inputs == ["c[1].png"]:
         (tree / inputs[0]).touch()
 
@@ -76,9 +72,7 @@ def test_folders_files_and_globs_give_their_pictures_in_order(
         *(f"in/{'x' * 300}", "in/loop.png"),
     ],
 )
-def test_missing_input_dangling_link_or_pipe_is_named_even_beside_good_ones(
-    tree: Path, name: str
-) -> None:
+def test_missing_input_dangling_link_or_pipe_is_named_even_beside_good_ones(tree, name):
     (tree / "gone.png").symlink_to(tree / "nowhere.png")
     (tree / "long.png").symlink_to("x" * 300)
     (tree / "loop.png").symlink_to("loop.png")
@@ -89,7 +83,7 @@ def test_missing_input_dangling_link_or_pipe_is_named_even_beside_good_ones(
         expand([str(tree), place], SUFFIXES)
 
 
-def test_links_are_followed_and_lead_to_each_file_once(tree: Path, tmp_path: Path) -> None:
+def test_links_are_followed_and_lead_to_each_file_once(tree, tmp_path):
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     (tmp_path / "elsewhere" / "deep" / "e.png").touch()
     (tree / "linked").symlink_to(tmp_path / "elsewhere")
@@ -111,7 +105,7 @@ def test_links_are_followed_and_lead_to_each_file_once(tree: Path, tmp_path: Pat
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_folder_that_cannot_be_listed_is_named(tree: Path) -> None:
+def test_folder_that_cannot_be_listed_is_named(tree):
     (tree / "sub").chmod(0)
 
     with pytest.raises(StorageError, match=r"cannot list .*/sub: Permission denied"):
@@ -127,7 +121,7 @@ LAKES = {
 
 @pytest.mark.parametrize("place", ["", "in", "in/x.parquet", "in/*.parquet", "*"])
 @pytest.mark.parametrize("kind", LAKES)
-def test_table_with_a_log_of_its_own_is_refused(tmp_path: Path, kind: str, place: str) -> None:
+def test_table_with_a_log_of_its_own_is_refused(tmp_path, kind, place):
     log = tmp_path / "in" / LAKES[kind]
     log.parent.mkdir(parents=True)
     log.touch()
@@ -158,8 +152,8 @@ def test_table_with_a_log_of_its_own_is_refused(tmp_path: Path, kind: str, place
     ],
 )
 def test_output_that_would_be_input_next_time_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, output: str, refused: bool
-) -> None:
+    tmp_path, monkeypatch, place, output, refused
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.parquet").touch()
@@ -193,8 +187,8 @@ SCANS = ["scans.zip/7/a.png"]
     ],
 )
 def test_tables_and_pictures_of_mixed_inputs_are_listed_apart(
-    tmp_path: Path, inputs: list[str], expected: bool, tables: list[str], pictures: list[str]
-) -> None:
+    tmp_path, inputs, expected, tables, pictures
+):
     for name in (*KINDS, "damaged.ZIP"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -218,7 +212,7 @@ def test_tables_and_pictures_of_mixed_inputs_are_listed_apart(
     assert bool([event for event in events if "1 CSV file" in str(event)]) is bool(is_left_out)
 
 
-def test_output_beside_pictures_is_never_input(tmp_path: Path) -> None:
+def test_output_beside_pictures_is_never_input(tmp_path):
     for name in ("1.jpg", "out/predictions/part.parquet", "out/plots/digits.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -236,7 +230,7 @@ def test_output_beside_pictures_is_never_input(tmp_path: Path) -> None:
 ROWS_NAMES = ["000000_0", "b.parq", "part-00000", "läufe.data", "sub/c.snappy", "d.json"]
 
 
-def test_parquet_is_known_by_its_bytes_and_what_is_skipped_is_named(tmp_path: Path) -> None:
+def test_parquet_is_known_by_its_bytes_and_what_is_skipped_is_named(tmp_path):
     rows = pa.table({"image": [bytes(784)]})
     for name in [*ROWS_NAMES, "_hidden", "sub/.hidden", "a.parquet"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -35,9 +35,7 @@ LABELS = [
 
 
 @pytest.mark.parametrize(("file", "auto", "folder", "name"), LABELS)
-def test_label_follows_from_folder_or_name(
-    file: str, auto: int | None, folder: int | None, name: int | None
-) -> None:
+def test_label_follows_from_folder_or_name(file, auto, folder, name):
     found = [label_of(file, label_from) for label_from in ("auto", "folder", "name", "none")]
 
     assert found == [auto, folder, name, None]
@@ -46,7 +44,6 @@ def test_label_follows_from_folder_or_name(
 def found(
     source: str, inputs: tuple[str, ...] = ("/in",), files: list[str] = FILES
 ) -> tuple[list[Label], list[str]]:
-    """Return the labels of files, and the messages."""
     events: list[Event] = []
     labels = find_labels(files, inputs, source, events.append)
     return labels, [str(event) for event in events]
@@ -72,7 +69,7 @@ def write(folder: Path, text: str) -> str:
         (r"(?:a|b)/(?:img_)?(?P<label>\d)", [1, 1, 2, 8]),
     ],
 )
-def test_pattern_labels_what_it_matches(pattern: str, labels: list[Label]) -> None:
+def test_pattern_labels_what_it_matches(pattern, labels):
     unlabelled = labels.count(None)
 
     assert found(pattern) == (
@@ -86,7 +83,7 @@ def test_pattern_labels_what_it_matches(pattern: str, labels: list[Label]) -> No
 @pytest.mark.parametrize(
     "text", ["me", "img_*.png", "(a", "(a)(b)", "{label}{label}", "", "scan{label}.png"]
 )
-def test_source_that_is_invalid_or_labels_nothing_is_a_usage_error(text: str) -> None:
+def test_source_that_is_invalid_or_labels_nothing_is_a_usage_error(text):
     with pytest.raises(UsageError, match=re.escape(f"--label-from {text!r}")):
         found(text)
 
@@ -94,9 +91,7 @@ def test_source_that_is_invalid_or_labels_nothing_is_a_usage_error(text: str) ->
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\r\n", "\r"])
-def test_list_labels_pictures_relative_to_the_input(
-    tmp_path: Path, separator: str, start: str, end: str
-) -> None:
+def test_list_labels_pictures_relative_to_the_input(tmp_path, separator, start, end):
     rows = [("Writer", "File", "Label"), ("me", "a/img_1_7.png", "4"), ("me", "./b/8.png", "9.0")]
     rows += [('"me\nand ""you"""', "b/img_2.png", "")]
     place = tmp_path / "my.csv"
@@ -120,8 +115,8 @@ def test_list_labels_pictures_relative_to_the_input(
     ],
 )
 def test_list_names_pictures_absolutely_or_relative_to_the_input_or_its_parent(
-    tmp_path: Path, name: str, inputs: tuple[str, ...]
-) -> None:
+    tmp_path, name, inputs
+):
     assert found(write(tmp_path, f"file,label\n{name},0\n"), inputs)[0] == [None, None, None, 0]
 
 
@@ -135,14 +130,14 @@ def test_list_names_pictures_absolutely_or_relative_to_the_input_or_its_parent(
     ],
 )
 def test_list_names_pictures_beside_itself_with_dots_and_in_a_store(
-    tmp_path: Path, name: str, picture: str, folder: str
-) -> None:
+    tmp_path, name, picture, folder
+):
     place = write(tmp_path, "file_name,digit\n" + "".join(f"{n},1\n" for n in name.split("\n")))
 
     assert found(place, (folder,), [picture.replace("HERE", str(tmp_path))])[0] == [1]
 
 
-def test_lines_without_a_picture_are_counted_and_the_first_named(tmp_path: Path) -> None:
+def test_lines_without_a_picture_are_counted_and_the_first_named(tmp_path):
     place = write(tmp_path, "file,label\nb/8.png,8\ngone.png,1\n\nalso.png,2\n")
 
     assert found(place)[1][0].startswith(f"2 lines of {place} ")
@@ -163,9 +158,7 @@ def test_lines_without_a_picture_are_counted_and_the_first_named(tmp_path: Path)
         ("file,label\n\udce9.png,1", "is not UTF-8"),
     ],
 )
-def test_mistake_in_a_list_is_a_data_error_that_names_the_line(
-    tmp_path: Path, text: str, words: str
-) -> None:
+def test_mistake_in_a_list_is_a_data_error_that_names_the_line(tmp_path, text, words):
     place = tmp_path / "my.csv"
     place.write_bytes(text.encode(errors="surrogateescape"))
 
@@ -173,6 +166,6 @@ def test_mistake_in_a_list_is_a_data_error_that_names_the_line(
         found(str(place), ("/in/a", "/in/b", "/in"), [*FILES, "/in/a/8.png"])
 
 
-def test_missing_list_is_a_data_error() -> None:
+def test_missing_list_is_a_data_error():
     with pytest.raises(DataError, match=r"no\.csv: there is no such file"):
         found("no.csv")

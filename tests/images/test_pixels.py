@@ -19,7 +19,6 @@ POLARITIES = ["auto", "dark-on-light", "light-on-dark"]
 
 @pytest.fixture(scope="module")
 def digits(sample: Mnist) -> Pixels:
-    """Seven digits, (7, 28, 28)."""
     return sample.test.images[:7].reshape(7, 28, 28)
 
 
@@ -62,9 +61,7 @@ DRAWN: dict[str, Callable[[Pixels], Pixels]] = {
 @pytest.mark.parametrize("normalise", ["auto", "always", "never"])
 @pytest.mark.parametrize("polarity", POLARITIES)
 @pytest.mark.parametrize("drawn", DRAWN)
-def test_raw_pixels_are_read_like_their_png_files(
-    drawn: str, polarity: str, normalise: str, digits: Pixels
-) -> None:
+def test_raw_pixels_are_read_like_their_png_files(drawn, polarity, normalise, digits):
     images = DRAWN[drawn](digits)
     options = {"polarity": polarity, "normalise": normalise}
 
@@ -86,7 +83,6 @@ def oblong(images: Pixels) -> Pixels:
 
 
 def red(images: Pixels) -> Pixels:
-    """Red ink on white."""
     return np.stack([np.full_like(images, 255), 255 - images, 255 - images], axis=3)
 
 
@@ -98,9 +94,7 @@ def clear(images: Pixels) -> Pixels:
 
 @pytest.mark.parametrize("make", [size_32, oblong, red, clear])
 @pytest.mark.parametrize("form", ["lists", "channels first", "with a batch axis", "floats"])
-def test_tensors_of_any_size_and_colour_are_read_like_their_png_files(
-    make: Callable[[Pixels], Pixels], form: str, digits: Pixels
-) -> None:
+def test_tensors_of_any_size_and_colour_are_read_like_their_png_files(make, form, digits):
     images = make(digits)
     values: Any = images
     if form == "channels first":
@@ -120,7 +114,7 @@ def test_tensors_of_any_size_and_colour_are_read_like_their_png_files(
 
 
 @pytest.mark.parametrize("axes", list(permutations(range(3))), ids=str)
-def test_permutation_of_a_tensor_is_honoured(axes: tuple[int, ...], digits: Pixels) -> None:
+def test_permutation_of_a_tensor_is_honoured(axes, digits):
     pictures = red(digits)
     stored = np.ascontiguousarray(pictures.transpose(0, *(1 + np.argsort(axes))))
     type_ = pa.fixed_shape_tensor(pa.uint8(), stored.shape[1:], permutation=axes)
@@ -140,7 +134,7 @@ def test_permutation_of_a_tensor_is_honoured(axes: tuple[int, ...], digits: Pixe
         assert len(images) == 7
 
 
-def test_tensors_of_several_shapes_share_a_column(digits: Pixels) -> None:
+def test_tensors_of_several_shapes_share_a_column(digits):
     shapes = [(28, 28), (784,), (32, 32), (3, 28, 28), (27, 28), (2, 3), None]
     values = [
         *(digits[0], digits[1].ravel(), size_32(digits)[2], np.stack([digits[3]] * 3)),
@@ -162,7 +156,7 @@ def test_tensors_of_several_shapes_share_a_column(digits: Pixels) -> None:
 
 # A process without Ray sees its extension types in a Parquet file as this.
 @pytest.mark.parametrize("name", ["ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"])
-def test_stored_tensors_of_ray_have_their_shape(name: str, digits: Pixels) -> None:
+def test_stored_tensors_of_ray_have_their_shape(name, digits):
     pictures = size_32(digits)
     metadata = {"ARROW:extension:name": name, "ARROW:extension:metadata": "[32, 32]"}
     field = pa.field("image", pa.large_list(pa.uint8()), metadata=metadata)
@@ -190,7 +184,7 @@ NULLS = {
 
 
 @pytest.mark.parametrize("kind", NULLS)
-def test_null_image_has_no_bytes(kind: str) -> None:
+def test_null_image_has_no_bytes(kind):
     found, rejections = read_column(NULLS[kind], normalise="never")
 
     assert found.rows.tolist() == [0]
@@ -215,7 +209,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_row_of_numbers_is_rejected_alone(kind: str) -> None:
+def test_wrong_row_of_numbers_is_rejected_alone(kind):
     row, type_, reason = WRONG[kind]
     bits = (bar_image() // 255).tolist()
     is_decimal = pa.types.is_decimal(type_)
@@ -229,7 +223,7 @@ def test_wrong_row_of_numbers_is_rejected_alone(kind: str) -> None:
     assert reasons(rejections) == [(1, reason)]
 
 
-def test_raw_pixels_with_a_bright_border_are_counted(digits: Pixels) -> None:
+def test_raw_pixels_with_a_bright_border_are_counted(digits):
     def num_dark(column: pa.Array, **options: str) -> int:
         return read_column(column, **options)[0].num_dark
 

@@ -53,7 +53,7 @@ def variable_shape_tensors(draw: st.DrawFn) -> pa.Array:
 
 @settings(max_examples=200)
 @given(st.one_of(nested(), variable_shape_tensors()), st.fixed_dictionaries(OPTIONS))
-def test_each_row_is_an_image_or_a_rejection(column: pa.Array, options: dict[str, str]) -> None:
+def test_each_row_is_an_image_or_a_rejection(column, options):
     found, rejections = read_column(column, **options)
 
     rows = [*found.rows.tolist(), *(each.origin.row for each in rejections)]

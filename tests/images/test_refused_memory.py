@@ -3,7 +3,6 @@ of its readers, and these have the batch."""
 
 import gc
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +50,7 @@ REFUSED: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_refused_row_is_freed_at_once(kind: str, tmp_path: Path) -> None:
+def test_refused_row_is_freed_at_once(kind, tmp_path):
     type_ = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({"image": pa.array([REFUSED[kind]] * 3, type_)})
     options = ReadOptions(image_root=str(tmp_path))

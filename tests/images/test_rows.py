@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ SPARK = pa.struct(
 )
 
 
-def test_path_is_followed_only_below_the_root(tmp_path: Path) -> None:
+def test_path_is_followed_only_below_the_root(tmp_path):
     root = tmp_path / "root"
     (root / "deep").mkdir(parents=True)
     (root / "deep" / "bar.png").write_bytes(to_png(bar_image()))
@@ -55,7 +54,7 @@ def test_path_is_followed_only_below_the_root(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.string_view()])
-def test_rows_have_the_paths_of_their_pictures(text: pa.DataType) -> None:
+def test_rows_have_the_paths_of_their_pictures(text):
     odd = b"l\xe4ufe.png"
     given = pa.array([b"7.png", b"", None, odd, b"bad.png"], pa.binary()).view(pa.string())
     files = [to_png(bar_image())] * 4 + [b"no picture"]
@@ -69,7 +68,7 @@ def test_rows_have_the_paths_of_their_pictures(text: pa.DataType) -> None:
 
 
 @pytest.mark.parametrize("path", [[b"7.png"], [7], [{"a": "7.png"}]])
-def test_path_that_is_no_text_names_no_picture(path: list[Any]) -> None:
+def test_path_that_is_no_text_names_no_picture(path):
     files = pa.array([to_png(bar_image())])
     column = pa.StructArray.from_arrays([files, pa.array(path)], ["bytes", "path"])
 
@@ -87,7 +86,7 @@ PATHS: dict[str, pa.DataType] = {
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_row_of_a_path_alone_says_how_it_would_be_read(kind: str, tmp_path: Path) -> None:
+def test_row_of_a_path_alone_says_how_it_would_be_read(kind, tmp_path):
     (tmp_path / "bar.png").write_bytes(to_png(bar_image()))
     names = [field.name for field in PATHS[kind]]
     values = [{"bytes": None, "path": path} for path in ("bar.png", "", None)]
@@ -112,7 +111,7 @@ STARTS = [b"BM", b"\xff\xd8", b"\xff\xd8\xff\xff", b"P5", b"P6\x80", b"GIF8", b"
 
 @pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary(), pa.binary(784)], ids=str)
 @pytest.mark.parametrize("start", STARTS)
-def test_pixels_may_begin_like_a_picture_file(start: bytes, type_: pa.DataType) -> None:
+def test_pixels_may_begin_like_a_picture_file(start, type_):
     data = start + bar_image().tobytes()[len(start) :]
 
     found, rejections = read_column([data], type_, normalise="never")
@@ -122,7 +121,7 @@ def test_pixels_may_begin_like_a_picture_file(start: bytes, type_: pa.DataType) 
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_picture_file_of_784_bytes_is_a_picture_but_in_a_column_of_that_size(name: str) -> None:
+def test_picture_file_of_784_bytes_is_a_picture_but_in_a_column_of_that_size(name):
     data = encoded(Image.new("L", (4, 4)), name).ljust(784, b"\0")[:784]
 
     assert not is_raw(data)
@@ -130,7 +129,7 @@ def test_picture_file_of_784_bytes_is_a_picture_but_in_a_column_of_that_size(nam
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["png", "raw"])
-def test_normalise_always_changes_and_never_keeps_every_image(raw: bool) -> None:
+def test_normalise_always_changes_and_never_keeps_every_image(raw):
     low = np.roll(bar_image().reshape(28, 28), 3, axis=0).reshape(784)
     column = [image.tobytes() if raw else to_png(image) for image in (bar_image(), low)]
     wide = encoded(Image.new("L", (29, 28)), "PNG")
@@ -158,7 +157,7 @@ def spark(pixels: Pixels, mode: int) -> dict[str, Any]:
     }
 
 
-def test_spark_pictures_are_read_in_grey_colour_and_transparent() -> None:
+def test_spark_pictures_are_read_in_grey_colour_and_transparent():
     bar = bar_image().reshape(28, 28, 1)
     clear = np.concatenate([np.repeat(255 - bar, 3, 2), np.full_like(bar, 255)], axis=2)
     clear[bar[:, :, 0] == 0] = 0  # black paper, fully transparent
@@ -172,7 +171,7 @@ def test_spark_pictures_are_read_in_grey_colour_and_transparent() -> None:
     assert found.paths.to_pylist() == ["file:///never/read.png"] * 3
 
 
-def test_spark_pictures_have_blue_first() -> None:
+def test_spark_pictures_have_blue_first():
     pixels = np.full((28, 28, 3), 255, np.uint8)
     pixels[4:24, 13:15] = (255, 0, 0)
     png = encoded(Image.fromarray(pixels[:, :, ::-1]), "PNG")
@@ -193,7 +192,7 @@ def test_spark_pictures_have_blue_first() -> None:
         ({"height": 100_000, "width": 100_000}, "too_large"),
     ],
 )
-def test_broken_spark_picture_does_not_affect_others(change: dict[str, Any], reason: str) -> None:
+def test_broken_spark_picture_does_not_affect_others(change, reason):
     bar = spark(bar_image().reshape(28, 28, 1), 0)
 
     found, rejections = read_column([bar, bar | change, None, bar], SPARK)

@@ -83,7 +83,7 @@ def read_in_parts(place: Path, cuts: list[int]) -> tuple[list[int], list[int], l
 
 @pytest.mark.parametrize("form", [*FORMS, "csv"])
 @pytest.mark.parametrize("largest", [1, 9, 255])
-def test_column_of_a_file_has_one_scale(form: str, largest: int, tmp_path: Path) -> None:
+def test_column_of_a_file_has_one_scale(form, largest, tmp_path):
     place = tmp_path / ("a.csv" if form == "csv" else "a.parquet")
     if form == "csv":
         write_csv(faint(largest), place)
@@ -101,7 +101,7 @@ def test_column_of_a_file_has_one_scale(form: str, largest: int, tmp_path: Path)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_whole_numbers_of_a_file_without_statistics_are_unclear(form: str, tmp_path: Path) -> None:
+def test_whole_numbers_of_a_file_without_statistics_are_unclear(form, tmp_path):
     place = tmp_path / "a.parquet"
     pq.write_table(FORMS[form](faint(255)), place, row_group_size=2, write_statistics=False)
 

@@ -24,7 +24,6 @@ from nanograd.models import model as model_io
 from nanograd.runtime.events import Event, Level
 from nanograd.settings.specs import IngestSpec, ReadOptions
 from scripts.make_sample import format_idx
-from tests.conftest import Nanograd
 from tests.helpers.image_columns import FLAT_NAMES, fixed_list, raw
 from tests.helpers.models import some_model
 from tests.helpers.runs import SETTINGS
@@ -106,9 +105,7 @@ FORMS: dict[str, Callable[[Dataset, Path], str]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_same_digits_are_the_same_data_in_every_form(
-    form: str, digits: Dataset, tmp_path: Path
-) -> None:
+def test_same_digits_are_the_same_data_in_every_form(form, digits, tmp_path):
     _, arrays = sources.separate_arrays({"data": (digits.images, digits.labels)})
 
     found = sources.load([FORMS[form](digits, tmp_path)], test_split=0.2)
@@ -116,7 +113,7 @@ def test_same_digits_are_the_same_data_in_every_form(
     assert found.sha256 == sources.load([], test_split=0.2, arrays=arrays).sha256
 
 
-def test_report_of_a_run_on_arrays_needs_data(digits: Dataset, tmp_path: Path) -> None:
+def test_report_of_a_run_on_arrays_needs_data(digits, tmp_path):
     settings: dict[str, Any] = {**SETTINGS, "epochs": 1, "output": tmp_path / "run"}
     api.train(data=(digits.images, digits.labels), **settings)
 
@@ -135,8 +132,8 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize(("spelling", "end"), [("dash", ""), ("dot", ".gz"), ("upper", ".gz")])
 def test_idx_csv_rows_and_pictures_with_test_images_are_the_same_data(
-    digits: Dataset, tmp_path: Path, spelling: str, end: str
-) -> None:
+    digits, tmp_path, spelling, end
+):
     pack: Callable[[bytes], bytes] = gzip.compress if end else bytes
     for name, part in {
         "train": digits.take(slice(0, 100)),
@@ -163,9 +160,7 @@ def test_idx_csv_rows_and_pictures_with_test_images_are_the_same_data(
         sources.load([found[0].name], test_split=0.1)
 
 
-def test_globs_of_csv_files_are_joined_by_name_but_test_images(
-    digits: Dataset, tmp_path: Path
-) -> None:
+def test_globs_of_csv_files_are_joined_by_name_but_test_images(digits, tmp_path):
     for number, name in enumerate(["b", "A", "c", "test"]):
         part = digits.take(slice(30 * number, 30 * number + 30))
         (tmp_path / f"{name}.{'CSV' if name == 'A' else 'csv'}").write_bytes(lines(part))
@@ -186,9 +181,7 @@ def test_globs_of_csv_files_are_joined_by_name_but_test_images(
 
 @pytest.mark.parametrize("form", [as_csv, as_idx])
 @pytest.mark.parametrize("grey", [True, False])
-def test_dark_ink_on_light_paper_is_read_as_from_parquet(
-    form: Callable[[Dataset, Path], str], grey: bool, digits: Dataset, tmp_path: Path
-) -> None:
+def test_dark_ink_on_light_paper_is_read_as_from_parquet(form, grey, digits, tmp_path):
     images = 255 - digits.images if grey else (digits.images < 128).astype(np.uint8)
     dark = Dataset(images, digits.labels)
     (tmp_path / "rows").mkdir()
@@ -206,12 +199,8 @@ def test_dark_ink_on_light_paper_is_read_as_from_parquet(
 
 
 def test_every_command_joins_all_data_sets_in_their_order(
-    nanograd: Nanograd,
-    sample: Mnist,
-    digits: Dataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    nanograd, sample, digits, tmp_path, monkeypatch
+):
     own = as_parquet(digits, tmp_path)
     alone, data = sources.load([own], test_split=0.2), sources.load(["sample", own], test_split=0.2)
     assert np.array_equal(data.train.images[:4000], sample.train.images)
@@ -230,9 +219,7 @@ def test_every_command_joins_all_data_sets_in_their_order(
     assert nanograd("data", "info").last["data"] == f"{tmp_path}/a.parquet + {tmp_path}/a.parquet"
 
 
-def test_every_data_set_belongs_to_the_identity_of_a_run(
-    nanograd: Nanograd, digits: Dataset, tmp_path: Path
-) -> None:
+def test_every_data_set_belongs_to_the_identity_of_a_run(nanograd, digits, tmp_path):
     as_parquet(digits, tmp_path)
     words = ["train", "--epochs", "1", "--hidden", "3", "--warmup", "0", "--variants", "0"]
     words += ["--workers", "0", "--output", "run"]
@@ -251,9 +238,7 @@ def test_every_data_set_belongs_to_the_identity_of_a_run(
     assert nanograd("report", "run").code == 65
 
 
-def test_rows_without_label_or_picture_are_left_out_with_a_warning(
-    digits: Dataset, tmp_path: Path
-) -> None:
+def test_rows_without_label_or_picture_are_left_out_with_a_warning(digits, tmp_path):
     files = write_pictures(digits, tmp_path / "pictures")
     (files / "unknown.png").write_bytes(to_png(digits.images[0]))
     (files / "0200-is-7.png").write_bytes(b"no picture")
@@ -281,9 +266,7 @@ def test_rows_without_label_or_picture_are_left_out_with_a_warning(
         ({"scan": [b"7"] * 131}, "a.parquet: the images may be in"),
     ],
 )
-def test_rows_that_teach_nothing_are_one_sentence(
-    columns: dict[str, Any], message: str, digits: Dataset, tmp_path: Path
-) -> None:
+def test_rows_that_teach_nothing_are_one_sentence(columns, message, digits, tmp_path):
     name = "a" if "scan" in columns else "image"
     pq.write_table(pa.table({name: raw(digits.images), **columns}), tmp_path / "a.parquet")
 
@@ -291,9 +274,7 @@ def test_rows_that_teach_nothing_are_one_sentence(
         sources.load([str(tmp_path)])
 
 
-def test_columns_and_folders_of_hive_name_images_and_labels(
-    digits: Dataset, tmp_path: Path
-) -> None:
+def test_columns_and_folders_of_hive_name_images_and_labels(digits, tmp_path):
     some = pa.table({"image": raw(digits.images[:20])})
     for folder in ("label=3", "label=4", "label=5/rows"):
         (tmp_path / folder).mkdir(parents=True)
@@ -313,7 +294,7 @@ def test_columns_and_folders_of_hive_name_images_and_labels(
         sources.load_test([f"{tmp_path}/label=5/rows"])  # the folder is above the data
 
 
-def test_label_column_of_a_csv_file_may_be_named(digits: Dataset, tmp_path: Path) -> None:
+def test_label_column_of_a_csv_file_may_be_named(digits, tmp_path):
     header = f"id,{NAMES},class"
     rows = [
         ",".join(map(str, [number, *image, label]))
@@ -333,7 +314,7 @@ def test_label_column_of_a_csv_file_may_be_named(digits: Dataset, tmp_path: Path
 @pytest.mark.parametrize(
     "name", ["empty", "missing", "x.parquet", "text", "csv", "smaple", "broken.zip", "empty.zip"]
 )
-def test_source_without_data_is_one_sentence(name: str, tmp_path: Path) -> None:
+def test_source_without_data_is_one_sentence(name, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("seven")
     (tmp_path / "csv").mkdir()
@@ -360,12 +341,12 @@ def test_source_without_data_is_one_sentence(name: str, tmp_path: Path) -> None:
         ([[1], [1, 2]], [1, 2], r"\(N, 28, 28\)"),
     ],
 )
-def test_arrays_that_are_no_digits_are_refused(images: Any, labels: Any, message: str) -> None:
+def test_arrays_that_are_no_digits_are_refused(images, labels, message):
     with pytest.raises(ArgumentError, match=message):
         labelled_rows(images, labels)
 
 
-def test_pair_of_arrays_in_a_list_is_refused(digits: Dataset) -> None:
+def test_pair_of_arrays_in_a_list_is_refused(digits):
     pair = (digits.images, digits.labels)
 
     for data in (["sample", pair], [pair, "sample"], ("sample", "sample", pair), [digits.images]):
@@ -382,8 +363,8 @@ def test_pair_of_arrays_in_a_list_is_refused(digits: Dataset) -> None:
     ],
 )
 def test_table_of_another_format_or_encoding_is_one_true_sentence(
-    nanograd: Nanograd, digits: Dataset, name: str, encoding: str, tmp_path: Path
-) -> None:
+    nanograd, digits, name, encoding, tmp_path
+):
     text = lines(digits.take(slice(0, 3)), f"label,{NAMES}").decode().encode(encoding)
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     model_io.save(some_model(), "model")
@@ -395,7 +376,7 @@ def test_table_of_another_format_or_encoding_is_one_true_sentence(
         assert ".csv and .csv.gz files, in UTF-8, with commas; convert it" in str(outcome.last)
 
 
-def test_last_images_of_each_digit_are_held_out_whatever_the_order(tmp_path: Path) -> None:
+def test_last_images_of_each_digit_are_held_out_whatever_the_order(tmp_path):
     rows = [f"{number // 20},{number}" + ",0" * 782 + ",255" for number in range(200)]
     (tmp_path / "digits.csv").write_text("\n".join(rows))
     (tmp_path / "few.csv").write_text("\n".join(f"{digit}" + ",0" * 784 for digit in range(9)))
@@ -413,7 +394,7 @@ def test_last_images_of_each_digit_are_held_out_whatever_the_order(tmp_path: Pat
         sources.load([str(tmp_path / "one.csv")])
 
 
-def test_unlabelled_test_images_are_none(digits: Dataset, tmp_path: Path) -> None:
+def test_unlabelled_test_images_are_none(digits, tmp_path):
     place, events = as_kaggle(digits, tmp_path), list[Event]()
 
     assert len(sources.load([place], test_split=0.2).train) < 131
@@ -442,9 +423,7 @@ def test_unlabelled_test_images_are_none(digits: Dataset, tmp_path: Path) -> Non
         ("train-labels-idx1-ubyte", None, "belong together"),
     ],
 )
-def test_idx_files_that_do_not_match_are_an_error(
-    digits: Dataset, tmp_path: Path, name: str, array: Any, reason: str
-) -> None:
+def test_idx_files_that_do_not_match_are_an_error(digits, tmp_path, name, array, reason):
     place = as_idx(digits.take(slice(0, 7)), tmp_path)
     (tmp_path / name).unlink()
     if array is not None:
@@ -454,7 +433,7 @@ def test_idx_files_that_do_not_match_are_an_error(
         sources.load([place])
 
 
-def test_sample_has_every_digit_equally_often_and_no_image_twice(sample: Mnist) -> None:
+def test_sample_has_every_digit_equally_often_and_no_image_twice(sample):
     train, test = sample.train, sample.test
 
     assert sample.name == "sample"
@@ -478,9 +457,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_mnist_is_downloaded_once_and_then_cached(
-    cache: Path, mnist_place: str, sample: Mnist
-) -> None:
+def test_mnist_is_downloaded_once_and_then_cached(cache, mnist_place, sample):
     first, _ = load("mnist", [f"file://{mnist_place}/"])
     again, _ = load("mnist", NOWHERE)
     auto, events = load("auto", NOWHERE)
@@ -503,9 +480,7 @@ def test_mnist_is_downloaded_once_and_then_cached(
 @pytest.mark.parametrize(
     ("folder", "reason"), [("cache", "cannot be downloaded"), ("file/cache", "set NANOGRAD_CACHE")]
 )
-def test_auto_falls_back_to_the_sample_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, reason: str
-) -> None:
+def test_auto_falls_back_to_the_sample_with_a_warning(tmp_path, monkeypatch, folder, reason):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / folder))
 
@@ -519,9 +494,7 @@ def test_auto_falls_back_to_the_sample_with_a_warning(
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_mnist_without_a_mirror_is_an_error_with_remedies(
-    cache: Path, digits: Dataset, damaged: bool
-) -> None:
+def test_mnist_without_a_mirror_is_an_error_with_remedies(cache, digits, damaged):
     if damaged:
         as_idx(digits, cache, name=lambda stem: f"{stem}.gz", pack=gzip.compress)
 

@@ -34,9 +34,7 @@ def rows_of(files: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.parametrize(("piece", "held"), [(1, 10**9), (7, 1), (193, 10**9)])
-def test_pieces_make_the_file_of_the_whole(
-    monkeypatch: pytest.MonkeyPatch, piece: int, held: int
-) -> None:
+def test_pieces_make_the_file_of_the_whole(monkeypatch, piece, held):
     monkeypatch.setattr(writers, "HELD_BYTES", held)
 
     found = {each: write(TABLE, piece, each) for each in ("parquet", "csv", "jsonl")}
@@ -49,7 +47,7 @@ def test_pieces_make_the_file_of_the_whole(
 
 
 @pytest.mark.parametrize(("max_rows", "num_files"), [(1, 193), (50, 4), (193, 1)])
-def test_files_have_at_most_so_many_rows(max_rows: int, num_files: int) -> None:
+def test_files_have_at_most_so_many_rows(max_rows, num_files):
     found = write(TABLE, 7, "parquet", max_rows)
 
     sizes = [pq.read_metadata(pa.BufferReader(data)).num_rows for data in found.values()]
@@ -59,7 +57,7 @@ def test_files_have_at_most_so_many_rows(max_rows: int, num_files: int) -> None:
     assert sorted(rows_of(found)) == list(range(193))
 
 
-def test_columns_become_folders_whose_names_are_quoted() -> None:
+def test_columns_become_folders_whose_names_are_quoted():
     values = ["a/b", None, "", "ü=1 ", ".."]
     table = pa.table({"id": range(5), "who": values, "seen": [True, None, False, True, True]})
 
@@ -77,7 +75,7 @@ def test_columns_become_folders_whose_names_are_quoted() -> None:
 
 
 @pytest.mark.parametrize("partition_by", [(), ("digit",)])
-def test_empty_table_makes_a_file_with_its_schema_on_request(partition_by: tuple[str, ...]) -> None:
+def test_empty_table_makes_a_file_with_its_schema_on_request(partition_by):
     def finish(even_empty: bool) -> dict[str, Any]:
         files = OutputFiles("part", TABLE.schema, "parquet", None, partition_by)
         return files.finish(even_empty=even_empty)
@@ -89,7 +87,7 @@ def test_empty_table_makes_a_file_with_its_schema_on_request(partition_by: tuple
     assert pq.read_schema(pa.BufferReader(data)).names[0] == "id"
 
 
-def test_too_many_folders_and_too_long_names_are_refused() -> None:
+def test_too_many_folders_and_too_long_names_are_refused():
     many = pa.table({"id": range(1001), "value": range(1001)})
     long = pa.table({"id": [1], "value": ["ü" * 50]})
 
@@ -99,7 +97,7 @@ def test_too_many_folders_and_too_long_names_are_refused() -> None:
         write(long, 1, "parquet", partition_by=["value"])
 
 
-def test_column_that_cannot_name_folders_is_a_usage_error() -> None:
+def test_column_that_cannot_name_folders_is_a_usage_error():
     schema = pa.schema([("id", pa.int64()), ("x", pa.float64()), ("at", pa.date32())])
 
     check_partition_columns(schema, ["id", "at"])
@@ -114,7 +112,7 @@ def test_column_that_cannot_name_folders_is_a_usage_error() -> None:
         check_partition_columns(schema.remove(1), ["id", "at"])
 
 
-def test_quarantine_table_holds_rows_of_the_file_and_whole_files() -> None:
+def test_quarantine_table_holds_rows_of_the_file_and_whole_files():
     rejected = [
         Rejected(Origin("a.parquet", 103, "7.png"), Reason.BLANK, "nothing there"),
         Rejected(Origin("\udcff.parquet", None), Reason.BROKEN_FILE, "\udcff is no whole file"),
@@ -130,7 +128,7 @@ def test_quarantine_table_holds_rows_of_the_file_and_whole_files() -> None:
     assert quarantine_table([]).schema.equals(QUARANTINE)
 
 
-def test_json_lines_have_the_shortest_digits_and_null_for_other_values() -> None:
+def test_json_lines_have_the_shortest_digits_and_null_for_other_values():
     numbers = np.array([0.1, 1 / 3, 1e-7, 2, np.nan, np.inf], np.float32)
     pairs = pa.array([[0.1, np.nan], None, [3, None]] * 2, pa.list_(pa.float32(), 2))
     nested = [{"x": [float("inf"), 0.5]}] * 6

@@ -55,7 +55,6 @@ class Case:
         return enumerate(self.digits.images[:number])
 
     def fill(self, num_files: int, step: int = 1, **settings: Any) -> list[Path]:
-        """Write several files of digits."""
         return [self.add(step * number, **settings) for number in range(num_files)]
 
     def add_scan(self, number: int) -> Path:
@@ -108,5 +107,4 @@ def case(tmp_path: Path, out: Path, sample: Mnist) -> Case:
 
 @pytest.fixture(scope="session")
 def images(sample: Mnist) -> Pixels:
-    """Digits of the sample."""
     return sample.test.images[:ROWS]

@@ -13,7 +13,6 @@ from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, NanogradError, OutputExistsError
 from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.models import model as model_io
-from tests.conftest import Nanograd
 from tests.helpers.folders import contents
 from tests.helpers.models import some_ensemble
 from tests.helpers.reviews import corrections, predict
@@ -22,8 +21,6 @@ ROWS = 13
 
 
 class Held:
-    """A lease that is held, or lost."""
-
     is_lost = False
 
     def check(self) -> None:
@@ -40,7 +37,7 @@ def output(sample: Mnist, tmp_path: Path) -> str:
     return predict(sample.test.take(slice(0, ROWS)), tmp_path)
 
 
-def test_lost_lease_or_end_saves_nothing_more(output: str) -> None:
+def test_lost_lease_or_end_saves_nothing_more(output):
     lease = Held()
     decisions = open_decisions(output, lease)
     assert decisions.decide(0, 7)
@@ -59,7 +56,7 @@ def test_lost_lease_or_end_saves_nothing_more(output: str) -> None:
     assert decisions.state()["row"] == 1
 
 
-def test_row_that_is_decided_keeps_its_first_label(output: str) -> None:
+def test_row_that_is_decided_keeps_its_first_label(output):
     decisions = open_decisions(output)
 
     assert decisions.decide(3, None)
@@ -111,9 +108,7 @@ REFUSED: dict[str, tuple[Callable[[str], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_output_that_cannot_be_reviewed_is_refused_as_it_is(
-    output: str, nanograd: Nanograd, name: str
-) -> None:
+def test_output_that_cannot_be_reviewed_is_refused_as_it_is(output, nanograd, name):
     change, words = REFUSED[name]
     change(output)
     before = contents(Path(output))
@@ -128,9 +123,7 @@ def test_output_that_cannot_be_reviewed_is_refused_as_it_is(
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere/read", "in", "out/_review.pq"])
-def test_place_that_is_no_output_is_refused_and_not_made(
-    output: str, nanograd: Nanograd, tmp_path: Path, name: str
-) -> None:
+def test_place_that_is_no_output_is_refused_and_not_made(output, nanograd, tmp_path, name):
     before = contents(tmp_path)
 
     done = nanograd("review", str(tmp_path / name), "--no-browser")
@@ -141,7 +134,7 @@ def test_place_that_is_no_output_is_refused_and_not_made(
     assert (tmp_path / name).exists() == (name in ("in", "out/_review.pq"))
 
 
-def test_empty_list_ends_without_a_page(sample: Mnist, tmp_path: Path, nanograd: Nanograd) -> None:
+def test_empty_list_ends_without_a_page(sample, tmp_path, nanograd):
     output = predict(sample.test.take(slice(0, ROWS)), tmp_path, review_share=0.02, review_below=0)
 
     done = nanograd("review", output)
@@ -151,9 +144,7 @@ def test_empty_list_ends_without_a_page(sample: Mnist, tmp_path: Path, nanograd:
     assert commands.review(output).to_json()["rows"] == 0
 
 
-def test_later_predictions_are_complete_and_keep_the_decisions(
-    output: str, sample: Mnist, tmp_path: Path
-) -> None:
+def test_later_predictions_are_complete_and_keep_the_decisions(output, sample, tmp_path):
     decisions = open_decisions(output)
     for row in range(5):
         decisions.decide(row, row)
@@ -184,9 +175,7 @@ def test_later_predictions_are_complete_and_keep_the_decisions(
     assert corrections(output) == saved[:-1]
 
 
-def test_row_with_another_picture_is_to_decide_again(
-    output: str, sample: Mnist, tmp_path: Path
-) -> None:
+def test_row_with_another_picture_is_to_decide_again(output, sample, tmp_path):
     decisions = open_decisions(output)
     for row in range(ROWS):
         decisions.decide(row, 7)

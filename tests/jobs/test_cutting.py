@@ -15,7 +15,7 @@ GROUPS = [[], [0], [2499], [50_000, 50_000, 7], [7] * 1000, [193, 1_000_000, 0, 
 
 @pytest.mark.parametrize("all_rows", [0, 10_000, 10_000_000])
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
-def test_pieces_have_no_gap_or_overlap(groups: list[int], all_rows: int) -> None:
+def test_pieces_have_no_gap_or_overlap(groups, all_rows):
     pieces = list(cut(groups, wanted_rows(all_rows)))
 
     ends = [0, *(piece.first_row + piece.num_rows for piece in pieces)]
@@ -45,8 +45,8 @@ def test_pieces_have_no_gap_or_overlap(groups: list[int], all_rows: int) -> None
     ],
 )
 def test_size_of_pieces_follows_from_the_job_the_row_groups_and_the_bytes(
-    groups: list[int], all_rows: int, num_bytes: int, sizes: list[int]
-) -> None:
+    groups, all_rows, num_bytes, sizes
+):
     pieces = cut(groups, wanted_rows(all_rows), num_bytes)
 
     assert [piece.num_rows for piece in pieces] == sizes
@@ -63,7 +63,7 @@ def scanned(number: int, num_rows: int) -> ScannedFile:
 @given(
     st.lists(st.sampled_from([-1, 0, 1, 10, 2499, 10_000]), max_size=150), st.integers(0, 200_000)
 )
-def test_every_row_is_in_one_part_and_a_limit_takes_the_first(sizes: list[int], most: int) -> None:
+def test_every_row_is_in_one_part_and_a_limit_takes_the_first(sizes, most):
     files = [scanned(number, num_rows) for number, num_rows in enumerate(sizes)]
 
     parts = list(plan_parts([], group(files)))
@@ -84,14 +84,14 @@ def test_every_row_is_in_one_part_and_a_limit_takes_the_first(sizes: list[int], 
 
 
 @pytest.mark.parametrize(("num_files", "most"), [(64, 64), (65, 1), (10_000, 40)])
-def test_small_files_share_parts_where_there_are_many(num_files: int, most: int) -> None:
+def test_small_files_share_parts_where_there_are_many(num_files, most):
     parts = list(group([scanned(number, 10) for number in range(num_files)]))
 
     assert len(parts) <= most
 
 
 @pytest.mark.parametrize(("sizes", "rows"), [([10] * 30, 25), ([10_000], 100), ([7, 7, 2500], 7)])
-def test_rows_per_file_decide_the_size_of_parts(sizes: list[int], rows: int) -> None:
+def test_rows_per_file_decide_the_size_of_parts(sizes, rows):
     files = [scanned(number, num_rows) for number, num_rows in enumerate(sizes)]
 
     parts = [sum(each.num_rows for _, each in part) for part in group(files, rows)]
@@ -100,7 +100,7 @@ def test_rows_per_file_decide_the_size_of_parts(sizes: list[int], rows: int) -> 
     assert max(parts) <= max(rows + 10, max(sizes) // 8 + 1)
 
 
-def test_files_of_an_earlier_part_are_not_mixed_with_others() -> None:
+def test_files_of_an_earlier_part_are_not_mixed_with_others():
     files = [scanned(number, 10) for number in range(300)]
     places = [file.file.place for file in files]
 
@@ -112,7 +112,7 @@ def test_files_of_an_earlier_part_are_not_mixed_with_others() -> None:
     assert sorted(place for part in found for place in part) == places
 
 
-def test_part_ids_are_short_and_tell_their_ingredients_apart() -> None:
+def test_part_ids_are_short_and_tell_their_ingredients_apart():
     ids = {part_id("a", 1), part_id("a", 2), part_id("a1"), part_id("a", 1, ""), part_id("1", "a")}
 
     assert len(ids) == 5

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -12,21 +12,17 @@ import pytest
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images import reader
 from nanograd.jobs import predict as predict_parts
-from nanograd.jobs.job import Job, run_job
+from nanograd.jobs.job import run_job
 from nanograd.jobs.part import Part, run_local
-from nanograd.jobs.predict import PredictWork
 from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, runs, sources
-from tests.helpers.image_columns import Pixels, raw
+from tests.helpers.image_columns import raw
 from tests.helpers.models import some_model
-from tests.jobs.conftest import Case
-
-Planned = Callable[[], tuple[Job, PredictWork]]
 
 
-def test_new_file_is_the_only_one_read(case: Case) -> None:
+def test_new_file_is_the_only_one_read(case):
     case.fill(10)
     case.run()
     before = {path: path.stat().st_mtime_ns for path in case.out.rglob("part-*")}
@@ -45,7 +41,7 @@ def test_new_file_is_the_only_one_read(case: Case) -> None:
     assert "77" in (case.out / "report.html").read_text()
 
 
-def test_output_that_grew_equals_one_made_at_once_but_for_its_runs(case: Case) -> None:
+def test_output_that_grew_equals_one_made_at_once_but_for_its_runs(case):
     for number in range(3):
         case.add(number)
         case.run()
@@ -58,7 +54,7 @@ def test_output_that_grew_equals_one_made_at_once_but_for_its_runs(case: Case) -
     assert grown == again
 
 
-def test_nothing_to_do_starts_no_ray(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_do_starts_no_ray(case, monkeypatch):
     case.add(0)
     first = case.run()
     monkeypatch.setitem(sys.modules, "nanograd.distributed.cluster", None)
@@ -70,7 +66,7 @@ def test_nothing_to_do_starts_no_ray(case: Case, monkeypatch: pytest.MonkeyPatch
         case.run(workers=2, overwrite=True)
 
 
-def test_stopped_command_whose_input_grows_is_completed_by_the_next(case: Case) -> None:
+def test_stopped_command_whose_input_grows_is_completed_by_the_next(case):
     case.fill(3)
     case.run()
     for number in range(3, 6):
@@ -94,9 +90,7 @@ def test_stopped_command_whose_input_grows_is_completed_by_the_next(case: Case) 
 
 
 @pytest.mark.parametrize("what", ["model_sha256", "revision"])
-def test_other_model_or_revision_is_refused_whatever_the_input(
-    case: Case, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_other_model_or_revision_is_refused_whatever_the_input(case, monkeypatch, what):
     case.add(0)
     case.run()
     case.add(1)
@@ -109,7 +103,7 @@ def test_other_model_or_revision_is_refused_whatever_the_input(
         case.refuse(OutputExistsError, rf"\(other {what}\)", **settings)
 
 
-def test_output_changed_while_a_job_was_planned_is_refused(case: Case) -> None:
+def test_output_changed_while_a_job_was_planned_is_refused(case):
     case.add(0)
     case.run()
     added = case.add(1)
@@ -127,9 +121,7 @@ def test_output_changed_while_a_job_was_planned_is_refused(case: Case) -> None:
 
 @pytest.mark.parametrize("when", ["before", "in"])
 @pytest.mark.parametrize("rows", [2, FILE_ROWS])
-def test_file_rewritten_after_planning_ends_the_job(
-    case: Case, monkeypatch: pytest.MonkeyPatch, when: str, rows: int
-) -> None:
+def test_file_rewritten_after_planning_ends_the_job(case, monkeypatch, when, rows):
     file = case.add(0)
     job, work = case.plan()
     read_rows = reader.read_rows
@@ -151,7 +143,7 @@ def test_file_rewritten_after_planning_ends_the_job(
 
 
 @pytest.mark.parametrize("limit", [1, 7, 8, 100])
-def test_limit_reads_the_first_rows(case: Case, limit: int) -> None:
+def test_limit_reads_the_first_rows(case, limit):
     case.fill(3)
 
     figures = case.run(limit=limit)
@@ -166,7 +158,7 @@ def test_limit_reads_the_first_rows(case: Case, limit: int) -> None:
         case.run()
 
 
-def test_dry_run_writes_nothing_and_knows_what_is_left(case: Case) -> None:
+def test_dry_run_writes_nothing_and_knows_what_is_left(case):
     case.fill(2)
     fresh = case.run(dry_run=True)
     nothing = not case.out.exists()
@@ -187,7 +179,7 @@ def test_dry_run_writes_nothing_and_knows_what_is_left(case: Case) -> None:
     }
 
 
-def test_dry_run_says_why_columns_are_chosen(case: Case, images: Pixels) -> None:
+def test_dry_run_says_why_columns_are_chosen(case, images):
     about = {"info": {"features": {"raw": {"_type": "Image"}}}}
     declared = pa.table({"raw": raw(images), "image": raw(images)})
     case.write("a.parquet", declared.replace_schema_metadata({"huggingface": json.dumps(about)}))

@@ -1,6 +1,5 @@
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,9 +20,7 @@ def png(tmp_path: Path, sample: Mnist) -> Path:
     return tmp_path / "png"
 
 
-def test_pictures_in_mnists_form_keep_their_bytes_and_labels(
-    out: Path, png: Path, sample: Mnist
-) -> None:
+def test_pictures_in_mnists_form_keep_their_bytes_and_labels(out, png, sample):
     figures, rows = ingest(out, png), read_rows(out)
 
     files = sorted(str(path) for path in png.rglob("*.png"))
@@ -37,9 +34,7 @@ def test_pictures_in_mnists_form_keep_their_bytes_and_labels(
 
 
 @pytest.mark.parametrize(("part_rows", "lengths"), [(1, [1] * 19), (7, [5, 7, 7]), (19, [19])])
-def test_part_rows_limit_the_output_files_and_nothing_else(
-    out: Path, png: Path, part_rows: int, lengths: list[int]
-) -> None:
+def test_part_rows_limit_the_output_files_and_nothing_else(out, png, part_rows, lengths):
     ingest(out, png, part_rows=part_rows)
 
     assert sorted(len(pq.read_table(part)) for part in out.glob("part-*.parquet")) == lengths
@@ -47,7 +42,7 @@ def test_part_rows_limit_the_output_files_and_nothing_else(
     assert paths == sorted(str(path) for path in png.rglob("*.png"))
 
 
-def test_only_broken_pictures_give_an_empty_table(tmp_path: Path, out: Path) -> None:
+def test_only_broken_pictures_give_an_empty_table(tmp_path, out):
     (tmp_path / "7.png").write_bytes(b"")
 
     figures = ingest(out, tmp_path / "7.png")
@@ -56,9 +51,7 @@ def test_only_broken_pictures_give_an_empty_table(tmp_path: Path, out: Path) -> 
     assert (figures["rows"], figures["ingested"], figures["quarantined"]) == (1, 0, 1)
 
 
-def test_input_without_pictures_is_an_error_that_leaves_no_output(
-    tmp_path: Path, out: Path
-) -> None:
+def test_input_without_pictures_is_an_error_that_leaves_no_output(tmp_path, out):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "rows.parquet").write_bytes(b"")
 
@@ -68,7 +61,7 @@ def test_input_without_pictures_is_an_error_that_leaves_no_output(
     assert not out.exists()
 
 
-def test_repeated_command_does_only_the_missing_parts(out: Path, png: Path) -> None:
+def test_repeated_command_does_only_the_missing_parts(out, png):
     first = ingest(out, png, part_rows=7)
     before = untimed_contents(out)
     again = ingest(out, png, part_rows=7)
@@ -83,7 +76,7 @@ def test_repeated_command_does_only_the_missing_parts(out: Path, png: Path) -> N
     assert untimed_contents(out) == before
 
 
-def test_other_settings_are_another_job(out: Path, png: Path) -> None:
+def test_other_settings_are_another_job(out, png):
     ingest(out, png)
 
     for change in ({"max_pixels": 784}, {"polarity": "dark-on-light"}, {"keep_original": True}):
@@ -92,7 +85,7 @@ def test_other_settings_are_another_job(out: Path, png: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"part_rows": 3}, {"overwrite": True}])
-def test_more_pictures_are_added(out: Path, png: Path, settings: dict[str, Any]) -> None:
+def test_more_pictures_are_added(out, png, settings):
     ingest(out, png, part_rows=7)
     before = untimed_contents(out)
     shutil.copy(next(png.rglob("*.png")), png / "7_more.png")
@@ -105,7 +98,7 @@ def test_more_pictures_are_added(out: Path, png: Path, settings: dict[str, Any])
     assert len(parts) == (0 if "overwrite" in settings else 3)
 
 
-def test_other_labels_are_named_and_replaced_by_sync(out: Path, png: Path) -> None:
+def test_other_labels_are_named_and_replaced_by_sync(out, png):
     ingest(out, png)
 
     with pytest.raises(OutputExistsError, match=r"19 input files or their labels have changed"):

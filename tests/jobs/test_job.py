@@ -39,15 +39,13 @@ class KilledInCommit(Scribe):
         return super().__call__(part)
 
 
-def test_leftovers_of_killed_workers_are_removed_at_the_end(
-    out: Path, undisturbed_job: dict[str, bytes]
-) -> None:
+def test_leftovers_of_killed_workers_are_removed_at_the_end(out, undisturbed_job):
     run(make_job(out), KilledInCommit())
 
     assert untimed_contents(out) == undisturbed_job
 
 
-def test_manifest_holds_the_job_and_every_receipt_with_checksums(out: Path) -> None:
+def test_manifest_holds_the_job_and_every_receipt_with_checksums(out):
     job = make_job(out)
 
     run(job, Scribe())
@@ -66,9 +64,7 @@ def test_manifest_holds_the_job_and_every_receipt_with_checksums(out: Path) -> N
     assert (out / "_SUCCESS").read_bytes() == b""
 
 
-def test_complete_job_has_the_total_and_is_not_done_again(
-    out: Path, undisturbed_job: dict[str, bytes]
-) -> None:
+def test_complete_job_has_the_total_and_is_not_done_again(out, undisturbed_job):
     work, again = Scribe(), Scribe()
     run_job(make_job(out), lambda parts: (run_part(work, part) for part in reversed(parts)))
 
@@ -81,9 +77,7 @@ def test_complete_job_has_the_total_and_is_not_done_again(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("finished", [0, 1, 4, 5])
-def test_finished_parts_are_kept_and_the_rest_is_done(
-    out: Path, undisturbed_job: dict[str, bytes], finished: int, overwrite: bool
-) -> None:
+def test_finished_parts_are_kept_and_the_rest_is_done(out, undisturbed_job, finished, overwrite):
     job = make_job(out, overwrite=overwrite)
     with suppress(StorageError):
         run(job, Scribe(fails_at=finished))
@@ -101,7 +95,7 @@ def test_finished_parts_are_kept_and_the_rest_is_done(
     assert untimed_contents(out) == undisturbed_job
 
 
-def test_miscounted_rows_are_an_internal_error_without_success(out: Path) -> None:
+def test_miscounted_rows_are_an_internal_error_without_success(out):
     with pytest.raises(InternalError, match="file-2: 194 rows accounted for of 193"):
         run(make_job(out), Miscount())
 
@@ -109,7 +103,7 @@ def test_miscounted_rows_are_an_internal_error_without_success(out: Path) -> Non
 
 
 @pytest.mark.parametrize("done", [PARTS[1:], [*PARTS, PARTS[0]]], ids=["lost", "twice"])
-def test_lost_or_repeated_part_is_an_internal_error(out: Path, done: list[Part]) -> None:
+def test_lost_or_repeated_part_is_an_internal_error(out, done):
     work, done = Scribe(), [replace(part, output=str(out)) for part in done]
 
     with pytest.raises(InternalError, match=f"{len(done)} parts done of 5 planned"):
@@ -118,9 +112,7 @@ def test_lost_or_repeated_part_is_an_internal_error(out: Path, done: list[Part])
     assert not (out / "_SUCCESS").exists()
 
 
-def test_job_that_another_machine_took_over_is_not_completed(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_that_another_machine_took_over_is_not_completed(out, monkeypatch):
     class Last(Scribe):
         def counts(self, part: Part) -> Counts:
             if len(self.done) == len(PARTS):
@@ -135,9 +127,7 @@ def test_job_that_another_machine_took_over_is_not_completed(
 
 
 @pytest.mark.parametrize("finished", [2, None])
-def test_another_job_is_refused_and_replaces_the_output_with_overwrite(
-    out: Path, finished: int | None
-) -> None:
+def test_another_job_is_refused_and_replaces_the_output_with_overwrite(out, finished):
     with suppress(StorageError):
         run(make_job(out), Scribe(fails_at=finished))
     before, other = untimed_contents(out), Scribe()
@@ -154,9 +144,7 @@ def test_another_job_is_refused_and_replaces_the_output_with_overwrite(
     assert len(untimed_contents(out)) == 2 * 3 + 3
 
 
-def test_old_output_stays_whole_until_the_new_one_is_complete(
-    out: Path, undisturbed_job: dict[str, bytes]
-) -> None:
+def test_old_output_stays_whole_until_the_new_one_is_complete(out, undisturbed_job):
     run(make_job(out, model="n"), Scribe())
     old = untimed_contents(out)
 
@@ -182,9 +170,7 @@ def test_old_output_stays_whole_until_the_new_one_is_complete(
         (True, "rows/.part-0.1.nanograd-tmp", None),
     ],
 )
-def test_files_that_another_program_writes_or_removes_meanwhile_are_found(
-    out: Path, write: bool, name: str, error: type[Exception] | None
-) -> None:
+def test_files_that_another_program_writes_or_removes_meanwhile_are_found(out, write, name, error):
     class Disturbed(Scribe):
         def __call__(self, part: Part) -> Receipt:
             receipt = super().__call__(part)
@@ -201,7 +187,7 @@ def test_files_that_another_program_writes_or_removes_meanwhile_are_found(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_folder_of_a_stranger_is_refused_and_left_alone(out: Path, overwrite: bool) -> None:
+def test_folder_of_a_stranger_is_refused_and_left_alone(out, overwrite):
     storage.commit(str(out / "thesis.tex"), b"dear")
 
     with pytest.raises(OutputExistsError, match=r"thesis\.tex"):
@@ -210,7 +196,7 @@ def test_folder_of_a_stranger_is_refused_and_left_alone(out: Path, overwrite: bo
     assert untimed_contents(out) == {"thesis.tex": b"dear"}
 
 
-def test_overwrite_refuses_an_output_that_holds_the_input(out: Path) -> None:
+def test_overwrite_refuses_an_output_that_holds_the_input(out):
     run(make_job(out), Scribe())
     before = untimed_contents(out)
     parts = [Part(id="0", files=(str(out / "rows" / f"part-{PARTS[0].id}"),), num_rows=1)]
@@ -222,9 +208,7 @@ def test_overwrite_refuses_an_output_that_holds_the_input(out: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"part": "x", "manifest_sha256": "0"}'])
-def test_damaged_receipt_is_named_and_a_stranger_beside_it_left_alone(
-    out: Path, data: bytes
-) -> None:
+def test_damaged_receipt_is_named_and_a_stranger_beside_it_left_alone(out, data):
     with pytest.raises(StorageError):
         run(make_job(out), Scribe(fails_at=2))
     notes, receipt = out / "_receipts" / "notes.txt", out / "_receipts" / f"{PARTS[1].id}.json"
@@ -242,9 +226,7 @@ def test_damaged_receipt_is_named_and_a_stranger_beside_it_left_alone(
     assert (total, notes.read_bytes()) == (TOTAL, b"dear")
 
 
-def test_damaged_manifest_is_named_and_may_be_overwritten(
-    out: Path, undisturbed_job: dict[str, bytes]
-) -> None:
+def test_damaged_manifest_is_named_and_may_be_overwritten(out, undisturbed_job):
     run(make_job(out), Scribe())
     (out / "_manifest.json").write_bytes(b"{}")
 
@@ -280,7 +262,7 @@ def progress(
     return [event for event in events[1:] if isinstance(event, JobProgress)]
 
 
-def test_each_part_adds_its_rows_and_the_time_left_follows_from_the_speed() -> None:
+def test_each_part_adds_its_rows_and_the_time_left_follows_from_the_speed():
     events = progress(2.5)
 
     assert [event.row for event in events] == list(range(100, 1001, 100))
@@ -289,7 +271,7 @@ def test_each_part_adds_its_rows_and_the_time_left_follows_from_the_speed() -> N
     assert [event.left_s for event in events] == [22.5 - 2.5 * part for part in range(10)]
 
 
-def test_rows_and_time_before_the_first_part_do_not_count_for_the_speed() -> None:
+def test_rows_and_time_before_the_first_part_do_not_count_for_the_speed():
     events = progress(5, done_before=8, waited=7)
 
     assert [event.row for event in events] == [900, 1000]
@@ -297,7 +279,7 @@ def test_rows_and_time_before_the_first_part_do_not_count_for_the_speed() -> Non
     assert [event.rows_per_s for event in progress(0, parts=1)] == [100_000]
 
 
-def test_running_phase_begins_with_the_earliest_part() -> None:
+def test_running_phase_begins_with_the_earliest_part():
     meter = ProgressMeter(make_job(Path(), parts_of_100_rows(3)), ignore, clock=lambda: 20.0)
     idle = meter.running()
     for receipt, seconds in zip(receipts(2), [2.0, 5.0], strict=True):

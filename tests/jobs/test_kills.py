@@ -78,9 +78,7 @@ def comparable(change: str, out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
-    case: Case, tmp_path: Path, change: str
-) -> None:
+def test_command_that_is_killed_at_any_write_is_completed_by_the_next(case, tmp_path, change):
     settings, expected = CHANGES[change]
     case.add(0)
     second = case.add(1)

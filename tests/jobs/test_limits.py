@@ -8,7 +8,6 @@ import pytest
 from nanograd.errors import DataError
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, sources
-from tests.jobs.conftest import Case
 
 GOOD = FILE_ROWS - 1
 
@@ -21,7 +20,7 @@ def cut(file: Path) -> bytes:
 
 
 @pytest.mark.parametrize("grows", [False, True])
-def test_lost_files_end_the_job_once_the_rest_is_done(case: Case, grows: bool) -> None:
+def test_lost_files_end_the_job_once_the_rest_is_done(case, grows):
     if grows:
         case.add(20)
         case.run()
@@ -48,7 +47,7 @@ def test_lost_files_end_the_job_once_the_rest_is_done(case: Case, grows: bool) -
     assert (case.out / "_SUCCESS").exists()
 
 
-def test_accepted_loss_is_counted_apart_from_rows(case: Case) -> None:
+def test_accepted_loss_is_counted_apart_from_rows(case):
     file = case.add(0)
     whole = cut(file)
     case.add(1)
@@ -74,7 +73,7 @@ def test_accepted_loss_is_counted_apart_from_rows(case: Case) -> None:
 
 
 @pytest.mark.parametrize("share", [0.05, 1.0])
-def test_limit_of_rows_is_not_diluted_by_what_stands(case: Case, share: float) -> None:
+def test_limit_of_rows_is_not_diluted_by_what_stands(case, share):
     """A night of rows that cannot be read, after many that can."""
     for number in range(10):
         file = case.add(number, rows=90)

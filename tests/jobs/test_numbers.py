@@ -55,13 +55,12 @@ def pictures(case: Case) -> Case:
 
 
 def read(case: Case, name: str, format_: str, columns: pa.Schema) -> pa.Table:
-    """Read all files of a table of the output."""
     files = sorted((case.out / name).iterdir())
     return pa.concat_tables([decode(file.read_bytes(), columns, format_) for file in files])
 
 
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
-def test_each_picture_is_in_numbers_or_in_quarantine(pictures: Case, format_: str) -> None:
+def test_each_picture_is_in_numbers_or_in_quarantine(pictures, format_):
     figures = pictures.run(digits="many", format=format_)
 
     numbers = read(pictures, "numbers", format_, NUMBERS)
@@ -85,7 +84,7 @@ def test_each_picture_is_in_numbers_or_in_quarantine(pictures: Case, format_: st
     assert sum(figures["predicted_as"].values()) == len(digits)
 
 
-def test_rows_are_the_numbers_of_the_api(pictures: Case) -> None:
+def test_rows_are_the_numbers_of_the_api(pictures):
     pictures.run(digits="many")
 
     model = model_io.load(pictures.model)
@@ -99,7 +98,7 @@ def test_rows_are_the_numbers_of_the_api(pictures: Case) -> None:
         ]
 
 
-def test_rows_of_tables_are_read_as_pictures_are(pictures: Case, tmp_path: Path) -> None:
+def test_rows_of_tables_are_read_as_pictures_are(pictures, tmp_path):
     pictures.run(digits="many")
     expected = pictures.table("numbers")
     shutil.move(pictures.out, tmp_path / "of pictures")
@@ -124,7 +123,7 @@ def sorted_like(table: pa.Table, values: tuple[str, ...], files: list[Path]) -> 
     return [{name: row[name] for name in values} for row in rows]
 
 
-def test_killed_job_ends_with_the_same_bytes(pictures: Case, tmp_path: Path) -> None:
+def test_killed_job_ends_with_the_same_bytes(pictures, tmp_path):
     (tmp_path / "saved").mkdir()
     settings = {"digits": "many", "rows_per_file": 2}
     pictures.run(**settings)
@@ -136,7 +135,7 @@ def test_killed_job_ends_with_the_same_bytes(pictures: Case, tmp_path: Path) -> 
         assert untimed_contents(pictures.out) == expected
 
 
-def test_terminal_shows_a_row_for_each_line(pictures: Case) -> None:
+def test_terminal_shows_a_row_for_each_line(pictures):
     pictures.run(digits="many")
 
     first, *rows = preview_rows(str(pictures.out), "parquet").splitlines()
@@ -147,13 +146,13 @@ def test_terminal_shows_a_row_for_each_line(pictures: Case) -> None:
     assert sum(": " in row for row in rows) == 2
 
 
-def test_another_number_of_digits_is_another_job(pictures: Case) -> None:
+def test_another_number_of_digits_is_another_job(pictures):
     pictures.run(digits="many")
 
     pictures.refuse(OutputExistsError, "digits", digits="one")
 
 
-def test_batch_without_a_usable_row_is_quarantined(pictures: Case) -> None:
+def test_batch_without_a_usable_row_is_quarantined(pictures):
     pictures.write("rows.parquet", {"image": pa.array([b"no picture", None], pa.binary())})
 
     figures = pictures.run(digits="many")
@@ -161,7 +160,7 @@ def test_batch_without_a_usable_row_is_quarantined(pictures: Case) -> None:
     assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (7, 3, 4)
 
 
-def test_kept_columns_with_the_names_of_places_are_renamed(pictures: Case) -> None:
+def test_kept_columns_with_the_names_of_places_are_renamed(pictures):
     files = sorted(pictures.folder.rglob("[23].png"))
     data = pa.array([file.read_bytes() for file in files], pa.binary())
     for file in sorted(pictures.folder.rglob("*.png")):

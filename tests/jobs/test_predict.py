@@ -3,7 +3,6 @@
 import json
 import os
 from base64 import b64decode
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -56,9 +55,7 @@ BROKEN_ROWS = [
 
 
 @pytest.mark.parametrize(("kind", "value", "reason"), BROKEN_ROWS)
-def test_broken_row_is_quarantined_and_does_not_affect_others(
-    case: Case, images: Pixels, kind: str, value: object, reason: str
-) -> None:
+def test_broken_row_is_quarantined_and_does_not_affect_others(case, images, kind, value, reason):
     whole = COLUMNS[kind](images)
     values = whole.to_pylist()
     values[11] = value
@@ -76,7 +73,7 @@ def test_broken_row_is_quarantined_and_does_not_affect_others(
     assert (figures["rows"], figures["predicted"]) == (ROWS, ROWS - 1)
 
 
-def test_accuracy_counts_only_the_labelled_rows(case: Case, images: Pixels) -> None:
+def test_accuracy_counts_only_the_labelled_rows(case, images):
     truth = expected(case, images).argmax(1)
     labels = [None if row < 19 else int(truth[row] + row % 2) % 10 for row in range(ROWS)]
     case.write("a.parquet", {"pixels": fixed_list(images), "digit": pa.array(labels, pa.int16())})
@@ -103,9 +100,7 @@ BROKEN_FILES = [
 
 
 @pytest.mark.parametrize("damage", BROKEN_FILES)
-def test_broken_file_is_one_line_of_quarantine_among_good_ones(
-    case: Case, images: Pixels, damage: Callable[[bytes], bytes]
-) -> None:
+def test_broken_file_is_one_line_of_quarantine_among_good_ones(case, images, damage):
     good = {"image": fixed_list(images)}
     for name in ("a.parquet", "c.parquet"):
         case.write(name, good)
@@ -121,7 +116,7 @@ def test_broken_file_is_one_line_of_quarantine_among_good_ones(
 
 
 @pytest.mark.parametrize("format_", ["parquet", "csv"])
-def test_rows_are_named_by_the_picture_or_else_by_the_file(case: Case, format_: str) -> None:
+def test_rows_are_named_by_the_picture_or_else_by_the_file(case, format_):
     digits = case.digits.take(slice(0, 7))
     write_pictures(digits, str(case.folder / "pictures"))
     blank = case.write("pictures/blank é.png", to_png(np.zeros(784, np.uint8)))
@@ -161,7 +156,7 @@ def test_rows_are_named_by_the_picture_or_else_by_the_file(case: Case, format_: 
     assert refused["path"] == refused["source_file"] == str(blank)
 
 
-def test_names_of_files_and_hive_folders_need_not_be_unicode(case: Case, images: Pixels) -> None:
+def test_names_of_files_and_hive_folders_need_not_be_unicode(case, images):
     case.write("a.parquet", {"image": fixed_list(images)})
     data = (case.folder / "a.parquet").read_bytes()
     case.write(os.fsdecode(b"l\xe4ufe.parquet"), data)
@@ -186,9 +181,7 @@ WRONG_SCHEMAS = {
 }
 
 
-def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
-    case: Case, images: Pixels
-) -> None:
+def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(case, images):
     good = pa.table({"image": COLUMNS["fixed-size raw bytes"](images)})
     wrong = {f"{name}.parquet": table for name, table in WRONG_SCHEMAS.items()}
     wrong |= {f"neither {each}.parquet": wrong["no image.parquet"][:0] for each in (1, 2)}
@@ -220,9 +213,7 @@ def test_files_of_every_sort_in_one_folder_are_all_in_the_manifest(
     assert figures["reasons"] == {"broken_file": ROWS, "wrong_schema": 6}
 
 
-def test_large_row_groups_are_cut_and_every_row_is_predicted_once(
-    case: Case, sample: Mnist
-) -> None:
+def test_large_row_groups_are_cut_and_every_row_is_predicted_once(case, sample):
     distinct = [image.tobytes() for image in sample.test.images[:193]]
     pictures = [distinct[row % 193] for row in range(10_001)]
     pictures[9_999] = pictures[10_000] = b"\0"
@@ -240,7 +231,7 @@ def test_large_row_groups_are_cut_and_every_row_is_predicted_once(
     np.testing.assert_array_equal(predictions, np.resize(predictions[:193], 9_999))
 
 
-def test_damaged_row_group_does_not_affect_others(case: Case, sample: Mnist) -> None:
+def test_damaged_row_group_does_not_affect_others(case, sample):
     digits = raw(sample.test.images[:192]).to_pylist()
     options = {"row_group_size": 1056, "write_page_checksum": True, "use_dictionary": False}
     file = case.write("3.parquet", {"image": digits * 22}, **options)
@@ -272,7 +263,7 @@ def digits(case: Case, sample: Mnist) -> Case:
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_repeated_job_does_nothing_and_has_the_same_result(digits: Case, *, verify: bool) -> None:
+def test_repeated_job_does_nothing_and_has_the_same_result(digits, *, verify):
     first = digits.run()
     before = untimed_contents(digits.out)
     times = {path: path.stat().st_mtime_ns for path in digits.out.rglob("*")}
@@ -290,7 +281,7 @@ def test_repeated_job_does_nothing_and_has_the_same_result(digits: Case, *, veri
 
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl"])
-def test_other_formats_hold_the_same_values(digits: Case, format_: str) -> None:
+def test_other_formats_hold_the_same_values(digits, format_):
     digits.run(keep=("id", "writer"))
     rows = digits.table().to_pylist()
     digits.run(keep=("id", "writer"), format=format_, overwrite=True)
@@ -322,7 +313,7 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_summary_has_accuracy_confusion_and_the_worst_mistakes(digits: Case) -> None:
+def test_summary_has_accuracy_confusion_and_the_worst_mistakes(digits):
     figures = digits.run()
 
     table = digits.table()
@@ -348,7 +339,7 @@ def test_summary_has_accuracy_confusion_and_the_worst_mistakes(digits: Case) -> 
         assert picture.tobytes() == source
 
 
-def test_other_settings_or_another_model_are_another_job(digits: Case, tmp_path: Path) -> None:
+def test_other_settings_or_another_model_are_another_job(digits, tmp_path):
     for name, loss in (("copy", "mse"), ("other", "cross_entropy")):
         model_io.save(some_model(loss=loss), str(tmp_path / name))
     digits.run()
@@ -369,7 +360,7 @@ def test_other_settings_or_another_model_are_another_job(digits: Case, tmp_path:
     assert len(digits.messages) == 1
 
 
-def test_model_that_changes_during_a_job_stops_it(digits: Case) -> None:
+def test_model_that_changes_during_a_job_stops_it(digits):
     job, work = digits.plan()
     model_io.save(some_model(), digits.model)
 

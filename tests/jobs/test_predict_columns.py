@@ -2,7 +2,6 @@
 
 import json
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,16 +10,14 @@ import pytest
 
 from nanograd.errors import DataError, OutputExistsError, UsageError
 from nanograd.images.writers import PREDICTIONS, QUARANTINE
-from tests.helpers.image_columns import Pixels, fixed_list, raw
-from tests.jobs.conftest import ROWS, Case
+from tests.helpers.image_columns import fixed_list, raw
+from tests.jobs.conftest import ROWS
 
 FORMATS = pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
 
 
 @pytest.mark.parametrize("flag", ["image_column", "label_column", "keep"])
-def test_column_that_no_file_has_is_a_usage_error_with_the_columns_that_exist(
-    case: Case, images: Pixels, flag: str
-) -> None:
+def test_column_that_no_file_has_is_a_usage_error_with_the_columns_that_exist(case, images, flag):
     case.write("a.parquet", {"image": fixed_list(images), "label": [7] * ROWS})
     case.write("writer=ann/b.parquet", {"image": fixed_list(images), "id": range(ROWS)})
 
@@ -40,9 +37,7 @@ def test_column_that_no_file_has_is_a_usage_error_with_the_columns_that_exist(
         ({"image": [b"x"], "label": [True]}, {"label_column": "label"}, "'label' holds bool"),
     ],
 )
-def test_input_without_a_usable_file_ends_when_it_is_planned(
-    column: Any, settings: dict[str, Any], words: str, case: Case
-) -> None:
+def test_input_without_a_usable_file_ends_when_it_is_planned(column, settings, words, case):
     case.write("a.parquet", column)
     case.refuse(DataError, words, **settings)
 
@@ -51,7 +46,7 @@ def test_input_without_a_usable_file_ends_when_it_is_planned(
     case.refuse(DataError, f"{words}.*none of 2 more files", **settings)
 
 
-def test_hive_folders_give_labels_and_columns_to_keep(case: Case, images: Pixels) -> None:
+def test_hive_folders_give_labels_and_columns_to_keep(case, images):
     for label in (3, 7):
         columns = {"image": fixed_list(images)}
         case.write(f"label={label}/writer=O%27Hara-{label}/x.parquet", columns)
@@ -68,9 +63,7 @@ def test_hive_folders_give_labels_and_columns_to_keep(case: Case, images: Pixels
     assert set(table["writer"].to_pylist()) == {"O'Hara-3"}
 
 
-def test_label_that_is_no_digit_leaves_its_row_predicted_and_is_counted(
-    case: Case, images: Pixels
-) -> None:
+def test_label_that_is_no_digit_leaves_its_row_predicted_and_is_counted(case, images):
     labels = ["7.0", None, "seven", "-1", *["3"] * (ROWS - 4)]
     case.write("a.parquet", {"image": raw(images), "label": labels})
 
@@ -84,9 +77,7 @@ def test_label_that_is_no_digit_leaves_its_row_predicted_and_is_counted(
     assert case.messages[0].startswith("the label of 1 predicted row is null")
 
 
-def test_label_column_that_cannot_hold_digits_is_named_in_a_warning(
-    case: Case, images: Pixels
-) -> None:
+def test_label_column_that_cannot_hold_digits_is_named_in_a_warning(case, images):
     case.write("a.parquet", {"image": raw(images), "label": [True] * ROWS})
     case.write("b.parquet", {"image": raw(images), "label": [7] * ROWS})
 
@@ -99,7 +90,7 @@ def test_label_column_that_cannot_hold_digits_is_named_in_a_warning(
     assert len(case.messages) == 1
 
 
-def test_rows_of_a_wrong_schema_are_counted_from_the_footer(case: Case, images: Pixels) -> None:
+def test_rows_of_a_wrong_schema_are_counted_from_the_footer(case, images):
     case.write("a.parquet", {"image": raw(images)})
     case.write("b.parquet", {"name": pa.nulls(1_000_000, pa.string())})
 
@@ -114,9 +105,7 @@ def test_rows_of_a_wrong_schema_are_counted_from_the_footer(case: Case, images: 
 
 @FORMATS
 @pytest.mark.parametrize("num_bad", [0, 1])
-def test_both_folders_exist_with_their_schemas(
-    num_bad: int, format_: str, case: Case, images: Pixels
-) -> None:
+def test_both_folders_exist_with_their_schemas(num_bad, format_, case, images):
     rows = [*raw(images).to_pylist(), *[b"no picture"] * num_bad]
     case.write("a.parquet", {"id": range(len(rows)), "image": rows})
     case.write("b.parquet", {"id": range(ROWS), "image": raw(images)})
@@ -135,9 +124,7 @@ def test_both_folders_exist_with_their_schemas(
         assert header.split(",") == QUARANTINE.names
 
 
-def test_files_without_rows_have_predictions_of_the_right_schema(
-    case: Case, images: Pixels
-) -> None:
+def test_files_without_rows_have_predictions_of_the_right_schema(case, images):
     case.write("a.parquet", {"image": raw(images)[:0]})
     figures = case.run()
     none = case.table()
@@ -152,9 +139,7 @@ def test_files_without_rows_have_predictions_of_the_right_schema(
     assert (figures["rows"], none.schema.equals(PREDICTIONS)) == (0, True)
 
 
-def test_no_row_predicted_is_a_failure_with_the_commonest_detail(
-    case: Case, images: Pixels
-) -> None:
+def test_no_row_predicted_is_a_failure_with_the_commonest_detail(case, images):
     standardised = (images / 255 - 0.13) / 0.31
     file = case.write("a.parquet", {"image": list(standardised)})
 
@@ -176,7 +161,7 @@ def test_no_row_predicted_is_a_failure_with_the_commonest_detail(
     assert "a pixel is below 0" in (case.out / "report.html").read_text()
 
 
-def test_commonest_detail_is_first_whatever_the_order_of_parts(case: Case, images: Pixels) -> None:
+def test_commonest_detail_is_first_whatever_the_order_of_parts(case, images):
     rows = raw(images[:20]).to_pylist()
     file = case.write("a.parquet", {"image": [*rows, None, b"x", None]})
     case.write("b.parquet", {"image": [None, *rows, b"", b"x", None]})
@@ -191,7 +176,6 @@ def test_commonest_detail_is_first_whatever_the_order_of_parts(case: Case, image
 
 
 def highest(type_: pa.DataType) -> int | None:
-    """Return the highest value of a type of whole numbers."""
     if not pa.types.is_integer(type_):
         return None
     return 2 ** (type_.bit_width - int(pa.types.is_signed_integer(type_))) - 1
@@ -212,9 +196,7 @@ def highest(type_: pa.DataType) -> int | None:
         (pa.timestamp("ms"), pa.timestamp("us"), pa.timestamp("us")),
     ],
 )
-def test_kept_types_are_unified_only_if_one_holds_all_values(
-    first: pa.DataType, second: pa.DataType, kept: pa.DataType | None, case: Case, images: Pixels
-) -> None:
+def test_kept_types_are_unified_only_if_one_holds_all_values(first, second, kept, case, images):
     for name, type_ in (("a", first), ("b", second)):
         values = pa.array([highest(type_)] * ROWS, type_)
         case.write(f"{name}.parquet", {"image": raw(images), "id": values})
@@ -228,7 +210,7 @@ def test_kept_types_are_unified_only_if_one_holds_all_values(
         assert found.to_pylist() == [highest(first)] * ROWS + [highest(second)] * ROWS
 
 
-def test_all_columns_are_kept_but_those_of_the_images(case: Case, images: Pixels) -> None:
+def test_all_columns_are_kept_but_those_of_the_images(case, images):
     ids = pa.array(range(ROWS))
     case.write("a.parquet", {"id": ids, "image": raw(images), "probabilities": ids, "label": ids})
     case.write("writer=ann/b.parquet", {"note": pa.array(["x"] * ROWS), "img": raw(images)})
@@ -253,9 +235,7 @@ def test_all_columns_are_kept_but_those_of_the_images(case: Case, images: Pixels
         ("image", "jsonl", "--format jsonl cannot hold column 'image'"),
     ],
 )
-def test_column_that_cannot_be_kept_is_refused(
-    case: Case, images: Pixels, name: str, format_: str, words: str
-) -> None:
+def test_column_that_cannot_be_kept_is_refused(case, images, name, format_, words):
     boxes = [{"x": row, "words": [str(row)]} for row in range(ROWS)]
     case.write("a.parquet", {"id": range(ROWS), "image": raw(images), "box": boxes})
 
@@ -265,9 +245,7 @@ def test_column_that_cannot_be_kept_is_refused(
 
 
 @pytest.mark.parametrize("permutation", [None, (1, 0)])
-def test_tensors_are_predicted_and_kept(
-    permutation: tuple[int, int] | None, case: Case, images: Pixels
-) -> None:
+def test_tensors_are_predicted_and_kept(permutation, case, images):
     pixels = images.reshape(-1, 28, 28)
     stored = np.ascontiguousarray(pixels.swapaxes(1, 2) if permutation else pixels)
     storage = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), 784)
@@ -284,7 +262,7 @@ def test_tensors_are_predicted_and_kept(
     assert kept["image"].combine_chunks().storage.to_pylist() == storage.to_pylist()
 
 
-def test_renamed_column_does_not_take_the_name_of_another(case: Case, images: Pixels) -> None:
+def test_renamed_column_does_not_take_the_name_of_another(case, images):
     table = {"image": raw(images), "input_label": [1] * ROWS, "label": [7] * ROWS}
     case.write("a.parquet", {**table, "Probabilities": range(ROWS)})
 
@@ -302,9 +280,7 @@ def test_renamed_column_does_not_take_the_name_of_another(case: Case, images: Pi
 
 @FORMATS
 @pytest.mark.parametrize("partition_by", [(), ("writer",)])
-def test_text_that_is_not_utf8_fails_no_row(
-    format_: str, partition_by: tuple[str, ...], case: Case, images: Pixels
-) -> None:
+def test_text_that_is_not_utf8_fails_no_row(format_, partition_by, case, images):
     odd = pa.array([b"J\xfcrgen", *[b"7"] * (ROWS - 1)]).view(pa.string())
     case.write("a.parquet", {"image": raw(images), "writer": odd, "label": odd})
 
@@ -314,7 +290,7 @@ def test_text_that_is_not_utf8_fails_no_row(
 
 
 @FORMATS
-def test_output_is_cut_by_rows_and_by_values(format_: str, case: Case, images: Pixels) -> None:
+def test_output_is_cut_by_rows_and_by_values(format_, case, images):
     for name in "ab":
         case.write(f"{name}.parquet", {"id": range(ROWS), "image": raw(images)})
     settings = {"keep": ("id",), "format": format_, "rows_per_file": 20}
@@ -346,9 +322,7 @@ def test_output_is_cut_by_rows_and_by_values(format_: str, case: Case, images: P
     assert case.run(**settings, sync=True)["predicted"] == ROWS
 
 
-def test_dark_ink_on_light_paper_is_obeyed_or_detected_with_a_warning(
-    case: Case, images: Pixels
-) -> None:
+def test_dark_ink_on_light_paper_is_obeyed_or_detected_with_a_warning(case, images):
     case.write("a.parquet", {"image": raw(images)})
     case.run()
     upright = case.table()["prediction"]
@@ -379,9 +353,7 @@ def date(year: int) -> datetime:
     ],
     ids=str,
 )
-def test_times_that_no_type_holds_end_the_job_before_it_begins(
-    type_: pa.DataType, value: Any, fine: pa.DataType, case: Case, images: Pixels
-) -> None:
+def test_times_that_no_type_holds_end_the_job_before_it_begins(type_, value, fine, case, images):
     case.write("a.parquet", {"image": raw(images), "at": pa.array([None] * 28 + [value], type_)})
     case.write("b.parquet", {"image": raw(images), "at": pa.array([3] * ROWS, fine)})
 
@@ -391,9 +363,7 @@ def test_times_that_no_type_holds_end_the_job_before_it_begins(
 
 
 @pytest.mark.parametrize("unit", ["us", "s"])
-def test_times_of_several_units_are_kept_where_the_finest_holds_them(
-    unit: str, case: Case, images: Pixels
-) -> None:
+def test_times_of_several_units_are_kept_where_the_finest_holds_them(unit, case, images):
     times = [date(2200), None] + [date(1700)] * 27
     for name, column in {
         "a": pa.array(times, pa.timestamp(unit)),

@@ -16,7 +16,7 @@ from nanograd.jobs.part import Part
 from nanograd.jobs.predict import PredictWork
 from nanograd.jobs.receipts import Receipt
 from tests.helpers.folders import untimed_contents
-from tests.helpers.image_columns import FLAT_NAMES, Pixels
+from tests.helpers.image_columns import FLAT_NAMES
 from tests.jobs.conftest import ROWS, Case
 
 NAMES = FLAT_NAMES["pixel0"]
@@ -56,9 +56,7 @@ FORMS: dict[str, Callable[[NDArray[Any], list[int]], bytes]] = {
 }
 
 
-def test_every_form_gets_the_scores_of_parquet(
-    case: Case, images: Pixels, labels: list[int]
-) -> None:
+def test_every_form_gets_the_scores_of_parquet(case, images, labels):
     case.write("a.parquet", {"image": list(images), "label": labels})
     case.run()
     expected = predictions(case)
@@ -71,7 +69,7 @@ def test_every_form_gets_the_scores_of_parquet(
         assert predictions(case).equals(expected), form
 
 
-def test_rows_without_labels_are_predicted(case: Case, images: Pixels) -> None:
+def test_rows_without_labels_are_predicted(case, images):
     for name, header in {"a": NAMES, "b": [], "c": FLAT_NAMES["0"]}.items():
         case.write(f"{name}.csv", text(header, *images.T).encode())
     case.write("d.csv", text(["label", *NAMES], *[[]] * 785).encode())  # no rows
@@ -82,9 +80,7 @@ def test_rows_without_labels_are_predicted(case: Case, images: Pixels) -> None:
     assert figures["accuracy"] is None
 
 
-def test_damaged_lines_are_quarantined_alone_with_their_reasons(
-    case: Case, images: Pixels, labels: list[int]
-) -> None:
+def test_damaged_lines_are_quarantined_alone_with_their_reasons(case, images, labels):
     lines = kaggle(images, labels).decode().splitlines()
     first = lines[1].split(",", 2)[2]
     damaged = [
@@ -113,7 +109,7 @@ def test_damaged_lines_are_quarantined_alone_with_their_reasons(
     assert predictions(case)["source_row"].to_pylist() == sorted({*range(ROWS)} - {*rows})
 
 
-def test_kept_columns_are_text_as_written(case: Case, images: Pixels) -> None:
+def test_kept_columns_are_text_as_written(case, images):
     columns = {
         "id": range(12345, 12345 + ROWS),
         "zip": [f"0{number}" for number in range(ROWS)],
@@ -138,10 +134,7 @@ def test_kept_columns_are_text_as_written(case: Case, images: Pixels) -> None:
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_large_file_is_cut_and_resumed_and_grows(
-    pack: Callable[[bytes], bytes], case: Case, images: Pixels, labels: list[int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_large_file_is_cut_and_resumed_and_grows(pack, case, images, labels, monkeypatch):
     case.write("a.csv", pack(kaggle(images, labels)))
     case.run()
     expected = predictions(case)
@@ -187,9 +180,7 @@ def test_large_file_is_cut_and_resumed_and_grows(
         (b"0" * (17 << 20), "a line has more than 16 MB"),
     ],
 )
-def test_file_that_is_no_table_of_pixels_is_one_sentence(
-    data: bytes, message: str, case: Case
-) -> None:
+def test_file_that_is_no_table_of_pixels_is_one_sentence(data, message, case):
     case.write("a.csv", data)
 
     case.refuse(DataError, message)
@@ -198,24 +189,22 @@ def test_file_that_is_no_table_of_pixels_is_one_sentence(
 @pytest.mark.parametrize(("num_rows", "scale"), [(29, 1), (4, 1), (1, 1), (4, 1 / 255)])
 @pytest.mark.parametrize("damaged", [False, True])
 def test_labels_in_the_last_column_are_not_taken_as_pixels(
-    case: Case, images: Pixels, labels: list[int], num_rows: int, scale: float, *, damaged: bool
-) -> None:
+    case, images, labels, num_rows, scale, *, damaged
+):
     lines = text([], *(images[:num_rows].T * scale), labels[:num_rows]) + "\n1,2,3\n" * damaged
     case.write("a.csv", lines.encode())
 
     case.refuse(DataError, r"a.csv: the (first column|labels)")
 
 
-def test_labels_of_one_class_in_the_last_column_are_not_taken_as_pixels(
-    case: Case, images: Pixels
-) -> None:
+def test_labels_of_one_class_in_the_last_column_are_not_taken_as_pixels(case, images):
     many = np.resize(images, (20_000, 784))
     case.write("a.csv", text([], *many.T, [0] * 19_999 + [7]).encode())
 
     case.refuse(DataError, "another column than the first")
 
 
-def test_csv_beside_parquet_is_left_out_unless_it_is_named(case: Case, images: Pixels) -> None:
+def test_csv_beside_parquet_is_left_out_unless_it_is_named(case, images):
     case.write("a.parquet", {"image": list(images)})
     case.write("labels.csv", b"file,label\na.png,7\n")
 

@@ -53,9 +53,7 @@ def names(case: Case, name: str = "predictions") -> list[tuple[str, int | None]]
     return [(str(Path(r["source_file"]).relative_to(case.folder)), r["source_row"]) for r in rows]
 
 
-def test_pictures_get_the_predictions_of_their_ingested_rows(
-    case: Case, photos: list[Path], tmp_path: Path
-) -> None:
+def test_pictures_get_the_predictions_of_their_ingested_rows(case, photos, tmp_path):
     ingest(tmp_path / "rows", case.folder)
     case.run(tmp_path / "rows")
     shutil.move(case.out, tmp_path / "of rows")
@@ -76,7 +74,7 @@ def test_pictures_get_the_predictions_of_their_ingested_rows(
 
 
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
-def test_mixed_input_is_accounted_for_file_by_file(case: Case, draw: Draw, format_: str) -> None:
+def test_mixed_input_is_accounted_for_file_by_file(case, draw, format_):
     draw("1.png", 0)
     (case.folder / "bad.png").write_bytes(b"no picture")
     case.add(0)
@@ -102,7 +100,7 @@ def test_mixed_input_is_accounted_for_file_by_file(case: Case, draw: Draw, forma
         assert names(case, "quarantine") == refused
 
 
-def test_kept_columns_are_null_for_pictures(case: Case, photos: list[Path]) -> None:
+def test_kept_columns_are_null_for_pictures(case, photos):
     case.add(0)
 
     case.run(keep=("label",))
@@ -112,7 +110,7 @@ def test_kept_columns_are_null_for_pictures(case: Case, photos: list[Path]) -> N
     assert kept["uet"] is not None
 
 
-def test_unusable_pictures_and_archives_affect_no_other(case: Case, photos: list[Path]) -> None:
+def test_unusable_pictures_and_archives_affect_no_other(case, photos):
     Image.new("L", (90, 90), 250).save(case.folder / "blank.png")
     (case.folder / "empty.jpg").touch()
     (case.folder / "scans.zip").write_bytes(b"PK no archive")
@@ -131,9 +129,7 @@ def test_unusable_pictures_and_archives_affect_no_other(case: Case, photos: list
     assert (repaired["rows"], repaired["predicted"], repaired["broken_files"]) == (10, 8, 0)
 
 
-def test_only_new_pictures_are_read_and_changes_need_sync(
-    case: Case, photos: list[Path], draw: Draw
-) -> None:
+def test_only_new_pictures_are_read_and_changes_need_sync(case, photos, draw):
     case.run()
     before = {path: path.stat().st_mtime_ns for path in case.out.glob("predictions/*")}
     draw("new.png", 11)
@@ -157,9 +153,7 @@ def test_only_new_pictures_are_read_and_changes_need_sync(
     assert photos[2].name not in by_name(case)
 
 
-def test_quarantined_pictures_are_retried_with_other_settings(
-    case: Case, photos: list[Path], draw: Draw
-) -> None:
+def test_quarantined_pictures_are_retried_with_other_settings(case, photos, draw):
     Image.new("L", (90, 90), 250).save(case.folder / "blank.png")
     large = Image.open(draw("large.png", 9)).resize((400, 400))
     large.save(case.folder / "large.png")
@@ -178,8 +172,8 @@ def test_quarantined_pictures_are_retried_with_other_settings(
 
 @pytest.mark.parametrize("growth", [False, True])
 def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
-    case: Case, photos: list[Path], draw: Draw, tmp_path: Path, growth: bool
-) -> None:
+    case, photos, draw, tmp_path, growth
+):
     (case.folder / "empty.png").touch()
     case.add(0)
     case.out.mkdir(parents=True)
@@ -197,7 +191,7 @@ def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
         assert untimed_contents(case.out) == undisturbed
 
 
-def test_limit_counts_tables_and_pictures(case: Case, photos: list[Path]) -> None:
+def test_limit_counts_tables_and_pictures(case, photos):
     case.add(0)
 
     figures = case.run(limit=10, label_from="none")
@@ -206,7 +200,7 @@ def test_limit_counts_tables_and_pictures(case: Case, photos: list[Path]) -> Non
     assert figures["labelled"] == 6
 
 
-def test_labels_come_from_a_list_as_in_ingest(case: Case, photos: list[Path]) -> None:
+def test_labels_come_from_a_list_as_in_ingest(case, photos):
     lines = [f"{file.relative_to(case.folder)},{n}" for n, file in enumerate(photos)]
     (case.folder / "labels.csv").write_text("\n".join(["file,label", *lines]))
 
@@ -216,7 +210,7 @@ def test_labels_come_from_a_list_as_in_ingest(case: Case, photos: list[Path]) ->
     assert labels == {file.name: number for number, file in enumerate(photos)}
 
 
-def test_dry_run_counts_pictures(case: Case, photos: list[Path]) -> None:
+def test_dry_run_counts_pictures(case, photos):
     plan = commands.predict([str(case.folder)], spec=case.spec(dry_run=True)).plan
 
     assert plan
@@ -225,7 +219,7 @@ def test_dry_run_counts_pictures(case: Case, photos: list[Path]) -> None:
     assert not case.out.exists()
 
 
-def test_preview_of_a_long_output_has_its_first_and_its_least_certain_rows(case: Case) -> None:
+def test_preview_of_a_long_output_has_its_first_and_its_least_certain_rows(case):
     case.add(0, rows=193)
 
     case.run()
@@ -239,9 +233,7 @@ def test_preview_of_a_long_output_has_its_first_and_its_least_certain_rows(case:
         assert line.startswith(f"  00000.parquet, row {row['source_row']} ")
 
 
-def test_preview_marks_wrong_and_unfamiliar_rows_and_hides_folders(
-    case: Case, photos: list[Path]
-) -> None:
+def test_preview_marks_wrong_and_unfamiliar_rows_and_hides_folders(case, photos):
     case.run()
     text = preview_rows(str(case.out), "parquet")
 

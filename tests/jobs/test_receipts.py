@@ -30,7 +30,7 @@ def counts_of(labels: list[int | None], best: list[int]) -> PredictionCounts:
 
 
 @pytest.mark.parametrize("num_parts", [1, 3])
-def test_counts_add_up_to_the_summary(num_parts: int) -> None:
+def test_counts_add_up_to_the_summary(num_parts):
     counts = counts_of([7, 7, 7, 0, None], [1, 1, 7, 0, 3])
     counts += count_quarantine(quarantine_table([Rejected(Origin("a", 5), Reason.BLANK, "no ink")]))
 
@@ -52,7 +52,7 @@ def test_counts_add_up_to_the_summary(num_parts: int) -> None:
 @pytest.mark.parametrize(
     "counts", [Counts(rows=7), counts_of([7, 7], [1, 7])], ids=["any", "digits"]
 )
-def test_receipt_is_read_as_it_was_written(counts: Counts) -> None:
+def test_receipt_is_read_as_it_was_written(counts):
     receipt = Receipt(
         part="0",
         name="7",
@@ -76,7 +76,7 @@ def test_receipt_is_read_as_it_was_written(counts: Counts) -> None:
     )
 
 
-def test_part_arrives_in_another_process_as_it_was() -> None:
+def test_part_arrives_in_another_process_as_it_was():
     part = Part(
         id="1",
         files=("a.parquet", "l\udce4ufe.parquet"),
@@ -93,9 +93,7 @@ def test_part_arrives_in_another_process_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("unfamiliar", "predicted", "share"), [(0, 0, ""), (5, 10, ""), (6, 10, "60%"), (1, 1, "100%")]
 )
-def test_most_rows_that_are_unfamiliar_are_told(
-    unfamiliar: int, predicted: int, share: str
-) -> None:
+def test_most_rows_that_are_unfamiliar_are_told(unfamiliar, predicted, share):
     told = list(PredictionCounts(unfamiliar=unfamiliar, predicted=predicted).remarks())
 
     assert len(told) == bool(share)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.digits.dataset import Mnist
 from nanograd.errors import OutputExistsError
 from nanograd.images.writers import write_pictures
 from tests.helpers.growth import FILE_ROWS, every_row, sources
 from tests.helpers.ingests import ingest
 from tests.jobs.conftest import Case
-
-Change = Callable[[Path], object]
 
 
 def other_content(file: Path) -> None:
@@ -39,7 +35,6 @@ def write(table: pa.Table, file: Path) -> None:
 
 @pytest.fixture
 def files(case: Case) -> list[Path]:
-    """Three files of one size."""
     found = case.fill(3)
     for file in found:
         table = pq.read_table(file)
@@ -49,9 +44,7 @@ def files(case: Case) -> list[Path]:
     return found
 
 
-def test_renamed_file_is_named_and_replaced_by_sync(
-    case: Case, files: list[Path], out: Path
-) -> None:
+def test_renamed_file_is_named_and_replaced_by_sync(case, files, out):
     case.run()
     new = files[1].rename(files[1].with_name("zz.parquet"))
 
@@ -64,9 +57,7 @@ def test_renamed_file_is_named_and_replaced_by_sync(
 
 
 @pytest.mark.parametrize("original", ["gone", "there"])
-def test_new_file_of_the_size_of_another_is_read(
-    case: Case, files: list[Path], original: str
-) -> None:
+def test_new_file_of_the_size_of_another_is_read(case, files, original):
     case.run()
     if original == "gone":
         other_content(files[1])
@@ -77,9 +68,7 @@ def test_new_file_of_the_size_of_another_is_read(
     assert case.run()["rows"] == 4 * FILE_ROWS
 
 
-def test_other_content_of_the_same_size_and_time_is_a_change(
-    case: Case, files: list[Path], out: Path
-) -> None:
+def test_other_content_of_the_same_size_and_time_is_a_change(case, files, out):
     case.run()
     before = case.table().to_pylist()
     other_content(files[1])
@@ -104,7 +93,7 @@ def copy(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [link, copy, lambda file: file.chmod(0o600)])
-def test_same_content_is_no_change(case: Case, files: list[Path], change: Change) -> None:
+def test_same_content_is_no_change(case, files, change):
     case.run()
     before = files[1].stat()
     change(files[1])
@@ -116,7 +105,7 @@ def test_same_content_is_no_change(case: Case, files: list[Path], change: Change
     assert any("nothing to do" in text for text in case.messages)
 
 
-def test_large_file_that_is_cut_is_known_by_its_content(case: Case, sample: Mnist) -> None:
+def test_large_file_that_is_cut_is_known_by_its_content(case, sample):
     images = ([image.tobytes() for image in sample.test.images] * 20)[:6000]
     file = case.write("large.parquet", {"image": images}, row_group_size=1000)
     first = case.run()
@@ -130,9 +119,7 @@ def test_large_file_that_is_cut_is_known_by_its_content(case: Case, sample: Mnis
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_renamed_pictures_are_not_ingested_twice(
-    tmp_path: Path, sample: Mnist, packed: bool
-) -> None:
+def test_renamed_pictures_are_not_ingested_twice(tmp_path, sample, packed):
     folder = tmp_path / "in" / "png"
     write_pictures(sample.test.take(slice(0, 30)), str(folder))
     if packed:

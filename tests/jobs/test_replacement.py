@@ -16,7 +16,6 @@ from nanograd.runtime import storage
 from nanograd.runtime.lease import Lease
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, runs, sources
-from tests.jobs.conftest import Case
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def reading(out: Path, *, may_fail: bool = False) -> Iterator[set[tuple[int, int
 
 
 @pytest.mark.parametrize("change", ["growth", "sync", "overwrite", "retry_quarantine"])
-def test_reader_in_a_loop_sees_each_row_once(case: Case, change: str) -> None:
+def test_reader_in_a_loop_sees_each_row_once(case, change):
     case.fill(10)
     case.run()
     before = untimed_contents(case.out)
@@ -72,7 +71,7 @@ def test_reader_in_a_loop_sees_each_row_once(case: Case, change: str) -> None:
     assert not (case.out / "_next").exists()
 
 
-def test_folder_keeps_a_table_when_the_part_that_wrote_it_is_dropped(case: Case) -> None:
+def test_folder_keeps_a_table_when_the_part_that_wrote_it_is_dropped(case):
     for number in range(3):
         file = case.add(number)
         pq.write_table(pq.read_table(file).slice(0, FILE_ROWS - 1), file)
@@ -87,7 +86,7 @@ def test_folder_keeps_a_table_when_the_part_that_wrote_it_is_dropped(case: Case)
 
 
 @pytest.mark.parametrize("rows", [FILE_ROWS, FILE_ROWS + 5])
-def test_changed_file_is_named_and_replaced_by_sync(case: Case, rows: int) -> None:
+def test_changed_file_is_named_and_replaced_by_sync(case, rows):
     case.add(0)
     file = case.add(1)
     case.run()
@@ -102,7 +101,7 @@ def test_changed_file_is_named_and_replaced_by_sync(case: Case, rows: int) -> No
     assert len(list((case.out / "_receipts").iterdir())) == 2
 
 
-def test_removed_file_keeps_its_rows_until_sync(case: Case) -> None:
+def test_removed_file_keeps_its_rows_until_sync(case):
     case.add(0)
     file = case.add(1)
     case.run()
@@ -121,7 +120,7 @@ def test_removed_file_keeps_its_rows_until_sync(case: Case) -> None:
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_retry_keeps_the_rows_of_removed_files_until_sync(case: Case, sync: bool) -> None:
+def test_retry_keeps_the_rows_of_removed_files_until_sync(case, sync):
     file = case.add(0)
     case.add(1)
     case.run()
@@ -134,9 +133,7 @@ def test_retry_keeps_the_rows_of_removed_files_until_sync(case: Case, sync: bool
     assert any("1 input files" in text for text in case.messages) is not sync
 
 
-def test_replacement_stops_once_another_process_holds_the_output(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replacement_stops_once_another_process_holds_the_output(case, monkeypatch):
     case.fill(4)
     case.run()
     moved: list[str] = []
@@ -162,7 +159,7 @@ def test_replacement_stops_once_another_process_holds_the_output(
     assert (sources(case.out), again["rows"]) == (every_row(0, 1, 2, 3), 28)
 
 
-def test_sync_of_many_small_files_replaces_one_part(case: Case) -> None:
+def test_sync_of_many_small_files_replaces_one_part(case):
     files = case.fill(900, rows=3)
     case.run()
     parts = len(list((case.out / "predictions").iterdir()))

@@ -1,7 +1,6 @@
 """`--retry-quarantine`: rows of the quarantine that are read again, whatever happens on the way."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ from nanograd.errors import OutputExistsError
 from nanograd.runtime import json_files
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, sources
-from tests.helpers.image_columns import PICTURE, Pixels, raw
+from tests.helpers.image_columns import PICTURE, raw
 from tests.jobs.conftest import Case
 
 SCAN = {"retry_quarantine": True, "image_column": "scan", "label_column": "none"}
@@ -32,7 +31,7 @@ def retried(case: Case) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl"])
-def test_quarantine_of_any_format_is_read_again(case: Case, format_: str) -> None:
+def test_quarantine_of_any_format_is_read_again(case, format_):
     case.add(0)
     case.add_scan(1)
 
@@ -43,9 +42,7 @@ def test_quarantine_of_any_format_is_read_again(case: Case, format_: str) -> Non
     assert again["rows"] == 2 * FILE_ROWS
 
 
-def test_retry_reads_repaired_pictures_and_only_the_rows_of_the_quarantine(
-    case: Case, images: Pixels, tmp_path: Path
-) -> None:
+def test_retry_reads_repaired_pictures_and_only_the_rows_of_the_quarantine(case, images, tmp_path):
     for number in range(3):
         rows = [{"bytes": images[number].tobytes()}, {"path": f"{number}.png"}]
         case.write(f"{number}.parquet", {"image": pa.array(rows, PICTURE)})
@@ -66,7 +63,7 @@ def test_retry_reads_repaired_pictures_and_only_the_rows_of_the_quarantine(
     assert len(sources(case.out)) == 6
 
 
-def test_retry_with_other_settings_belongs_to_the_same_job(case: Case) -> None:
+def test_retry_with_other_settings_belongs_to_the_same_job(case):
     case.add(0)
     case.add_scan(1)
     first = case.run()
@@ -89,7 +86,7 @@ def test_retry_with_other_settings_belongs_to_the_same_job(case: Case) -> None:
         case.refuse(OutputExistsError, "another job", retry_quarantine=True, **change)
 
 
-def test_file_of_another_schema_is_read_with_its_own_columns(case: Case, images: Pixels) -> None:
+def test_file_of_another_schema_is_read_with_its_own_columns(case, images):
     case.add(0)
     scans = raw(images[:FILE_ROWS])
     case.write("00001.parquet", {"scan": scans, "photo": scans})  # none is chosen without a name
@@ -102,7 +99,7 @@ def test_file_of_another_schema_is_read_with_its_own_columns(case: Case, images:
     assert sources(case.out) == every_row(0, 1)
 
 
-def test_retry_that_finds_nothing_changes_no_row(case: Case) -> None:
+def test_retry_that_finds_nothing_changes_no_row(case):
     case.add(0)
     figures = [case.run(), *(case.run(retry_quarantine=True) for _ in range(3))]
 
@@ -111,7 +108,7 @@ def test_retry_that_finds_nothing_changes_no_row(case: Case) -> None:
     assert len(json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]) == 2
 
 
-def test_row_is_retried_with_one_setting_after_the_other(case: Case, images: Pixels) -> None:
+def test_row_is_retried_with_one_setting_after_the_other(case, images):
     pictures = raw(images[:6]).to_pylist()
     columns = {name: [b"x"] * 6 for name in ("image", "one", "two")}
     columns["one"][:2], columns["two"][:4] = pictures[:2], pictures[:4]
@@ -130,9 +127,7 @@ def test_row_is_retried_with_one_setting_after_the_other(case: Case, images: Pix
 
 
 @pytest.mark.parametrize("table", ["predictions", "quarantine", "_review"])
-def test_lost_file_of_a_retry_is_made_again_by_the_next_command(
-    case: Case, retried: dict[str, bytes], table: str
-) -> None:
+def test_lost_file_of_a_retry_is_made_again_by_the_next_command(case, retried, table):
     for file in sorted((case.out / table).iterdir()):
         file.unlink()
 
@@ -144,9 +139,7 @@ def test_lost_file_of_a_retry_is_made_again_by_the_next_command(
         assert json_files.read_manifest(f"{case.out}/_manifest.json")["retries"] == []
 
 
-def test_changed_file_of_a_retry_is_replaced_by_sync_and_read_in_both_ways(
-    case: Case, retried: dict[str, bytes]
-) -> None:
+def test_changed_file_of_a_retry_is_replaced_by_sync_and_read_in_both_ways(case, retried):
     os.utime(case.add_scan(1), ns=(0, 0))
     changed = case.run(sync=True)
     case.add_scan(1).unlink()
@@ -156,7 +149,7 @@ def test_changed_file_of_a_retry_is_replaced_by_sync_and_read_in_both_ways(
     assert sources(case.out) == every_row(0)
 
 
-def test_retry_with_growth_reads_both(case: Case, retried: dict[str, bytes]) -> None:
+def test_retry_with_growth_reads_both(case, retried):
     case.add(2)
     case.add_scan(3)
 

@@ -12,14 +12,12 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.images.writers import PREDICTIONS
 from nanograd.jobs import review
 from nanograd.jobs.receipts import doubt_of
 from nanograd.jobs.review import LEAST_OF_PART, MAX_OF_PART, PartReview
 from nanograd.settings.specs import InspectSpec, PredictSpec
-from tests.jobs.conftest import Case
 
 Row = dict[str, Any]
 
@@ -44,9 +42,7 @@ def places(rows: list[Row]) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3])
-def test_list_has_the_share_of_rows_most_in_doubt_with_their_pictures(
-    case: Case, sample: Mnist, share: float
-) -> None:
+def test_list_has_the_share_of_rows_most_in_doubt_with_their_pictures(case, sample, share):
     case.fill(5, 100, rows=23)
 
     figures = case.run(review_share=share)
@@ -63,7 +59,7 @@ def test_list_has_the_share_of_rows_most_in_doubt_with_their_pictures(
         assert row["label"] == sample.test.labels[first + row["source_row"]]
 
 
-def test_list_of_rows_below_a_certainty_has_all_of_them(case: Case) -> None:
+def test_list_of_rows_below_a_certainty_has_all_of_them(case):
     case.fill(3, 100, rows=40)
     case.run(review_share=1.0)
     limit = sorted(1 - row["doubt"] for row in listed(case.out))[50]
@@ -77,7 +73,7 @@ def test_list_of_rows_below_a_certainty_has_all_of_them(case: Case) -> None:
     assert 45 <= len(expected) <= 55
 
 
-def test_list_has_the_columns_to_keep_except_bytes_and_tensors(case: Case) -> None:
+def test_list_has_the_columns_to_keep_except_bytes_and_tensors(case):
     pictures = [{"bytes": image.tobytes(), "path": f"{n}.png"} for n, image in case.some(9)]
     tensors = pa.fixed_shape_tensor(pa.uint8(), (2,))
     flat = pa.FixedSizeListArray.from_arrays(pa.array(range(18), pa.uint8()), 2)
@@ -99,7 +95,7 @@ def test_list_has_the_columns_to_keep_except_bytes_and_tensors(case: Case) -> No
         assert (row["input_path"], row["pixels"], row["list"]) == ("mine", "text", [0.5])
 
 
-def test_list_has_the_probabilities_unless_they_are_left_out(case: Case) -> None:
+def test_list_has_the_probabilities_unless_they_are_left_out(case):
     case.add(0)
     case.run(review_share=1.0)
     expected = [row["probabilities"] for row in most_doubtful(case.out)]
@@ -109,7 +105,7 @@ def test_list_has_the_probabilities_unless_they_are_left_out(case: Case) -> None
     assert "probabilities" not in listed(case.out)[0]
 
 
-def test_list_of_no_rows_has_the_same_columns(case: Case) -> None:
+def test_list_of_no_rows_has_the_same_columns(case):
     columns = []
     for rows in (0, 7):
         images = [image.tobytes() for _, image in case.some(rows)]
@@ -121,7 +117,7 @@ def test_list_of_no_rows_has_the_same_columns(case: Case) -> None:
     assert columns[0] == columns[1]
 
 
-def test_list_follows_growth_replacement_and_removal(case: Case) -> None:
+def test_list_follows_growth_replacement_and_removal(case):
     settings = {"review_share": 0.5}
     files = case.fill(3, 100, rows=9)
     case.run(**settings)
@@ -142,7 +138,7 @@ def test_list_follows_growth_replacement_and_removal(case: Case) -> None:
     assert (case.out / "_review.pq").read_bytes() == whole
 
 
-def test_no_list_is_written_or_left_where_none_is_wanted(case: Case) -> None:
+def test_no_list_is_written_or_left_where_none_is_wanted(case):
     case.add(0)
     case.run()
     figures = case.run(review_share=0.0, overwrite=True)
@@ -152,9 +148,7 @@ def test_no_list_is_written_or_left_where_none_is_wanted(case: Case) -> None:
 
 
 @pytest.mark.parametrize("given", [{"review_share": 0.05}, {"review_below": 0.6}])
-def test_list_is_made_again_for_other_settings_or_when_it_is_lost(
-    case: Case, given: dict[str, float]
-) -> None:
+def test_list_is_made_again_for_other_settings_or_when_it_is_lost(case, given):
     case.fill(5, 100, rows=23)
     place = case.out / "_review.pq"
     case.run(**given)
@@ -176,7 +170,7 @@ def test_list_is_made_again_for_other_settings_or_when_it_is_lost(
     assert (case.out / "_SUCCESS").exists()
 
 
-def test_list_for_which_parts_keep_too_few_rows_is_a_warning(case: Case) -> None:
+def test_list_for_which_parts_keep_too_few_rows_is_a_warning(case):
     case.add(0, rows=400)
     case.run(review_share=0.01)
 
@@ -186,7 +180,7 @@ def test_list_for_which_parts_keep_too_few_rows_is_a_warning(case: Case) -> None
     assert any("200 of 360 rows" in text and "--overwrite" in text for text in case.messages)
 
 
-def test_readers_of_all_parquet_files_see_predictions_and_quarantine_only(case: Case) -> None:
+def test_readers_of_all_parquet_files_see_predictions_and_quarantine_only(case):
     case.add(0, rows=23)
     case.run()
 
@@ -218,7 +212,7 @@ def kept(num_rows: int, step: int, **settings: float) -> bytes:
     return part.finish("part-1")["_review/part-1.pq"]
 
 
-def test_part_keeps_few_rows_and_the_same_ones_however_they_arrive() -> None:
+def test_part_keeps_few_rows_and_the_same_ones_however_they_arrive():
     found = [kept(1000, step, review_share=0.01) for step in (7, 193, 1000)]
 
     assert found[0] == found[1] == found[2]
@@ -230,9 +224,7 @@ def test_part_keeps_few_rows_and_the_same_ones_however_they_arrive() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"review_share": 0.5}, {"review_below": 1.0}])
-def test_number_of_rows_is_bounded(
-    case: Case, monkeypatch: pytest.MonkeyPatch, settings: dict[str, float]
-) -> None:
+def test_number_of_rows_is_bounded(case, monkeypatch, settings):
     data = kept(MAX_OF_PART + 7, MAX_OF_PART + 7, **settings)
     assert pq.read_metadata(pa.BufferReader(data)).num_rows == MAX_OF_PART
 
@@ -242,12 +234,12 @@ def test_number_of_rows_is_bounded(
     assert len(listed(case.out)) == 5
 
 
-def test_two_ways_to_choose_exclude_each_other() -> None:
+def test_two_ways_to_choose_exclude_each_other():
     with pytest.raises(UsageError, match="exclude each other"):
         PredictSpec(model="m", output="o", review_share=0.1, review_below=0.5)
 
 
-def test_inspect_draws_the_first_rows_of_the_list(case: Case) -> None:
+def test_inspect_draws_the_first_rows_of_the_list(case):
     case.add(0)
     case.run(review_share=1.0)
     config = InspectSpec(model=case.model, output=str(case.out.parent / "sheet.png"), limit=3)

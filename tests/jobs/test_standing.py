@@ -9,13 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import nanograd
-from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images.writers import write_pictures
 from nanograd.jobs import predict as predict_parts
-from nanograd.jobs.job import Job, run_job
+from nanograd.jobs.job import run_job
 from nanograd.jobs.part import Part, run_local
-from nanograd.jobs.predict import PredictWork
 from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
@@ -27,9 +25,6 @@ from tests.jobs.conftest import Case
 
 def first(out: Path, folder: str) -> Path:
     return min(file for file in (out / folder).rglob("part-*"))
-
-
-Planned = Callable[[], tuple[Job, PredictWork]]
 
 
 def delete(file: Path) -> None:
@@ -56,7 +51,6 @@ THEN: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def grown(case: Case) -> dict[str, Any]:
-    """A complete output of three files."""
     case.fill(3)
     return case.run()
 
@@ -70,9 +64,7 @@ DAMAGES: list[Any] = [
 
 
 @pytest.mark.parametrize(("then", "damage", "table", "settings"), DAMAGES)
-def test_lost_or_cut_file_is_made_again(
-    case: Case, then: str, damage: Callable[[Path], None], table: str, settings: dict[str, Any]
-) -> None:
+def test_lost_or_cut_file_is_made_again(case, then, damage, table, settings):
     case.fill(3)
     case.run(**settings)
     before = untimed_contents(case.out)
@@ -110,9 +102,7 @@ def test_lost_or_cut_file_is_made_again(
         ("_review/x.parquet", "again"),
     ],
 )
-def test_foreign_file_is_named_until_it_is_gone(
-    case: Case, grown: dict[str, Any], name: str, then: str
-) -> None:
+def test_foreign_file_is_named_until_it_is_gone(case, grown, name, then):
     storage.commit(f"{case.out}/{name}", b"dear")
     if then == "grow":
         case.add(3)
@@ -127,9 +117,7 @@ def test_foreign_file_is_named_until_it_is_gone(
     assert (case.out / "_SUCCESS").exists()
 
 
-def test_file_that_no_reader_takes_for_rows_does_not_matter(
-    case: Case, grown: dict[str, Any]
-) -> None:
+def test_file_that_no_reader_takes_for_rows_does_not_matter(case, grown):
     names = ("notes.txt", "predictions/.nfs0001", "plots/a.png")
     for name in names:
         storage.commit(f"{case.out}/{name}", b"dear")
@@ -141,9 +129,7 @@ def test_file_that_no_reader_takes_for_rows_does_not_matter(
     assert all((case.out / name).read_bytes() == b"dear" for name in names)
 
 
-def test_lost_file_whose_input_is_gone_is_an_error_until_sync(
-    case: Case, grown: dict[str, Any]
-) -> None:
+def test_lost_file_whose_input_is_gone_is_an_error_until_sync(case, grown):
     lost = first(case.out, "predictions")
     receipts = json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]
     [source] = [
@@ -175,8 +161,8 @@ def damaging(work: Callable[[Part], Receipt], act: Callable[[], None], after: in
 @pytest.mark.parametrize(("when", "where"), [("first", ""), ("growth", ""), ("growth", "_next/")])
 @pytest.mark.parametrize("damage", [delete, cut])
 def test_file_lost_during_a_run_is_74_and_the_next_command_repeats_its_part(
-    case: Case, when: str, where: str, damage: Callable[[Path], None]
-) -> None:
+    case, when, where, damage
+):
     case.fill(3)
     if when == "growth":
         case.run()
@@ -198,9 +184,7 @@ def test_file_lost_during_a_run_is_74_and_the_next_command_repeats_its_part(
 
 
 @pytest.mark.parametrize("damage", [delete, cut])
-def test_part_of_a_killed_command_whose_file_is_lost_is_done_again(
-    case: Case, damage: Callable[[Path], None]
-) -> None:
+def test_part_of_a_killed_command_whose_file_is_lost_is_done_again(case, damage):
     case.fill(3)
     job, work = case.plan()
 
@@ -215,9 +199,7 @@ def test_part_of_a_killed_command_whose_file_is_lost_is_done_again(
     assert sources(case.out) == every_row(0, 1, 2)
 
 
-def test_ingested_file_that_is_lost_is_made_again_and_a_foreign_one_named(
-    tmp_path: Path, sample: Mnist
-) -> None:
+def test_ingested_file_that_is_lost_is_made_again_and_a_foreign_one_named(tmp_path, sample):
     write_pictures(sample.test.take(slice(0, 30)), str(tmp_path / "png"))
     rows = tmp_path / "rows"
     ingest(rows, tmp_path / "png", part_rows=10)
@@ -235,9 +217,7 @@ def test_ingested_file_that_is_lost_is_made_again_and_a_foreign_one_named(
 
 
 @pytest.mark.parametrize("settings", [{}, {"partition_by": ("label",)}, {"rows_per_file": 2}])
-def test_parquet_file_that_is_copied_elsewhere_says_what_made_it(
-    case: Case, settings: dict[str, Any]
-) -> None:
+def test_parquet_file_that_is_copied_elsewhere_says_what_made_it(case, settings):
     case.add(0)
     case.run(**settings)
 

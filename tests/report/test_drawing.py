@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import commands
-from nanograd.digits.dataset import Mnist
 from nanograd.digits.deskew import Size, deskew
 from nanograd.errors import UnreadableError
 from nanograd.models import model as model_io
@@ -85,7 +84,7 @@ def odd_drawings() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("pen", [6, 18, 30, None])
-def test_page_and_python_normalise_drawings_to_the_same_bytes(pen: int | None) -> None:
+def test_page_and_python_normalise_drawings_to_the_same_bytes(pen):
     pictures = [painted(each, pen) for each in drawings(4, seed=pen)] if pen else odd_drawings()
 
     in_page = normalise_in_page(pictures)
@@ -95,7 +94,7 @@ def test_page_and_python_normalise_drawings_to_the_same_bytes(pen: int | None) -
     assert differing == []
 
 
-def test_page_refuses_what_python_refuses() -> None:
+def test_page_refuses_what_python_refuses():
     bar = [(60.0, 40.0), (60.0, 200.0)]
     two = Drawing(1, [bar, [(x + 110, y) for x, y in bar]])
     pictures = [painted(two), Image.new("L", (240, 240), 255)]
@@ -109,7 +108,7 @@ def test_page_refuses_what_python_refuses() -> None:
 
 
 @pytest.mark.parametrize("size", [Size(), Size(height=5.3), Size(3.3, 5.7)])
-def test_page_and_python_deskew_digits_to_the_same_bytes(sample: Mnist, size: Size) -> None:
+def test_page_and_python_deskew_digits_to_the_same_bytes(sample, size):
     images = sample.test.images[:193]
 
     in_page = run_in_node(f"deskew(each, {size.width}, {size.height})", images.tolist())
@@ -127,9 +126,7 @@ def test_page_and_python_deskew_digits_to_the_same_bytes(sample: Mnist, size: Si
         {"name": "deskewed", "width": 3.5, "height": 5.5, "hidden": 7},
     ],
 )
-def test_page_and_python_compute_the_same_probabilities(
-    sample: Mnist, settings: dict[str, Any]
-) -> None:
+def test_page_and_python_compute_the_same_probabilities(sample, settings):
     nets = (some_net(**{"hidden": 37, "scale": 3, **settings}), some_net(37, seed=6, scale=3))
     model = Model(nets=nets, about={}, reference=some_reference())
     images = sample.test.images[:23]
@@ -141,7 +138,7 @@ def test_page_and_python_compute_the_same_probabilities(
     np.testing.assert_allclose(in_page[:, 10], expected.unfamiliarity, rtol=0, atol=1e-5)
 
 
-def test_page_predicts_the_digits_that_python_predicts(run: Path, sample: Mnist) -> None:
+def test_page_predicts_the_digits_that_python_predicts(run, sample):
     model, images = model_io.load(str(run / "model")), sample.test.images
 
     in_page = np.array(assess_in_page(model, images))
@@ -149,7 +146,7 @@ def test_page_predicts_the_digits_that_python_predicts(run: Path, sample: Mnist)
     assert np.array_equal(in_page[:, :10].argmax(axis=1), model.predict(images))
 
 
-def test_drawings_saved_by_the_page_are_ingested_with_their_labels(tmp_path: Path) -> None:
+def test_drawings_saved_by_the_page_are_ingested_with_their_labels(tmp_path):
     wanted = list(drawings(1, seed=7))
     pictures = [painted(drawing) for drawing in wanted]
     files = [
@@ -173,9 +170,7 @@ def test_drawings_saved_by_the_page_are_ingested_with_their_labels(tmp_path: Pat
     ("hidden", "num_packed"),
     [([1200], 1), ([1250], 0), ([200] * 6, 6), ([700, 700], 1)],
 )
-def test_page_has_the_nets_that_fit_and_reports_the_others(
-    hidden: list[int], num_packed: int
-) -> None:
+def test_page_has_the_nets_that_fit_and_reports_the_others(hidden, num_packed):
     model = Model(nets=tuple(map(some_net, hidden)), about={}, reference=some_reference())
 
     packed = pack_model(model)
@@ -188,7 +183,7 @@ def test_page_has_the_nets_that_fit_and_reports_the_others(
 
 
 @pytest.mark.parametrize("scale", [0, 1e-6, 1, 1e6])
-def test_weights_of_any_scale_are_stored_within_half_a_step(scale: float) -> None:
+def test_weights_of_any_scale_are_stored_within_half_a_step(scale):
     net = some_net(3, scale=scale)
     packed = pack_model(Model(nets=(net,), about={}, reference=some_reference()))
 

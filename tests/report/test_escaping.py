@@ -1,18 +1,15 @@
 """Hostile strings in every field that comes from files appear as text in the reports."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 
-from nanograd.digits.dataset import Mnist
 from nanograd.jobs.receipts import Detail
 from nanograd.report import prediction_report, training_report
 from nanograd.report.html import render
 from tests.helpers.reports import check_page
-from tests.report.conftest import Predict
 
 HOSTILE = "'\"></title></style></script></td><hostile onload=x>&amp;{{ 7 * 7 }}{% x %}"
 
@@ -37,7 +34,7 @@ def check_escaped(html: str, expected: list[Any]) -> None:
     assert [each for each in expected if isinstance(each, str) and each not in page.text] == []
 
 
-def test_training_report_escapes_every_field(run: Path, few_digits: Mnist) -> None:
+def test_training_report_escapes_every_field(run, few_digits):
     finished = training_report.read_run(str(run))
     event = {"time": "now", "event": "refused", "round": 7, "sentence": "a sentence"}
     failure = {"time": "now", "event": "lost", "round": 8, "sentence": HOSTILE}
@@ -58,7 +55,7 @@ def test_training_report_escapes_every_field(run: Path, few_digits: Mnist) -> No
     check_escaped(html, [*expected, HOSTILE, about["data"], about["identity"]["data_sha256"]])
 
 
-def test_prediction_report_escapes_every_field(predict: Predict) -> None:
+def test_prediction_report_escapes_every_field(predict):
     finished = prediction_report.read_prediction(str(predict(193)))
     origin = f"a/{HOSTILE.replace('/', '')}"
     source = {"path": origin, "source_file": origin}
@@ -85,7 +82,7 @@ def test_prediction_report_escapes_every_field(predict: Predict) -> None:
     assert {title.partition(", row")[0] for title in titles} == {origin}
 
 
-def test_drawing_pad_escapes_the_nets() -> None:
+def test_drawing_pad_escapes_the_nets():
     run = SimpleNamespace(model=SimpleNamespace(nets=[None]))
 
     html = render("draw.html", run=run, packed={"nets": [{"data": HOSTILE}]}, code="")

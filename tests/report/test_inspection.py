@@ -50,7 +50,6 @@ def model_directory(tmp_path: Path) -> str:
 
 
 def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image, list[str]]:
-    """Return figures, sheet and messages."""
     events: list[Event] = []
     config = InspectSpec(**{"output": str(inputs[0].parent / "sheet.png"), **settings})
     figures = commands.inspect(
@@ -59,9 +58,7 @@ def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image
     return figures, Image.open(config.output), [str(event) for event in events]
 
 
-def test_result_has_prediction_or_reason_of_each_picture(
-    folder: Path, model_directory: str, digits: Dataset
-) -> None:
+def test_result_has_prediction_or_reason_of_each_picture(folder, model_directory, digits):
     figures, _, _ = inspect(folder, model=model_directory)
 
     found = {Path(each["file"]).name: each for each in figures["results"]}
@@ -78,7 +75,7 @@ def test_result_has_prediction_or_reason_of_each_picture(
     assert json.loads(json.dumps(figures)) == figures
 
 
-def test_sheet_has_the_exact_input_of_the_net(folder: Path) -> None:
+def test_sheet_has_the_exact_input_of_the_net(folder):
     _, image, _ = inspect(folder / "drawing.png")
 
     image_28 = normalise.normalise(Image.open(folder / "drawing.png"))
@@ -89,8 +86,8 @@ def test_sheet_has_the_exact_input_of_the_net(folder: Path) -> None:
 
 
 def test_picture_adds_a_row_and_another_model_changes_only_the_probabilities(
-    folder: Path, model_directory: str
-) -> None:
+    folder, model_directory
+):
     output = str(folder.parent / "sheet.png")
     _, image, _ = inspect(*sorted(folder.iterdir())[:2], output=output)
     _, first, _ = inspect(folder, output=output)
@@ -116,7 +113,7 @@ def has_orange(panel: sheet.Panel | None) -> bool:
     return bool((red - blue > 80).any())
 
 
-def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
+def test_panels_are_the_steps_that_were_reached(folder):
     def captions(picture: Image.Image) -> list[str | None]:
         return [panel and panel.caption for panel in panels(picture)]
 
@@ -135,7 +132,7 @@ def test_panels_are_the_steps_that_were_reached(folder: Path) -> None:
     assert has_orange(panels(bound(pale_seven(), 0))[0])
 
 
-def test_longest_bar_is_the_prediction_in_colour() -> None:
+def test_longest_bar_is_the_prediction_in_colour():
     probabilities = np.array([0, 0, 0.25, 0, 0, 0, 0, 0.75, 0, 0], np.float32)
 
     pixels = np.asarray(sheet.draw_probabilities(probabilities).image)
@@ -148,7 +145,7 @@ def test_longest_bar_is_the_prediction_in_colour() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "m" * 500, "a b " * 200, "\udcff\n\0", "é … 中"])
-def test_text_of_any_length_fits_and_is_drawn(text: str) -> None:
+def test_text_of_any_length_fits_and_is_drawn(text):
     refused = UnreadableError(Reason.BLANK, text)
     long = Inspection(file=text, steps=Candidate(refused=refused))
 
@@ -159,7 +156,7 @@ def test_text_of_any_length_fits_and_is_drawn(text: str) -> None:
     assert Image.open(BytesIO(data)).format == "PNG"
 
 
-def test_output_replaces_an_earlier_sheet_but_no_picture(folder: Path) -> None:
+def test_output_replaces_an_earlier_sheet_but_no_picture(folder):
     output, before = str(folder / "sheet.png"), (folder / "mnist.png").read_bytes()
 
     first, _, _ = inspect(folder / "mnist.png", output=output)
@@ -173,7 +170,7 @@ def test_output_replaces_an_earlier_sheet_but_no_picture(folder: Path) -> None:
     assert (folder / "mnist.png").read_bytes() == before
 
 
-def test_usage_errors_are_raised_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+def test_usage_errors_are_raised_before_anything_is_written(folder, tmp_path):
     (folder / "rows").mkdir()
     for inputs, settings, error in (
         (folder, {"output": str(tmp_path / "sheet.jpg")}, UsageError),

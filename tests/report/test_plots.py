@@ -16,8 +16,6 @@ from nanograd.jobs.receipts import PredictionCounts
 from nanograd.nn import metrics
 from nanograd.report import accuracy, charts, html, prediction_report, training_report
 from nanograd.report.charts import Axis, Series, confusion_chart, draw_png, plot
-from tests.conftest import Nanograd
-from tests.report.conftest import Predict
 
 
 def written(folder: Path) -> dict[str, tuple[int, int]]:
@@ -31,7 +29,7 @@ def written(folder: Path) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def test_plots_of_a_prediction_are_png_files(predict: Predict) -> None:
+def test_plots_of_a_prediction_are_png_files(predict):
     names = ["calibration", "confidence", "confusion", "digits", "review"]
     for labelled, wanted in ((193, names), (0, ["confidence", "digits"])):
         out = predict(labelled)
@@ -41,7 +39,7 @@ def test_plots_of_a_prediction_are_png_files(predict: Predict) -> None:
         assert list(written(out)) == wanted
 
 
-def test_flag_adds_plots_to_a_finished_run(nanograd: Nanograd, tmp_path: Path) -> None:
+def test_flag_adds_plots_to_a_finished_run(nanograd, tmp_path):
     words = ["train", "--data", "sample", "--workers", "0", "--epochs", "2", "--ensemble", "2"]
 
     for flags in ([], ["--plots"]):
@@ -67,7 +65,7 @@ SERIES = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), min_size=1, max_
 
 
 @given(st.lists(SERIES, min_size=1, max_size=3), st.lists(st.floats(0, 10), max_size=3))
-def test_every_shape_lies_inside_the_chart(series: list[Series], marks: list[float]) -> None:
+def test_every_shape_lies_inside_the_chart(series, marks):
     x, y = Axis("x", 0, 10.3, "g"), Axis("y", 0, 1, "g")
 
     chart = plot("t", x, y, series, marks=[(each, "end", "failed") for each in marks])
@@ -82,7 +80,7 @@ def test_every_shape_lies_inside_the_chart(series: list[Series], marks: list[flo
     assert len(chart.legend) == (len(series) if len(series) > 1 else 0)
 
 
-def test_bars_are_centred_on_their_digits_and_every_digit_is_labelled() -> None:
+def test_bars_are_centred_on_their_digits_and_every_digit_is_labelled():
     counts = PredictionCounts(predicted=10, predicted_as=np.ones(10, np.int64))
     both = replace(counts, labelled=10, confusion=np.eye(10, dtype=np.int64))
 
@@ -99,7 +97,7 @@ def test_bars_are_centred_on_their_digits_and_every_digit_is_labelled() -> None:
             assert min(edges) + max(edges) == pytest.approx(2 * middle)
 
 
-def test_dots_of_the_calibration_have_the_area_of_their_bins() -> None:
+def test_dots_of_the_calibration_have_the_area_of_their_bins():
     confidence = np.repeat([0.55, 0.95], [100, 400])
 
     chart = accuracy.reliability_chart(metrics.calibration(confidence, confidence > 0.5))
@@ -110,7 +108,7 @@ def test_dots_of_the_calibration_have_the_area_of_their_bins() -> None:
     assert "90 to 100 % (400 images): 100 %" in large.text
 
 
-def test_every_shape_is_painted_in_its_colour() -> None:
+def test_every_shape_is_painted_in_its_colour():
     x, y = Axis("x", 0, 10, "g"), Axis("y", 0, 1, "g")
     series = [
         Series("line", [(0, 0.9), (10, 0.9)]),
@@ -124,7 +122,7 @@ def test_every_shape_is_painted_in_its_colour() -> None:
     assert {(29, 78, 216), (180, 83, 9), (87, 96, 106), (26, 127, 55)} < found
 
 
-def test_confusion_matrix_of_any_counts_is_drawn() -> None:
+def test_confusion_matrix_of_any_counts_is_drawn():
     for counts in (np.zeros((10, 10)), 7 * np.eye(10), np.full((10, 10), 1e6)):
         chart = confusion_chart(counts.astype(np.int64))
 
@@ -133,7 +131,7 @@ def test_confusion_matrix_of_any_counts_is_drawn() -> None:
         assert draw_png([chart, chart])
 
 
-def test_one_epoch_alone_is_drawn() -> None:
+def test_one_epoch_alone_is_drawn():
     row = {"epoch": 1, "loss": 0.0, "val_accuracy": None, "learning_rate": 0.1}
 
     drawn = training_report.learning_charts([row | {"images_per_s": 1, "train_s": 0.1}])
@@ -143,7 +141,7 @@ def test_one_epoch_alone_is_drawn() -> None:
     assert drawn[0].table.rows == [["1", "0.00000", "0.1", "1"]]
 
 
-def test_validation_loss_is_a_second_line_beside_the_training_loss() -> None:
+def test_validation_loss_is_a_second_line_beside_the_training_loss():
     row = {"loss": 0.5, "val_accuracy": 0.9, "learning_rate": 0.1, "images_per_s": 1, "train_s": 1}
     epochs = [row | {"epoch": n, "val_loss": 0.25 * n} for n in (1, 2, 3)]
 
@@ -155,7 +153,7 @@ def test_validation_loss_is_a_second_line_beside_the_training_loss() -> None:
     assert losses.table.rows[0] == ["1", "0.50000", "0.1", "1", "0.25000", "90.00 %"]
 
 
-def test_colours_are_those_of_the_page() -> None:
+def test_colours_are_those_of_the_page():
     css = html.asset("page.css").split("@media")
     light = dict(re.findall(r"--(\w+): (#\w+);", css[0]))
     names = dict(re.findall(r"\.(\w+) { --paint: var\(--(\w+)\)", "".join(css[1:])))

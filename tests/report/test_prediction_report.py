@@ -9,15 +9,12 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
 from nanograd.images.writers import write_pictures
 from nanograd.jobs.receipts import Detail
 from nanograd.nn import metrics
 from nanograd.report import accuracy, html, prediction_report
-from tests.conftest import Nanograd
 from tests.helpers.reports import Page, check_page, confusion_cells
-from tests.report.conftest import Predict
 
 
 def words_of(out: Path) -> str:
@@ -33,8 +30,8 @@ def words_of(out: Path) -> str:
     ],
 )
 def test_report_is_one_small_file_with_sections_for_its_labels(
-    predict: Predict, num_labelled: int, sections: set[str], kinds: list[str]
-) -> None:
+    predict, num_labelled, sections, kinds
+):
     out = predict(num_labelled)
 
     report = prediction_report.build(prediction_report.read_prediction(str(out)))
@@ -46,7 +43,7 @@ def test_report_is_one_small_file_with_sections_for_its_labels(
     assert [name for _, name in histogram.legend] == kinds
 
 
-def test_report_and_metrics_account_for_every_row(predict: Predict) -> None:
+def test_report_and_metrics_account_for_every_row(predict):
     out = predict(193)
 
     table = pq.read_table(out / "predictions")
@@ -76,7 +73,7 @@ def test_report_and_metrics_account_for_every_row(predict: Predict) -> None:
     assert np.all(np.diff([row["time_s"] for row in rows]) > 0)
 
 
-def test_job_without_rows_has_a_report(run: Path, tmp_path: Path) -> None:
+def test_job_without_rows_has_a_report(run, tmp_path):
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
 
     done = commands.predict(tmp_path / "none.parquet", model=run / "model", output=tmp_path / "out")
@@ -85,9 +82,7 @@ def test_job_without_rows_has_a_report(run: Path, tmp_path: Path) -> None:
     assert "0 rows: 0 classified, 0 in quarantine" in words_of(tmp_path / "out")
 
 
-def test_report_counts_the_pictures_that_ingest_rejected(
-    run: Path, sample: Mnist, tmp_path: Path
-) -> None:
+def test_report_counts_the_pictures_that_ingest_rejected(run, sample, tmp_path):
     write_pictures(sample.test.take(slice(0, 7)), str(tmp_path / "in"))
     for number in range(3):
         (tmp_path / f"in/bad-{number}.png").write_bytes(b"no picture" * (number % 2))
@@ -103,7 +98,7 @@ def test_report_counts_the_pictures_that_ingest_rejected(
     assert "ingest had quarantined 3 pictures" in str(result)
 
 
-def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict: Predict) -> None:
+def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict):
     finished = prediction_report.read_prediction(str(predict(7)))
     files = {f"part-{number:03}": f"{number:064x}" for number in range(201)}
     summary = finished.summary | {"reasons": {}, "worst": []}
@@ -122,9 +117,7 @@ def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict:
     assert "speed" not in report.plots
 
 
-def test_report_without_labels_shows_the_doubtful_rows_and_says_where_the_list_is(
-    predict: Predict,
-) -> None:
+def test_report_without_labels_shows_the_doubtful_rows_and_says_where_the_list_is(predict):
     finished = prediction_report.read_prediction(str(predict(0)))
     rows = finished.doubtful
     values = np.where(np.arange(len(rows)) == 30, 0.97, 0.1).astype(np.float32)
@@ -145,9 +138,7 @@ def test_report_without_labels_shows_the_doubtful_rows_and_says_where_the_list_i
         assert text in page.text
 
 
-def test_only_pictures_of_the_input_are_shown_in_quarantine(
-    predict: Predict, tmp_path: Path
-) -> None:
+def test_only_pictures_of_the_input_are_shown_in_quarantine(predict, tmp_path):
     for folder in ("in", "elsewhere"):
         (tmp_path / folder).mkdir()
         Image.new("L", (900, 600), 200).save(tmp_path / folder / "IMG_2041.jpg")
@@ -173,7 +164,7 @@ def test_only_pictures_of_the_input_are_shown_in_quarantine(
         assert "rows.parquet, row 0" in page.words
 
 
-def test_command_writes_the_report_again(predict: Predict) -> None:
+def test_command_writes_the_report_again(predict):
     out = predict(7)
     before = (out / html.REPORT).read_bytes()
     (out / html.REPORT).unlink()
@@ -185,9 +176,7 @@ def test_command_writes_the_report_again(predict: Predict) -> None:
         commands.report(str(out), ["sample"], [].append)
 
 
-def test_report_of_an_unfinished_prediction_and_of_an_ingest_is_refused(
-    predict: Predict, sample: Mnist, tmp_path: Path
-) -> None:
+def test_report_of_an_unfinished_prediction_and_of_an_ingest_is_refused(predict, sample, tmp_path):
     out, rows = predict(7), tmp_path / "ingested"
     (out / "_summary.json").unlink()
     write_pictures(sample.test.take(slice(0, 1)), str(tmp_path / "in"))
@@ -198,9 +187,7 @@ def test_report_of_an_unfinished_prediction_and_of_an_ingest_is_refused(
             commands.report(str(folder), [], [].append)
 
 
-def test_bug_in_a_report_is_a_warning_and_exit_code_0(
-    predict: Predict, run: Path, nanograd: Nanograd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bug_in_a_report_is_a_warning_and_exit_code_0(predict, run, nanograd, monkeypatch):
     predict(7)
     for module in ("training_report", "prediction_report"):
         monkeypatch.setattr(f"nanograd.report.{module}.build", lambda *_: 1 / 0)
@@ -214,7 +201,7 @@ def test_bug_in_a_report_is_a_warning_and_exit_code_0(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_share_to_review_is_the_least_that_leaves_the_accuracy(seed: int) -> None:
+def test_share_to_review_is_the_least_that_leaves_the_accuracy(seed):
     draws = np.random.default_rng(seed)
     labelled = draws.integers(0, 40, 61)
     labelled[0] = 0

@@ -17,7 +17,6 @@ import nanograd
 from nanograd.digits.dataset import Mnist
 from nanograd.images import sources
 from simulators.waiting import wait_for
-from tests.conftest import Nanograd
 from tests.helpers.folders import contents
 from tests.helpers.reviews import Reviewer, corrections, predict
 
@@ -29,7 +28,7 @@ def output(sample: Mnist, tmp_path: Path) -> str:
     return predict(sample.test.take(slice(0, ROWS)), tmp_path)
 
 
-def test_decisions_are_rows_to_train_and_evaluate_with(output: str) -> None:
+def test_decisions_are_rows_to_train_and_evaluate_with(output):
     before = contents(Path(output))
     reviewer = Reviewer(output)
     state = reviewer.page()
@@ -67,7 +66,7 @@ def test_decisions_are_rows_to_train_and_evaluate_with(output: str) -> None:
     nanograd.train(data=["sample", file], output=Path(output).parent / "run", **run)
 
 
-def test_undo_takes_the_last_decision_even_after_a_restart(output: str, reviewer: Reviewer) -> None:
+def test_undo_takes_the_last_decision_even_after_a_restart(output, reviewer):
     for row in range(3):
         reviewer.send(row=row, label=row)
 
@@ -139,7 +138,7 @@ def shared(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_request_is_refused_and_changes_nothing(shared: Reviewer, name: str) -> None:
+def test_request_is_refused_and_changes_nothing(shared, name):
     expected, method, path, body, headers = REFUSED[name]
     path = shared.path if path == "/" else f"/{path}" if path.startswith("?") else path
     if path.startswith(("/_", "/i", "/.", "/%", "/d", "h")):
@@ -154,7 +153,7 @@ def test_request_is_refused_and_changes_nothing(shared: Reviewer, name: str) -> 
     assert (shared.page()["decided"], shared.page()["row"]) == (0, 0)
 
 
-def test_page_may_load_nothing_from_elsewhere_and_is_not_kept(shared: Reviewer) -> None:
+def test_page_may_load_nothing_from_elsewhere_and_is_not_kept(shared):
     with socket.create_connection(("127.0.0.1", shared.port)) as connection:
         connection.sendall(f"GET {shared.path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
         head, _, page = connection.makefile("rb").read().decode().partition("\r\n\r\n")
@@ -170,7 +169,7 @@ def test_page_may_load_nothing_from_elsewhere_and_is_not_kept(shared: Reviewer) 
     assert "Python" not in head
 
 
-def test_silent_and_broken_connections_do_not_stop_the_page(shared: Reviewer) -> None:
+def test_silent_and_broken_connections_do_not_stop_the_page(shared):
     silent = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(20)]
     for number, each in enumerate(silent):
         each.sendall(b"POST / HTTP/1.1\r\nContent-Length: 50\r\n\r\n"[: 3 * number])
@@ -199,7 +198,7 @@ def decide_all(
         enough.set()
 
 
-def test_kill_loses_no_decision_that_was_acknowledged(output: str) -> None:
+def test_kill_loses_no_decision_that_was_acknowledged(output):
     acknowledged: dict[int, int] = {}
     kills = 0
 
@@ -224,7 +223,7 @@ def test_kill_loses_no_decision_that_was_acknowledged(output: str) -> None:
     assert not [each for each in Path(output).iterdir() if each.name.startswith(".")]
 
 
-def test_two_windows_never_overwrite_each_other(output: str, reviewer: Reviewer) -> None:
+def test_two_windows_never_overwrite_each_other(output, reviewer):
     def review(window: int) -> dict[int, int]:
         taken, row = {}, 0
         while row is not None:
@@ -248,9 +247,7 @@ def test_two_windows_never_overwrite_each_other(output: str, reviewer: Reviewer)
     assert len(corrections(output)) == ROWS
 
 
-def test_address_for_the_browser_is_valid_once(
-    monkeypatch: pytest.MonkeyPatch, output: str, tmp_path: Path
-) -> None:
+def test_address_for_the_browser_is_valid_once(monkeypatch, output, tmp_path):
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened.part\n'
                        f"mv {tmp_path}/opened.part {tmp_path}/opened\n")  # fmt: skip
@@ -268,9 +265,7 @@ def test_address_for_the_browser_is_valid_once(
     reviewer.kill()
 
 
-def test_busy_port_and_second_command_are_refused(
-    output: str, reviewer: Reviewer, nanograd: Nanograd
-) -> None:
+def test_busy_port_and_second_command_are_refused(output, reviewer, nanograd):
     second = nanograd("review", output, "--no-browser")
     assert second.code == 73
     assert "is being written by another process" in second.stderr
@@ -285,7 +280,7 @@ def test_busy_port_and_second_command_are_refused(
     assert nanograd("review", output, "--port", "0").code == 2
 
 
-def test_decision_that_cannot_be_saved_is_not_taken(output: str, reviewer: Reviewer) -> None:
+def test_decision_that_cannot_be_saved_is_not_taken(output, reviewer):
     body, file = '{"row": 0, "label": 7}', Path(output) / "_corrections.pq"
     file.mkdir()
 

@@ -51,7 +51,7 @@ def mlflow_run(uri: str) -> tuple[Any, Any]:
     return client, run
 
 
-def test_tensorboard_has_the_figures_of_every_epoch_of_the_last_training(tmp_path: Path) -> None:
+def test_tensorboard_has_the_figures_of_every_epoch_of_the_last_training(tmp_path):
     rows = train(tmp_path, tensorboard=True, ensemble=2)
 
     found = {(step, name): value for step, name, value in events(tmp_path / "run/tensorboard")}
@@ -67,7 +67,7 @@ def test_tensorboard_has_the_figures_of_every_epoch_of_the_last_training(tmp_pat
     assert {step for step, _, _ in events(tmp_path / "run/tensorboard")} == {8}
 
 
-def test_mlflow_has_settings_figures_and_the_end(tmp_path: Path) -> None:
+def test_mlflow_has_settings_figures_and_the_end(tmp_path):
     uri = (tmp_path / "mlruns").as_uri()
 
     rows = train(tmp_path, mlflow=uri)
@@ -85,7 +85,7 @@ def test_mlflow_has_settings_figures_and_the_end(tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
 
 
-def test_mlflow_marks_a_run_that_failed(tmp_path: Path) -> None:
+def test_mlflow_marks_a_run_that_failed(tmp_path):
     spec = TrainSpec(mlflow=(tmp_path / "mlruns").as_uri())
     epoch = replace(EPOCH, metrics=replace(EPOCH.metrics, val_accuracy=None))
 
@@ -97,7 +97,7 @@ def test_mlflow_marks_a_run_that_failed(tmp_path: Path) -> None:
     assert run.info.status == "FAILED"
 
 
-def test_tracker_that_fails_is_reported_once_and_dropped() -> None:
+def test_tracker_that_fails_is_reported_once_and_dropped():
     warnings: list[Event] = []
     received: list[object] = []
 
@@ -122,8 +122,8 @@ def test_tracker_that_fails_is_reported_once_and_dropped() -> None:
     ],
 )
 def test_missing_package_is_named_before_anything_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, settings: Any, package: str
-) -> None:
+    tmp_path, monkeypatch, module, settings, package
+):
     monkeypatch.setitem(sys.modules, module, None)
 
     with pytest.raises(UsageError, match=f"pip install {package} "):
@@ -141,9 +141,7 @@ def test_missing_package_is_named_before_anything_is_trained(
         ({"tensorboard": True}, UsageError, "local folders"),
     ],
 )
-def test_unusable_destination_of_metrics_is_refused(
-    settings: Any, error: type[Exception], named: str
-) -> None:
+def test_unusable_destination_of_metrics_is_refused(settings, error, named):
     with (
         pytest.raises(error, match=named),
         trackers("s3://bucket/run", TrainSpec(**settings), [].append),

@@ -19,9 +19,7 @@ def text(run: Path, few_digits: Mnist) -> str:
     return training_report.build(training_report.read_run(str(run)), few_digits.test).html
 
 
-def test_report_is_one_small_file_with_accuracy_and_confusion_of_the_model(
-    text: str, run: Path, few_digits: Mnist
-) -> None:
+def test_report_is_one_small_file_with_accuracy_and_confusion_of_the_model(text, run, few_digits):
     model = model_io.load(str(run / "model"))
     predictions = model.probabilities(few_digits.test.images).argmax(axis=1)
 
@@ -36,7 +34,7 @@ def test_report_is_one_small_file_with_accuracy_and_confusion_of_the_model(
     assert model.params_sha256() in page.text
 
 
-def test_failures_are_marked_and_listed(run: Path, few_digits: Mnist) -> None:
+def test_failures_are_marked_and_listed(run, few_digits):
     events = [
         {"time": "2026-01-01T00:00:00Z", "event": "lost", "round": 7, "sentence": "1 failed"},
         {"time": "2026-01-01T00:00:01Z", "event": "mixed", "rank": 0, "sentence": "0 differs"},
@@ -50,7 +48,7 @@ def test_failures_are_marked_and_listed(run: Path, few_digits: Mnist) -> None:
     assert all(event["sentence"] in Page(html).text for event in events)
 
 
-def test_report_of_an_unfinished_run_is_a_warning(tmp_path: Path, few_digits: Mnist) -> None:
+def test_report_of_an_unfinished_run_is_a_warning(tmp_path, few_digits):
     events: list[Event] = []
 
     written = write_training_report(tmp_path / "gone", few_digits.test, events.append)
@@ -62,7 +60,7 @@ def test_report_of_an_unfinished_run_is_a_warning(tmp_path: Path, few_digits: Mn
     assert "neither a finished training run nor" in str(warning)
 
 
-def test_command_writes_the_report_again(run: Path) -> None:
+def test_command_writes_the_report_again(run):
     (run / html.REPORT).unlink(missing_ok=True)
 
     figures = commands.report(str(run), ["sample"], [].append).to_json()
@@ -71,7 +69,7 @@ def test_command_writes_the_report_again(run: Path) -> None:
 
 
 @pytest.mark.parametrize("hidden", [1, 193])
-def test_any_number_of_hidden_units_is_drawn(hidden: int) -> None:
+def test_any_number_of_hidden_units_is_drawn(hidden):
     image, num_units = accuracy.draw_units(some_net(hidden).params)
 
     assert num_units == min(hidden, 60)

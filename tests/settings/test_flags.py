@@ -26,7 +26,6 @@ def commands(group: click.Group, *words: str) -> Iterator[tuple[str, click.Comma
 
 
 def describe(parameter: click.Parameter, config: type[Spec] | None) -> dict[str, Any]:
-    """Return all properties of a parameter but its help text."""
     setting = getattr(config, "__dataclass_fields__", {}).get(parameter.name)
     default = setting.default if setting else parameter.default
     return {
@@ -41,7 +40,7 @@ def describe(parameter: click.Parameter, config: type[Spec] | None) -> dict[str,
     }
 
 
-def test_commands_flags_and_presets_are_those_recorded_in_their_order() -> None:
+def test_commands_flags_and_presets_are_those_recorded_in_their_order():
     found = {
         name: {each.name: describe(each, SETTINGS.get(name)) for each in command.params}
         for name, command in commands(cli)
@@ -52,7 +51,7 @@ def test_commands_flags_and_presets_are_those_recorded_in_their_order() -> None:
     assert RECORDED["presets"] == PRESETS
 
 
-def test_help_lists_rare_flags_only_if_all_are_wanted() -> None:
+def test_help_lists_rare_flags_only_if_all_are_wanted():
     short, long = (
         CliRunner().invoke(cli, ["train", flag]).output for flag in ("--help", "--help-all")
     )

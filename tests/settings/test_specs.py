@@ -10,7 +10,6 @@ from nanograd.errors import UsageError
 from nanograd.settings.fields import (
     GROUPS,
     REQUIRED,
-    Spec,
     choices,
     flag_name,
     from_toml,
@@ -32,7 +31,7 @@ GIVEN = {"model": "m", "output": "o.onnx"}
 
 
 @pytest.mark.parametrize("class_", SETTINGS.values())
-def test_spec_is_immutable_and_its_settings_are_described(class_: type[Spec]) -> None:
+def test_spec_is_immutable_and_its_settings_are_described(class_):
     required = {each.name: GIVEN[each.name] for each in fields(class_) if each.default is REQUIRED}
     spec = class_.resolve(required)
 
@@ -60,9 +59,7 @@ def test_spec_is_immutable_and_its_settings_are_described(class_: type[Spec]) ->
         (nanograd.Predictor, ReadOptions, ["model"]),
     ],
 )
-def test_signature_of_a_function_has_the_settings_and_their_defaults(
-    function: Any, spec: type[Spec], own: list[str]
-) -> None:
+def test_signature_of_a_function_has_the_settings_and_their_defaults(function, spec, own):
     found = {
         each.name: MISSING if each.default is each.empty else each.default
         for each in inspect.signature(function).parameters.values()
@@ -77,7 +74,7 @@ def test_signature_of_a_function_has_the_settings_and_their_defaults(
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_preset_is_a_choice_resolves_and_decides_the_bits_alone(name: str) -> None:
+def test_preset_is_a_choice_resolves_and_decides_the_bits_alone(name):
     spec = TrainSpec.resolve(PRESETS[name], {"preset": name})
 
     [preset] = [each for each in fields(TrainSpec) if each.name == "preset"]
@@ -86,7 +83,7 @@ def test_preset_is_a_choice_resolves_and_decides_the_bits_alone(name: str) -> No
     assert set(PRESETS[name]) <= set(spec.identity())
 
 
-def test_later_layer_overrides_earlier_ones_and_only_the_result_is_validated() -> None:
+def test_later_layer_overrides_earlier_ones_and_only_the_result_is_validated():
     layers: list[dict[str, Any]] = [{"epochs": 1, "seed": 3}, {"epochs": 7, "hidden": 193}]
     spec = TrainSpec.resolve(*layers, {"shards": 64, "workers": 64}, {"epochs": 9, "workers": 7})
 
@@ -94,7 +91,7 @@ def test_later_layer_overrides_earlier_ones_and_only_the_result_is_validated() -
     assert TrainSpec.resolve({}, {}) == TrainSpec()
 
 
-def test_explicit_epochs_override_the_least_rounds_of_a_preset() -> None:
+def test_explicit_epochs_override_the_least_rounds_of_a_preset():
     preset = {"preset": "accurate"}
 
     assert TrainSpec.resolve(preset).least_rounds == 1200
@@ -132,7 +129,7 @@ def test_explicit_epochs_override_the_least_rounds_of_a_preset() -> None:
         ),
     ],
 )
-def test_refusal_names_the_setting_and_the_problem(values: dict[str, Any], named: str) -> None:
+def test_refusal_names_the_setting_and_the_problem(values, named):
     with pytest.raises(UsageError, match=rf"^{named}"):
         TrainSpec.resolve(values)
 
@@ -148,7 +145,7 @@ def test_refusal_names_the_setting_and_the_problem(values: dict[str, Any], named
         ({"review_share": 0.5, "review_below": 0.5}, "--review-share and --review-below"),
     ],
 )
-def test_refusal_of_a_prediction_names_the_setting(values: dict[str, Any], named: str) -> None:
+def test_refusal_of_a_prediction_names_the_setting(values, named):
     with pytest.raises(UsageError, match=named):
         PredictSpec.resolve({**GIVEN, **values})
 
@@ -167,9 +164,7 @@ def test_refusal_of_a_prediction_names_the_setting(values: dict[str, Any], named
         (EvaluateSpec, {"model": "m", "verbose": True}),
     ],
 )
-def test_values_at_the_bounds_are_accepted_and_survive_a_round_trip_through_toml(
-    class_: type[Spec], values: dict[str, Any]
-) -> None:
+def test_values_at_the_bounds_are_accepted_and_survive_a_round_trip_through_toml(class_, values):
     spec = class_.resolve(values)
 
     assert {name: getattr(spec, name) for name in values} == values
@@ -181,7 +176,7 @@ def test_values_at_the_bounds_are_accepted_and_survive_a_round_trip_through_toml
 @pytest.mark.parametrize(
     ("formats", "wanted"), [("PNG, jpg,", "png,jpeg"), ("svg", None), (" ,", None)]
 )
-def test_formats_have_one_spelling(formats: str, wanted: str | None) -> None:
+def test_formats_have_one_spelling(formats, wanted):
     if wanted:
         assert PictureFileOptions(formats=formats).formats == wanted
     else:
@@ -189,7 +184,7 @@ def test_formats_have_one_spelling(formats: str, wanted: str | None) -> None:
             PictureFileOptions(formats=formats)
 
 
-def test_toml_has_a_line_for_every_setting_that_is_not_none() -> None:
+def test_toml_has_a_line_for_every_setting_that_is_not_none():
     spec = TrainSpec(workers=2, data="my rows")
 
     lines = dict(line.split(" = ") for line in spec.to_toml().splitlines())
@@ -203,13 +198,13 @@ def test_toml_has_a_line_for_every_setting_that_is_not_none() -> None:
     assert TrainSpec(momentum=0.9).identity() == TrainSpec().identity()
 
 
-def test_invalid_toml_is_refused_and_its_file_named() -> None:
+def test_invalid_toml_is_refused_and_its_file_named():
     with pytest.raises(UsageError, match=r"^my\.toml is not TOML: .*line 1"):
         from_toml("epochs: 3", "my.toml")
     assert from_toml("\ufeffepochs = 3", "my.toml") == {"epochs": 3}
 
 
-def test_identity_has_the_settings_that_decide_the_output_sorted() -> None:
+def test_identity_has_the_settings_that_decide_the_output_sorted():
     others = (
         "data image_column label_column test_split output preset workers address overwrite quiet "
         "log_format strict tensorboard mlflow plots ports resume_from"
@@ -222,7 +217,7 @@ def test_identity_has_the_settings_that_decide_the_output_sorted() -> None:
     assert identity == PredictSpec(**{**GIVEN, "output": "p"}, partition_by="label").identity()
 
 
-def test_reading_options_of_a_spec_are_equal_to_the_same_options() -> None:
+def test_reading_options_of_a_spec_are_equal_to_the_same_options():
     spec = PredictSpec(**GIVEN, polarity="light-on-dark", image_column="x", keep=("id",))
 
     assert spec.reading() == ReadOptions(polarity="light-on-dark", image_column="x")

@@ -23,18 +23,14 @@ def model(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return model_io.load(train(sample, place / "run", **settings)["model"])
 
 
-def test_reference_of_a_model_follows_from_nets_images_and_seed(
-    sample: Mnist, model: Model
-) -> None:
+def test_reference_of_a_model_follows_from_nets_images_and_seed(sample, model):
     fitted = [fit_reference(model.nets, sample.train, seed) for seed in (5, 5, 6)]
 
     first, again, other = (replace(model, reference=each).sha256() for each in fitted)
     assert first == again != other
 
 
-def test_probabilities_are_calibrated_though_the_images_were_learnt(
-    sample: Mnist, model: Model
-) -> None:
+def test_probabilities_are_calibrated_though_the_images_were_learnt(sample, model):
     errors = []
     images = sample.test.images
     for scores in (model.probabilities(images), mean_scores(model.nets, images)):
@@ -45,7 +41,7 @@ def test_probabilities_are_calibrated_though_the_images_were_learnt(
     assert errors[0] < errors[1]
 
 
-def test_what_is_no_digit_is_unfamiliar(sample: Mnist, model: Model) -> None:
+def test_what_is_no_digit_is_unfamiliar(sample, model):
     digits = model.unfamiliarity(sample.test.images)
     halves = np.split(sample.test.images.reshape(-1, 28, 28)[:1000, :, ::2], 2)
     frame = np.zeros((28, 28), np.uint8)
@@ -59,9 +55,7 @@ def test_what_is_no_digit_is_unfamiliar(sample: Mnist, model: Model) -> None:
 
 
 @pytest.mark.parametrize(("number", "classes"), [(10, 10), (1200, 7)])
-def test_few_images_or_a_class_without_any_give_finite_statistics(
-    sample: Mnist, model: Model, number: int, classes: int
-) -> None:
+def test_few_images_or_a_class_without_any_give_finite_statistics(sample, model, number, classes):
     some = sample.train.take(np.flatnonzero(sample.train.labels < classes)[:number])
     found = replace(model, reference=fit_reference(model.nets, some))
 

@@ -56,7 +56,7 @@ def rounds_in(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("adam", [False, True])
-def test_checkpoint_survives_a_round_trip_bit_by_bit(tmp_path: Path, adam: bool) -> None:
+def test_checkpoint_survives_a_round_trip_bit_by_bit(tmp_path, adam):
     checkpoint, events = some_checkpoint(7, [0.5, None], adam), Events()
 
     save(str(tmp_path), checkpoint)
@@ -68,7 +68,7 @@ def test_checkpoint_survives_a_round_trip_bit_by_bit(tmp_path: Path, adam: bool)
     assert (again.identity, again.history) == (IDENTITY, checkpoint.history)
 
 
-def test_newest_is_the_one_of_the_latest_round_whatever_else_is_there(tmp_path: Path) -> None:
+def test_newest_is_the_one_of_the_latest_round_whatever_else_is_there(tmp_path):
     none, empty = newest_of(tmp_path / "missing"), newest_of(tmp_path)
     for round_ in (9, 100, 10):
         save(str(tmp_path), some_checkpoint(round_))
@@ -79,9 +79,7 @@ def test_newest_is_the_one_of_the_latest_round_whatever_else_is_there(tmp_path: 
     assert newest_of(tmp_path) == (vector_bits(some_checkpoint(100)), [])
 
 
-def test_damage_at_every_byte_is_detected_and_the_checkpoint_before_is_used(
-    tmp_path: Path,
-) -> None:
+def test_damage_at_every_byte_is_detected_and_the_checkpoint_before_is_used(tmp_path):
     older, newer = (tmp_path / save(str(tmp_path), some_checkpoint(round_)) for round_ in (1, 2))
     whole, expected = newer.read_bytes(), vector_bits(some_checkpoint(1))
 
@@ -110,9 +108,7 @@ KEPT: dict[str, tuple[list[float | None], list[int]]] = {
 
 
 @pytest.mark.parametrize(("accuracies", "kept"), KEPT.values(), ids=KEPT.keys())
-def test_three_newest_and_the_best_epoch_are_kept(
-    tmp_path: Path, accuracies: list[float | None], kept: list[int]
-) -> None:
+def test_three_newest_and_the_best_epoch_are_kept(tmp_path, accuracies, kept):
     for number in range(1, 10):
         some = some_checkpoint(10 * number, accuracies[:number])
         prune(str(tmp_path), save(str(tmp_path), some), some.history)
@@ -126,8 +122,8 @@ def save_with(writer: CheckpointSaver, round_: int, train_s: float = 1.0) -> Non
 
 @pytest.mark.parametrize(("first_damaged", "num_damaged"), [(5, 1), (4, 7)])
 def test_damaged_checkpoints_of_later_rounds_displace_no_saved_one(
-    tmp_path: Path, num_damaged: int, first_damaged: int
-) -> None:
+    tmp_path, num_damaged, first_damaged
+):
     for round_ in range(first_damaged, first_damaged + num_damaged):
         name = save(str(tmp_path), some_checkpoint(round_))
         (tmp_path / name).write_bytes(b"damaged")
@@ -138,9 +134,7 @@ def test_damaged_checkpoints_of_later_rounds_displace_no_saved_one(
     assert rounds_in(tmp_path) == [3, 4, 5]
 
 
-def test_third_failure_in_a_row_ends_the_run_and_names_the_newest_checkpoint(
-    tmp_path: Path,
-) -> None:
+def test_third_failure_in_a_row_ends_the_run_and_names_the_newest_checkpoint(tmp_path):
     events, folder = Events(), tmp_path / "checkpoints"
     writer = CheckpointSaver(str(folder), IDENTITY, events.append)
     save_with(writer, 7)
@@ -155,9 +149,7 @@ def test_third_failure_in_a_row_ends_the_run_and_names_the_newest_checkpoint(
     assert len(events) == 2
 
 
-def test_slow_saves_are_further_apart_and_a_warning_says_so_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_saves_are_further_apart_and_a_warning_says_so_once(tmp_path, monkeypatch):
     clock, commit = [0.0], storage.commit
 
     def commit_slowly(place: str, data: bytes) -> None:
@@ -180,9 +172,7 @@ def test_slow_saves_are_further_apart_and_a_warning_says_so_once(
 
 
 @pytest.mark.parametrize("round_", [0, 7])
-def test_last_round_that_cannot_be_saved_is_never_called_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, round_: int
-) -> None:
+def test_last_round_that_cannot_be_saved_is_never_called_saved(tmp_path, monkeypatch, round_):
     monkeypatch.setattr(checkpoints, "GRACE_S", 0.3)
     monkeypatch.setattr(checkpoints, "RETRY_S", 0.1)
     (tmp_path / "checkpoints").write_bytes(b"")
@@ -196,9 +186,7 @@ def test_last_round_that_cannot_be_saved_is_never_called_saved(
     assert len(events) == 1
 
 
-def test_last_round_is_saved_once_as_soon_as_the_disk_has_space(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_last_round_is_saved_once_as_soon_as_the_disk_has_space(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "RETRY_S", 0.01)
     folder, some = tmp_path / "checkpoints", some_checkpoint(8)
     folder.write_bytes(b"")

@@ -17,11 +17,10 @@ ENSEMBLE = {"ensemble": 3, "pixels": "deskewed"}
 
 @pytest.fixture(scope="module")
 def undisturbed(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    """Return the figures of an undisturbed ensemble."""
     return train(few_digits, tmp_path_factory.mktemp("undisturbed") / "run", **ENSEMBLE)
 
 
-def test_members_differ_in_seed_and_size_and_the_first_is_as_a_net_trained_alone() -> None:
+def test_members_differ_in_seed_and_size_and_the_first_is_as_a_net_trained_alone():
     settings = {"pixels": "deskewed", "width": 3.5, "height": 5.5, "variants": 0.1}
     alone = TrainSpec.resolve(SETTINGS, settings)
 
@@ -36,7 +35,7 @@ def test_members_differ_in_seed_and_size_and_the_first_is_as_a_net_trained_alone
     assert [(net.seed, net.width) for net in plain] == [(5, 0.0), (6, 0.0), (7, 0.0)]
 
 
-def test_members_have_the_bits_of_nets_trained_alone(few_digits: Mnist, tmp_path: Path) -> None:
+def test_members_have_the_bits_of_nets_trained_alone(few_digits, tmp_path):
     whole = {"validation_split": 0.0}
     figures = train(few_digits, tmp_path / "run", **ENSEMBLE, **whole)
 
@@ -50,7 +49,7 @@ def test_members_have_the_bits_of_nets_trained_alone(few_digits: Mnist, tmp_path
         assert model.nets[number].preparation == theirs.preparation
 
 
-def test_result_describes_the_whole_ensemble(few_digits: Mnist, undisturbed: Figures) -> None:
+def test_result_describes_the_whole_ensemble(few_digits, undisturbed):
     model = model_io.load(undisturbed["model"])
 
     assert undisturbed["params_sha256"] == model.params_sha256()
@@ -64,8 +63,8 @@ def test_result_describes_the_whole_ensemble(few_digits: Mnist, undisturbed: Fig
 
 @pytest.mark.parametrize("count", [1, 4, 5])
 def test_stopped_and_resumed_ensemble_ends_as_the_undisturbed_one(
-    few_digits: Mnist, tmp_path: Path, undisturbed: Figures, count: int
-) -> None:
+    few_digits, tmp_path, undisturbed, count
+):
     with pytest.raises(Stopped, match=str(tmp_path / "run")):
         train(few_digits, tmp_path / "run", runs.StopAt(count), **ENSEMBLE)
 
@@ -74,7 +73,7 @@ def test_stopped_and_resumed_ensemble_ends_as_the_undisturbed_one(
     assert without_times(figures) == without_times(undisturbed)
 
 
-def test_run_emits_every_epoch_and_ends_complete(few_digits: Mnist, tmp_path: Path) -> None:
+def test_run_emits_every_epoch_and_ends_complete(few_digits, tmp_path):
     events: list[Event] = []
 
     train(few_digits, tmp_path / "run", listener=events.append, epochs=3, ensemble=2)

@@ -69,9 +69,7 @@ def trained(recipe: Recipe, owners: Iterable[Collection[int]], seed: int = 0) ->
         for name, layers in RUNS.items()
     ],
 )
-def test_any_assignment_of_shards_to_workers_gives_the_same_bits(
-    layers: tuple[Settings, Settings],
-) -> None:
+def test_any_assignment_of_shards_to_workers_gives_the_same_bits(layers):
     recipe = recipe_for(*layers)
     num_shards = recipe.plan.num_shards
     even = [
@@ -88,7 +86,7 @@ def test_any_assignment_of_shards_to_workers_gives_the_same_bits(
     assert [bits(snapshot) for snapshot in snapshots] == [expected] * 6
 
 
-def test_cooling_down_changes_the_last_rounds_and_no_round_before_them() -> None:
+def test_cooling_down_changes_the_last_rounds_and_no_round_before_them():
     still, cooling = recipe_for(SETTINGS, DISTORTION), recipe_for(SETTINGS, DISTORTION, COOLING)
     rounds = range(still.num_rounds)
     first = still.num_rounds * 2 // 10

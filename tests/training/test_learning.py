@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nanograd.digits.dataset import Dataset, Mnist
+from nanograd.digits.dataset import Dataset
 from nanograd.models.model import Net
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.loop import accuracy, as_net
@@ -27,11 +27,11 @@ def trained(images: Dataset, **settings: object) -> Net:
 
 
 @pytest.mark.parametrize("settings", TAUGHT)
-def test_two_epochs_of_the_sample_teach_85_per_cent(sample: Mnist, settings: object) -> None:
+def test_two_epochs_of_the_sample_teach_85_per_cent(sample, settings):
     assert accuracy([trained(sample.train, **settings)], sample.test) >= 0.85
 
 
-def test_random_labels_teach_nothing_about_unseen_images(sample: Mnist) -> None:
+def test_random_labels_teach_nothing_about_unseen_images(sample):
     seen = sample.train.take(slice(0, 1931))
     noise = Dataset(seen.images, np.random.default_rng(7).permutation(seen.labels))
 

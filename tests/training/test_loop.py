@@ -90,9 +90,7 @@ def run(
     return snapshot, [event.metrics for event in events if isinstance(event, EpochFinished)]
 
 
-def test_each_epoch_has_metrics_and_a_checkpoint_and_a_finished_run_is_not_computed_again(
-    digits: Dataset,
-) -> None:
+def test_each_epoch_has_metrics_and_a_checkpoint_and_a_finished_run_is_not_computed_again(digits):
     recipe, saved = recipe_for(digits), MemorySaver()
 
     snapshot, rows = run(recipe, digits, saved, validation=digits)
@@ -113,7 +111,7 @@ def test_each_epoch_has_metrics_and_a_checkpoint_and_a_finished_run_is_not_compu
     assert bits(again) == bits(blind) == bits(snapshot)  # validation changes no bit
 
 
-def test_loss_is_the_mean_over_the_images_of_the_epoch(digits: Dataset) -> None:
+def test_loss_is_the_mean_over_the_images_of_the_epoch(digits):
     recipe = recipe_for(digits, learning_rate=0.0, shift=0.0)
 
     _, rows = run(recipe, digits, validation=digits)
@@ -125,7 +123,7 @@ def test_loss_is_the_mean_over_the_images_of_the_epoch(digits: Dataset) -> None:
     assert [row.val_loss for row in rows] == pytest.approx([total / len(digits)] * 3, rel=1e-5)
 
 
-def test_slow_saves_skip_ends_of_epochs_but_the_last(digits: Dataset) -> None:
+def test_slow_saves_skip_ends_of_epochs_but_the_last(digits):
     saved = SlowSaver()
 
     run(recipe_for(digits), digits, saved)
@@ -134,7 +132,7 @@ def test_slow_saves_skip_ends_of_epochs_but_the_last(digits: Dataset) -> None:
     assert len(saved.history.epochs) == 3
 
 
-def test_run_stopped_after_each_segment_ends_with_the_undisturbed_bits(digits: Dataset) -> None:
+def test_run_stopped_after_each_segment_ends_with_the_undisturbed_bits(digits):
     recipe, saved = recipe_for(digits), MemorySaver()
     expected, rows = run(recipe, digits)
 
@@ -152,15 +150,13 @@ def test_run_stopped_after_each_segment_ends_with_the_undisturbed_bits(digits: D
 
 
 @pytest.mark.parametrize(("least", "epochs"), [(0, 3), (21, 3), (22, 4), (193, 28)])
-def test_epochs_are_added_until_there_are_enough_rounds(
-    digits: Dataset, least: int, epochs: int
-) -> None:
+def test_epochs_are_added_until_there_are_enough_rounds(digits, least, epochs):
     recipe = recipe_for(digits, epochs=3, least_rounds=least)
 
     assert (recipe.plan.rounds_per_epoch, recipe.epochs) == (7, epochs)
 
 
-def test_no_segment_goes_beyond_its_epoch(digits: Dataset) -> None:
+def test_no_segment_goes_beyond_its_epoch(digits):
     ends = [0]
 
     class Group(LocalGroup):
@@ -175,7 +171,7 @@ def test_no_segment_goes_beyond_its_epoch(digits: Dataset) -> None:
     assert ends[1] == 1  # the first segment has one round
 
 
-def test_model_is_made_of_the_average_if_there_is_one(digits: Dataset) -> None:
+def test_model_is_made_of_the_average_if_there_is_one(digits):
     averaged, _ = run(recipe_for(digits), digits)
     plain, _ = run(recipe_for(digits, ema=0.0), digits)
 
@@ -196,9 +192,7 @@ class WrongCount(Worker):
         return replace(done, num_images=done.num_images + 1)
 
 
-def test_refusal_of_a_finite_gradient_is_not_called_divergence(
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refusal_of_a_finite_gradient_is_not_called_divergence(digits, monkeypatch):
     recipe = recipe_for(digits)
     monkeypatch.setattr(local, "Worker", WrongCount)
     group = LocalGroup(recipe, digits, first_snapshot(recipe))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.digits.dataset import Dataset, Mnist
+from nanograd.digits.dataset import Dataset
 from nanograd.errors import (
     ClusterError,
     DataError,
@@ -30,12 +30,12 @@ from nanograd.training.run import load_initial
 from tests.helpers import runs
 from tests.helpers.folders import contents
 from tests.helpers.leases import take_over
-from tests.helpers.runs import Figures, messages, train, without_times
+from tests.helpers.runs import messages, train, without_times
 
 
 def test_run_directory_holds_the_settings_the_metrics_and_the_model_of_the_figures(
-    few_digits: Mnist, tmp_path: Path
-) -> None:
+    few_digits, tmp_path
+):
     figures = train(few_digits, tmp_path / "run")
 
     run = tmp_path / "run"
@@ -57,8 +57,8 @@ def test_run_directory_holds_the_settings_the_metrics_and_the_model_of_the_figur
 
 @pytest.mark.parametrize("count", [1, 2, 193])
 def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
-    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, count: int
-) -> None:
+    few_digits, tmp_path, undisturbed_run, count
+):
     events: list[Event] = []
     if count < 193:
         with pytest.raises(Stopped, match="--output"):
@@ -82,8 +82,8 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
 
 @pytest.mark.parametrize("missing", [[], ["model"], ["model", "metrics.jsonl"]])
 def test_finished_run_repeats_its_result_without_computing(
-    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, missing: list[str]
-) -> None:
+    few_digits, tmp_path, undisturbed_run, missing
+):
     run, events = tmp_path / "run", list[Event]()
     train(few_digits, run)
     before = contents(tmp_path)
@@ -99,7 +99,7 @@ def test_finished_run_repeats_its_result_without_computing(
         assert len(messages(events)) == 1
 
 
-def test_divergence_keeps_the_last_good_checkpoint(few_digits: Mnist, tmp_path: Path) -> None:
+def test_divergence_keeps_the_last_good_checkpoint(few_digits, tmp_path):
     # The first round leaves parameters of about 1e13, still finite; the second one does not.
     absurd = {"optimizer": "sgd", "learning_rate": 1e15, "schedule": "constant", "warmup": 0}
     run = runs.stopped(few_digits, tmp_path / "run", **absurd)
@@ -122,8 +122,8 @@ def initial_of(folder: Path, **settings: Any) -> Model | None:
 
 @pytest.mark.parametrize("ensemble", [1, 2])
 def test_warm_start_begins_with_the_weights_of_a_run_and_resumes_exactly(
-    few_digits: Mnist, tmp_path: Path, ensemble: int
-) -> None:
+    few_digits, tmp_path, ensemble
+):
     train(few_digits, tmp_path / "first", ensemble=ensemble)
     settings = {"ensemble": ensemble, "learning_rate": 0.001, "seed": 6}
     initial = initial_of(tmp_path / "first", **settings)
@@ -148,9 +148,7 @@ def test_warm_start_begins_with_the_weights_of_a_run_and_resumes_exactly(
             train(few_digits, tmp_path / place, initial=other, **settings)
 
 
-def test_warm_start_with_nets_of_another_kind_names_the_settings(
-    few_digits: Mnist, tmp_path: Path
-) -> None:
+def test_warm_start_with_nets_of_another_kind_names_the_settings(few_digits, tmp_path):
     train(few_digits, tmp_path / "first", hidden=7)
 
     with pytest.raises(UsageError, match=r"its nets: --hidden 7 --loss cross_entropy$"):
@@ -159,9 +157,7 @@ def test_warm_start_with_nets_of_another_kind_names_the_settings(
         initial_of(tmp_path / "nowhere")
 
 
-def test_test_images_choose_nothing(
-    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures
-) -> None:
+def test_test_images_choose_nothing(few_digits, tmp_path, undisturbed_run):
     wrong = Dataset(few_digits.test.images, (few_digits.test.labels + 1) % 10)
 
     figures = train(replace(few_digits, test=wrong), tmp_path / "run")
@@ -173,7 +169,7 @@ def test_test_images_choose_nothing(
     assert other["val_accuracy"] is None
 
 
-def test_too_few_images_for_the_shards_are_refused(few_digits: Mnist, tmp_path: Path) -> None:
+def test_too_few_images_for_the_shards_are_refused(few_digits, tmp_path):
     few = replace(few_digits, train=few_digits.train.take(slice(0, 7)))
 
     with pytest.raises(DataError, match="--shards"):
@@ -182,9 +178,7 @@ def test_too_few_images_for_the_shards_are_refused(few_digits: Mnist, tmp_path: 
         train(few_digits, tmp_path / "run", shards=2, validation_split=0.9999)
 
 
-def test_stop_whose_round_cannot_be_saved_is_a_storage_error(
-    few_digits: Mnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_whose_round_cannot_be_saved_is_a_storage_error(few_digits, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "GRACE_S", 0.0)
 
     def block(event: Event) -> None:
@@ -195,15 +189,11 @@ def test_stop_whose_round_cannot_be_saved_is_a_storage_error(
 
 
 class Other(LocalGroup):
-    """A group of another processor."""
-
     def fingerprints(self) -> Sequence[str]:
         return ("other", "one more")
 
 
-def test_run_that_went_on_elsewhere_is_of_neither_from_then_on(
-    few_digits: Mnist, tmp_path: Path
-) -> None:
+def test_run_that_went_on_elsewhere_is_of_neither_from_then_on(few_digits, tmp_path):
     events: list[Event] = []
     with pytest.raises(Stopped):
         train(few_digits, tmp_path / "run", runs.StopAt(1))
@@ -226,8 +216,8 @@ def test_run_that_went_on_elsewhere_is_of_neither_from_then_on(
 
 @pytest.mark.parametrize("complete", [False, True], ids=["checkpoint", "model"])
 def test_run_that_another_machine_took_over_writes_no_more_checkpoint_and_no_model(
-    few_digits: Mnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool
-) -> None:
+    few_digits, tmp_path, monkeypatch, complete
+):
     place, before = str(tmp_path / "run"), dict[str, bytes]()
 
     def take(event: Event) -> None:

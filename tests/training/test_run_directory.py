@@ -1,11 +1,8 @@
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Event, Level, WorkerJoined
@@ -13,7 +10,6 @@ from nanograd.runtime.lease import exclusive
 from nanograd.training.run_directory import RunDirectory
 from tests.helpers.folders import contents
 from tests.helpers.runs import (
-    Figures,
     messages,
     refuse_to_compute,
     stopped,
@@ -22,7 +18,7 @@ from tests.helpers.runs import (
 )
 
 
-def test_settings_that_change_no_bit_may_differ(few_digits: Mnist, tmp_path: Path) -> None:
+def test_settings_that_change_no_bit_may_differ(few_digits, tmp_path):
     stopped(few_digits, tmp_path / "run", workers=1)
 
     figures = train(few_digits, tmp_path / "run", workers=0)
@@ -39,9 +35,7 @@ OTHERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("begin", [train, stopped], ids=["finished", "stopped"])
-def test_another_recipe_is_refused_and_changes_nothing(
-    few_digits: Mnist, tmp_path: Path, begin: Callable[..., object]
-) -> None:
+def test_another_recipe_is_refused_and_changes_nothing(few_digits, tmp_path, begin):
     begin(few_digits, tmp_path / "run")
     before, events = contents(tmp_path), list[Event]()
 
@@ -65,8 +59,8 @@ OPEN: dict[str, Any] = {"schedule": "constant", "cool_down": 0.0}
 @pytest.mark.parametrize("begin", [train, stopped], ids=["finished", "stopped"])
 @pytest.mark.parametrize("ensemble", [1, 2])
 def test_more_epochs_continue_a_run_and_give_the_bits_of_one_that_had_them_from_the_start(
-    few_digits: Mnist, tmp_path: Path, begin: Callable[..., object], ensemble: int
-) -> None:
+    few_digits, tmp_path, begin, ensemble
+):
     settings, events = {**OPEN, "ensemble": ensemble}, list[Event]()
     whole = train(few_digits, tmp_path / "whole", epochs=5, **settings)
     begin(few_digits, tmp_path / "run", epochs=3, **settings)
@@ -94,8 +88,8 @@ def test_more_epochs_continue_a_run_and_give_the_bits_of_one_that_had_them_from_
     ],
 )
 def test_run_whose_rounds_depend_on_the_number_of_epochs_says_why_it_cannot_go_on(
-    few_digits: Mnist, tmp_path: Path, settings: dict[str, Any], why: str
-) -> None:
+    few_digits, tmp_path, settings, why
+):
     settings = {"cool_down": 0.5, **settings}
     train(few_digits, tmp_path / "run", **settings)
 
@@ -106,9 +100,7 @@ def test_run_whose_rounds_depend_on_the_number_of_epochs_says_why_it_cannot_go_o
 @pytest.mark.parametrize(
     ("name", "overwrite"), [("thesis.txt", False), ("config.toml.bak", True), (".git", True)]
 )
-def test_unknown_file_in_the_directory_is_left_alone(
-    few_digits: Mnist, tmp_path: Path, name: str, overwrite: bool
-) -> None:
+def test_unknown_file_in_the_directory_is_left_alone(few_digits, tmp_path, name, overwrite):
     stopped(few_digits, tmp_path / "run")
     (tmp_path / "run" / name).write_text("mine")
     before = contents(tmp_path)
@@ -120,9 +112,7 @@ def test_unknown_file_in_the_directory_is_left_alone(
 
 
 @pytest.mark.parametrize("begin", [train, stopped], ids=["finished", "stopped"])
-def test_overwrite_replaces_another_run(
-    few_digits: Mnist, tmp_path: Path, undisturbed_run: Figures, begin: Callable[..., object]
-) -> None:
+def test_overwrite_replaces_another_run(few_digits, tmp_path, undisturbed_run, begin):
     begin(few_digits, tmp_path / "run", seed=6)
     # A kill in a commit blocks nothing.
     (tmp_path / "run" / ".metrics.jsonl.k3.nanograd-tmp").write_text("half")
@@ -142,16 +132,13 @@ def test_overwrite_replaces_another_run(
 
 
 def record(directory: RunDirectory, *rounds: int) -> list[int]:
-    """Record events of some rounds; return the rounds in the file."""
     for round_ in rounds:
         directory.record(0, WorkerJoined(rank=0, round=round_))
     return [row["round"] for row in json_files.read_lines(f"{directory.folder}/events.jsonl")]
 
 
 @pytest.mark.parametrize(("num_nets", "net"), [(1, {}), (2, {"net": 1})])
-def test_recorded_event_of_an_ensemble_has_the_number_of_its_net(
-    tmp_path: Path, num_nets: int, net: dict[str, int]
-) -> None:
+def test_recorded_event_of_an_ensemble_has_the_number_of_its_net(tmp_path, num_nets, net):
     record(RunDirectory(str(tmp_path), {}, num_nets), 3)
 
     [row] = json_files.read_lines(str(tmp_path / "events.jsonl"))
@@ -162,8 +149,8 @@ def test_recorded_event_of_an_ensemble_has_the_number_of_its_net(
 
 @pytest.mark.parametrize("call", ["read", "commit"])
 def test_event_that_cannot_be_recorded_is_a_warning_and_written_with_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+    tmp_path, monkeypatch, call
+):
     def fail(*about: object) -> None:
         raise StorageError("the store is down")
 
@@ -179,7 +166,7 @@ def test_event_that_cannot_be_recorded_is_a_warning_and_written_with_the_next(
     assert [event.level for event in events] == [Level.WARNING]
 
 
-def test_damaged_record_of_events_is_replaced_with_a_warning(tmp_path: Path) -> None:
+def test_damaged_record_of_events_is_replaced_with_a_warning(tmp_path):
     (tmp_path / "events.jsonl").write_bytes(b"\0" * 193)
     events: list[Event] = []
 
@@ -187,7 +174,7 @@ def test_damaged_record_of_events_is_replaced_with_a_warning(tmp_path: Path) -> 
     assert [event.level for event in events] == [Level.WARNING]
 
 
-def test_nothing_is_recorded_in_a_directory_that_was_taken_over(tmp_path: Path) -> None:
+def test_nothing_is_recorded_in_a_directory_that_was_taken_over(tmp_path):
     def taken_over() -> None:
         raise OutputExistsError("it is another's")
 

@@ -29,7 +29,6 @@ def server_for(recipe: Recipe) -> ParameterServer:
 
 
 def planned(recipe: Recipe, first: int, end: int, round_: int = 0) -> int:
-    """Return the number of images of the shards in a round."""
     parts = [recipe.plan.micro_batch(round_, shard) for shard in range(first, end)]
     return sum(part.stop - part.start for part in parts)
 
@@ -47,7 +46,7 @@ def contribution(
     )
 
 
-def test_update_divides_by_the_number_of_images_of_the_round() -> None:
+def test_update_divides_by_the_number_of_images_of_the_round():
     recipe = recipe_for(num_images=4, shards=3)  # shards of 1, 1 and 2 images
     server = server_for(recipe)
     start = server.snapshot().vector
@@ -63,7 +62,7 @@ def test_update_divides_by_the_number_of_images_of_the_round() -> None:
     assert server.snapshot().progress == LossSum(loss=8.0, num_images=4)
 
 
-def test_rate_of_each_round_comes_from_the_schedule() -> None:
+def test_rate_of_each_round_comes_from_the_schedule():
     recipe = recipe_for(shards=1, schedule="cosine", warmup=3)
     server = server_for(recipe)
 
@@ -75,7 +74,7 @@ def test_rate_of_each_round_comes_from_the_schedule() -> None:
         np.testing.assert_allclose(step, recipe.make_schedule()(round_), rtol=1e-3, atol=1e-7)
 
 
-def test_round_waits_for_every_shard() -> None:
+def test_round_waits_for_every_shard():
     recipe = recipe_for()
     server = server_for(recipe)
     before = bits(server.snapshot())
@@ -90,7 +89,7 @@ def test_round_waits_for_every_shard() -> None:
     assert server.missing() == set(range(8))
 
 
-def test_server_goes_on_from_a_snapshot_which_is_a_copy_with_the_same_bits() -> None:
+def test_server_goes_on_from_a_snapshot_which_is_a_copy_with_the_same_bits():
     recipe = recipe_for(optimizer="adam", ema=0.9)
     start, first = first_snapshot(recipe), server_for(recipe)
     assert bits(start) == bits(first.snapshot()) != bits(first_snapshot(recipe_for(seed=1)))
@@ -134,9 +133,7 @@ MALFORMED: dict[str, tuple[Refusal, dict[str, object]]] = {
 
 
 @pytest.mark.parametrize(("reason", "fields"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_malformed_contribution_is_refused_without_effect(
-    reason: Refusal, fields: dict[str, object]
-) -> None:
+def test_malformed_contribution_is_refused_without_effect(reason, fields):
     recipe = recipe_for(optimizer="momentum", ema=0.9)
     server = server_for(recipe)
     server.submit(contribution(recipe, 4, 8))
@@ -154,7 +151,7 @@ def test_malformed_contribution_is_refused_without_effect(
     assert server.snapshot().progress == LossSum(loss=2.0, num_images=planned(recipe, 0, 8))
 
 
-def test_update_beyond_the_finite_numbers_is_divergence_without_a_warning() -> None:
+def test_update_beyond_the_finite_numbers_is_divergence_without_a_warning():
     recipe = recipe_for(shards=1, learning_rate=1e18)
 
     with pytest.raises(DivergedError, match="round 0"):
@@ -168,9 +165,7 @@ OWNERS = st.integers(1, 16).flatmap(
 
 @settings(max_examples=50)
 @given(OWNERS, st.data())
-def test_any_owners_order_and_repetition_give_the_same_bits(
-    owners: list[int], data: st.DataObject
-) -> None:
+def test_any_owners_order_and_repetition_give_the_same_bits(owners, data):
     num_shards = len(owners)
     recipe = recipe_for(hidden=1, shards=num_shards, optimizer="adam", ema=0.9)
     generator = np.random.default_rng(num_shards)

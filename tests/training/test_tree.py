@@ -13,7 +13,7 @@ def is_leaf(node: TreeNode) -> bool:
     return node[1] - node[0] == 1
 
 
-def test_tree_is_the_documented_one() -> None:
+def test_tree_is_the_documented_one():
     def sum_of(num_shards: int) -> str:
         return tree_sum(
             (0, num_shards),
@@ -30,9 +30,7 @@ def test_tree_is_the_documented_one() -> None:
 @example((193, frozenset(range(193))))
 @example((193, frozenset()))
 @example((8, frozenset({1, 2, 3, 4})))  # neighbours that are no tree node
-def test_cover_divides_the_held_shards_into_their_largest_nodes(
-    held: tuple[int, frozenset[int]],
-) -> None:
+def test_cover_divides_the_held_shards_into_their_largest_nodes(held):
     num_shards, shards = held
     tree = nodes((0, num_shards))
 
@@ -45,7 +43,7 @@ def test_cover_divides_the_held_shards_into_their_largest_nodes(
     assert len(set(tree)) == 2 * num_shards - 1
 
 
-def test_sum_prefers_the_largest_known_node_even_if_it_is_zero() -> None:
+def test_sum_prefers_the_largest_known_node_even_if_it_is_zero():
     asked = []
 
     def known(node: TreeNode) -> int | None:

@@ -52,7 +52,7 @@ def bits(contributions: list[Contribution]) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("shards", [set(), {4}, {1, 2, 3}, {0, 2, 4}, {*range(5)}])
-def test_worker_sends_the_largest_nodes_of_its_shards(shards: set[int]) -> None:
+def test_worker_sends_the_largest_nodes_of_its_shards(shards):
     recipe = recipe_for()
     vector = start_of(recipe)
 
@@ -67,7 +67,7 @@ def test_worker_sends_the_largest_nodes_of_its_shards(shards: set[int]) -> None:
 
 
 @pytest.mark.parametrize("pixels", ["unit", "deskewed"])
-def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels: str) -> None:
+def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels):
     recipe, digits = recipe_for(pixels=pixels), noise(NUM_IMAGES)
     plan, shard, round_ = recipe.plan, 3, 5
 
@@ -87,9 +87,7 @@ def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels: str) -> Non
 
 @pytest.mark.parametrize("settings", [{}, DISTORTED], ids=["still", "distorted"])
 @pytest.mark.parametrize("prepared", [5, 6, 7])
-def test_earlier_rounds_and_inputs_made_ahead_change_no_bit(
-    settings: dict[str, object], prepared: int
-) -> None:
+def test_earlier_rounds_and_inputs_made_ahead_change_no_bit(settings, prepared):
     recipe, digits = recipe_for(**settings), noise(NUM_IMAGES)
     vector, worker = start_of(recipe), worker_for(recipe, digits, {0, 1, 3})
 
@@ -102,7 +100,7 @@ def test_earlier_rounds_and_inputs_made_ahead_change_no_bit(
     assert [bits(contributions) for contributions in actual] == [bits(expected)] * 2
 
 
-def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now() -> None:
+def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now():
     recipe, digits = recipe_for(**DISTORTED), noise(NUM_IMAGES)
     plan, vector, worker = recipe.plan, start_of(recipe), worker_for(recipe, digits, {1, 2})
 
@@ -120,7 +118,7 @@ def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now() -> None:
     assert bits(worker.contribute(6, vector)) == bits(expected)
 
 
-def test_the_same_image_is_distorted_otherwise_in_every_epoch() -> None:
+def test_the_same_image_is_distorted_otherwise_in_every_epoch():
     # A shard of one image, so that every round uses it.
     sizes = {"num_images": 5, "batch_size": 5}
     recipes = recipe_for(**sizes, pixels="deskewed"), recipe_for(**sizes, **DISTORTED)
@@ -135,7 +133,7 @@ def test_the_same_image_is_distorted_otherwise_in_every_epoch() -> None:
     assert len({*still, *distorted}) == 4
 
 
-def test_black_images_leave_the_weights_of_the_first_layer_alone_whatever_the_labels() -> None:
+def test_black_images_leave_the_weights_of_the_first_layer_alone_whatever_the_labels():
     # Unless a label has become a pixel: a fault of this program's ancestor.
     recipe, digits = recipe_for(), noise(NUM_IMAGES)
     black = Dataset(np.zeros_like(digits.images), digits.labels)
@@ -151,9 +149,7 @@ def test_black_images_leave_the_weights_of_the_first_layer_alone_whatever_the_la
     ("num_images", "num_workers", "batch_size"),
     [(7, 1, 64), (7, 5, 5), (193, 2, 1000), (193, 3, 5), (193, 5, 64)],
 )
-def test_every_image_counts_exactly_once_an_epoch(
-    num_images: int, num_workers: int, batch_size: int
-) -> None:
+def test_every_image_counts_exactly_once_an_epoch(num_images, num_workers, batch_size):
     # Every image marks a pixel of its own and all hidden units are alike, so row i of dw1 tells
     # how often image i was used.
     images = np.zeros((num_images, 784), np.uint8)
@@ -176,7 +172,7 @@ def test_every_image_counts_exactly_once_an_epoch(
     assert seen[0] != 0
 
 
-def test_labels_act_through_the_targets_alone() -> None:
+def test_labels_act_through_the_targets_alone():
     # With softmax d2 = o - t, and the outputs o depend on the images only: between two labellings
     # of the same images, db2 differs by the difference of the label counts. On black images
     # dw1 = x^T d1 is zero, unless a label has become a pixel (a fault of this program's ancestor).
