@@ -10,7 +10,6 @@ from nanograd.errors import DataError, OutputExistsError
 from nanograd.images.writers import write_pictures
 from tests.helpers.folders import untimed_contents
 from tests.helpers.ingests import image_of, ingest, read_rows
-from tests.helpers.jobs import forget_completion
 
 
 @pytest.fixture
@@ -59,21 +58,6 @@ def test_input_without_pictures_is_an_error_that_leaves_no_output(tmp_path, out)
         ingest(out, tmp_path / "in")
 
     assert not out.exists()
-
-
-def test_repeated_command_does_only_the_missing_parts(out, png):
-    first = ingest(out, png, part_rows=7)
-    before = untimed_contents(out)
-    again = ingest(out, png, part_rows=7)
-    unchanged = untimed_contents(out)
-    forget_completion(out)
-    next((out / "_receipts").iterdir()).unlink()
-
-    ingest(out, png, part_rows=7)
-
-    assert again["ingested"] == first["ingested"] == 19
-    assert unchanged == before
-    assert untimed_contents(out) == before
 
 
 def test_other_settings_are_another_job(out, png):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nanograd.digits.form import to_png
 from nanograd.runtime import storage
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import every_row, sources, unlisted
@@ -17,7 +18,7 @@ RETRY = {"retry_quarantine": True, "image_column": "scan", "label_column": "none
 # What a command does to a complete output of files 0 and 1: its settings, and the rows afterwards.
 CHANGES: dict[str, tuple[dict[str, Any], list[tuple[str, int]]]] = {
     "first": ({}, every_row(0, 1)),
-    "growth": ({}, every_row(0, 1, 2)),
+    "growth": ({}, [*every_row(0, 1, 2), ("a", 0)]),  # of a table and of a picture
     "sync": ({"sync": True}, [*every_row(0), *(("00001", row) for row in range(9))]),
     "overwrite": ({"overwrite": True, "keep": ("label",)}, every_row(0, 1)),
     "retry": (RETRY, every_row(0, 1)),
@@ -88,6 +89,7 @@ def test_command_that_is_killed_at_any_write_is_completed_by_the_next(case, tmp_
         case.run()
     if change == "growth":
         case.add(2)
+        (case.folder / "a.png").write_bytes(to_png(case.digits.images[0]))
     if change == "sync":
         os.utime(case.add(20, second.name, rows=9), ns=(0, 0))
     if change == "repair of a retry":

@@ -14,11 +14,9 @@ from nanograd import commands
 from nanograd.console.preview import preview_rows
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.runtime import json_files
-from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import runs
 from tests.helpers.ingests import ingest
 from tests.jobs.conftest import Case
-from tests.jobs.test_kills import killed_at_each_write
 
 Draw = Callable[[str, int], Path]
 
@@ -168,27 +166,6 @@ def test_quarantined_pictures_are_retried_with_other_settings(case, photos, draw
     assert case.quarantine() == [("blank.png", 0, "blank")]
     receipts = json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]
     assert sum(each["reading"] is not None for each in receipts) >= 1
-
-
-@pytest.mark.parametrize("growth", [False, True])
-def test_command_that_is_killed_at_any_write_is_completed_by_the_next(
-    case, photos, draw, tmp_path, growth
-):
-    (case.folder / "empty.png").touch()
-    case.add(0)
-    case.out.mkdir(parents=True)
-    if growth:
-        case.run(rows_per_file=5)
-        draw("z.png", 12)
-    shutil.copytree(case.out, saved := tmp_path / "saved")
-    figures = case.run(rows_per_file=5)
-    undisturbed = untimed_contents(case.out)
-
-    for _ in killed_at_each_write(case, saved, rows_per_file=5):
-        again = case.run(rows_per_file=5)
-
-        assert (again["rows"], again["predicted"]) == (figures["rows"], figures["predicted"])
-        assert untimed_contents(case.out) == undisturbed
 
 
 def test_limit_counts_tables_and_pictures(case, photos):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.errors import DataError, UsageError
+from nanograd.errors import DataError
 from nanograd.images.writers import PREDICTIONS
 from nanograd.jobs import review
 from nanograd.jobs.receipts import doubt_of
@@ -138,15 +138,6 @@ def test_list_follows_growth_replacement_and_removal(case):
     assert (case.out / "_review.pq").read_bytes() == whole
 
 
-def test_no_list_is_written_or_left_where_none_is_wanted(case):
-    case.add(0)
-    case.run()
-    figures = case.run(review_share=0.0, overwrite=True)
-
-    assert figures["review"] is None
-    assert not [path for path in case.out.rglob("*review*") if path.is_file()]
-
-
 @pytest.mark.parametrize("given", [{"review_share": 0.05}, {"review_below": 0.6}])
 def test_list_is_made_again_for_other_settings_or_when_it_is_lost(case, given):
     case.fill(5, 100, rows=23)
@@ -165,7 +156,7 @@ def test_list_is_made_again_for_other_settings_or_when_it_is_lost(case, given):
     assert first != expected == made == place.read_bytes()
     assert {path: path.stat().st_mtime_ns for path in case.out.rglob("part-*")} == parts
     assert figures["rows"] == again["rows"] == 5 * 23
-    case.run(review_share=0.0)
+    assert case.run(review_share=0.0)["review"] is None
     assert not place.exists()
     assert (case.out / "_SUCCESS").exists()
 
@@ -232,11 +223,6 @@ def test_number_of_rows_is_bounded(case, monkeypatch, settings):
     case.add(0, rows=23)
     case.run(**settings)
     assert len(listed(case.out)) == 5
-
-
-def test_two_ways_to_choose_exclude_each_other():
-    with pytest.raises(UsageError, match="exclude each other"):
-        PredictSpec(model="m", output="o", review_share=0.1, review_below=0.5)
 
 
 def test_inspect_draws_the_first_rows_of_the_list(case):
