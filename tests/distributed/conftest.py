@@ -21,8 +21,10 @@ StartGroup = Callable[..., RayGroup]
 @pytest.fixture(scope="package")
 def ray_cpus() -> Iterator[int]:
     """Start a private Ray and return the number of its CPUs."""
-    with session("local", num_cpus=4):
-        yield 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "500")
+        with session("local", num_cpus=4):
+            yield 4
 
 
 @pytest.fixture(scope="package")

@@ -45,18 +45,6 @@ def test_any_group_gives_the_bits_of_the_local_group(
     assert bits(group.snapshot()) == bits(train_locally(recipe, digits, 7))
 
 
-def test_a_new_group_goes_on_from_a_snapshot_with_the_same_bits(start_group, recipe, digits):
-    first = start_group(recipe, 2)
-    first.advance(3)
-    middle = first.snapshot()
-    first.close()
-
-    second = start_group(recipe, 3, middle)
-    second.advance(7)
-
-    assert bits(second.snapshot()) == bits(train_locally(recipe, digits, 7))
-
-
 def test_divergence_in_the_server_actor_reaches_the_driver(start_group, digits):
     group = start_group(recipe_for(digits, learning_rate=1e30, optimizer="sgd", warmup=0), 2)
 

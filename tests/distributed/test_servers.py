@@ -21,7 +21,7 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import LossSum, Snapshot, first_snapshot
 from tests.helpers.actors import FreezesWhenCopied, FreezesWhenRestored
-from tests.helpers.runs import bits, train_locally
+from tests.helpers.runs import train_locally
 
 REPLY_S = 3.0
 Kind = type[ServerActor]
@@ -51,22 +51,6 @@ def make_servers(ray_cpus: int, recipe: Recipe) -> Iterator[MakeServers]:
     yield make
     for server in made:
         os.kill(server.identity.pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_level_brings_all_servers_to_the_newest_state_which_is_copied(
-    make_servers, recipe, digits, ahead
-):
-    newest = train_locally(recipe, digits, 5)
-    given = [train_locally(recipe, digits, 4)] * 3
-    given[ahead] = newest
-    servers = make_servers(*given)
-
-    assert servers.level(REPLY_S) == 5
-
-    assert bits(servers.snapshot(REPLY_S)) == bits(newest)
-    for each in servers.present.values():
-        assert bits(ray.get(each.actor.snapshot.remote())) == bits(newest)
 
 
 @pytest.mark.parametrize(

@@ -85,13 +85,6 @@ def test_server_that_does_not_start_in_time_is_a_cluster_error(start_group, reci
         start_group(recipe, 1)
 
 
-def test_server_killed_while_the_group_starts_changes_no_bit(train, use_servers, tmp_path):
-    use_servers(actors.dies_once(tmp_path / "died"))
-
-    assert train(2)
-    assert (tmp_path / "died").exists()
-
-
 class Holder:
     """Another program that holds CPUs."""
 

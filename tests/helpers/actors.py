@@ -82,17 +82,6 @@ def dies_at_first(marks: Path) -> type:
     return before(WorkerActor, "__init__", die)
 
 
-def dies_once(mark: Path) -> type:
-    """Servers that die when they are opened, unless a file exists."""
-
-    def die(actor: object) -> None:
-        if not mark.exists():
-            mark.touch()
-            end()
-
-    return before(ServerActor, "open", die)
-
-
 def dies_after(num_segments: int) -> type:
     """Servers that die when they have run some segments."""
 
