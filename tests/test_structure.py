@@ -3,8 +3,6 @@
 import ast
 import re
 import tomllib
-from collections import Counter
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
@@ -45,10 +43,6 @@ def num_lines(file: Path) -> int:
     return len(file.read_text().splitlines())
 
 
-def repeated(names: Iterator[str]) -> list[str]:
-    return sorted(each for each, count in Counter(names).items() if count > 1)
-
-
 def dotted(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
@@ -56,7 +50,7 @@ def dotted(file: Path) -> str:
 FILES = {dotted(file): file for file in MODULES}
 
 
-def imported(file: Path, *, in_functions: bool) -> set[str]:
+def imported(file: Path) -> set[str]:
     found: set[str] = set()
     queue: list[ast.AST] = [ast.parse(file.read_text())]
     while queue:
@@ -68,13 +62,9 @@ def imported(file: Path, *, in_functions: bool) -> set[str]:
             found |= {each.name for each in node.names}
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             queue += node.orelse
-        elif in_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             queue += ast.iter_child_nodes(node)
     return found & FILES.keys() - {"nanograd"}
-
-
-def package_of(module: str) -> str:
-    return ".".join(module.split(".")[:2])
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=name)
@@ -98,39 +88,10 @@ def test_modules_are_neither_tiny_nor_huge():
     assert OTHER_SIZES.keys() <= outside.keys()
 
 
-def test_names_of_modules_and_packages_are_unique():
-    modules = (file.stem for file in MODULES if file.stem[:2] != "__")
-    packages = (package.name for package in PACKAGES)
-
-    assert repeated(each for names in (modules, packages) for each in names) == []
-
-
-def test_names_of_public_classes_are_unique():
-    classes = (
-        node.name
-        for file in MODULES
-        for node in ast.parse(file.read_text()).body
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-    )
-
-    assert repeated(classes) == []
-
-
 def test_imports_between_files_have_no_cycle():
-    graph = {module: imported(file, in_functions=False) for module, file in FILES.items()}
+    graph = {module: imported(file) for module, file in FILES.items()}
 
     TopologicalSorter(graph).prepare()  # raises CycleError
-
-
-def test_imports_between_packages_have_no_cycle():
-    graph: dict[str, set[str]] = {}
-    for module, file in FILES.items():
-        if module != "nanograd":  # its names are imported where they are used
-            here = package_of(module)
-            used = {package_of(each) for each in imported(file, in_functions=True)}
-            graph.setdefault(here, set()).update(used - {here})
-
-    TopologicalSorter(graph).prepare()
 
 
 def test_nothing_is_decided_by_the_text_of_a_message():

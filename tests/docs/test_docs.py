@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,32 +175,6 @@ def test_documented_code_uses_models_without_nanograd(tmp_path):
 @pytest.mark.parametrize("document", write_pages.documents(ROOT), ids=name_of)
 def test_generated_tables_are_current(document):
     assert write_pages.rewrite(document) == document.read_text()
-
-
-def test_stale_table_is_rewritten_and_the_rest_preserved(tmp_path):
-    begin, end = "<!-- settings: export -->", "<!-- /settings -->"
-    file = tmp_path / "README.md"
-    file.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n")
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts/write_pages.py", tmp_path / "scripts")
-    script = [sys.executable, "-B", "scripts/write_pages.py"]
-
-    done = [
-        run(*script, *words, folder=tmp_path, PYTHONPATH=str(ROOT))
-        for words in (["--check"], [], ["--check"])
-    ]
-
-    assert [(each.returncode, each.stderr) for each in done] == [
-        (1, "README.md is out of date; run `make docs`\n"), (0, "README.md rewritten\n"), (0, ""),
-    ]  # fmt: skip
-    text = file.read_text()
-    assert text.startswith(f"before\n\n{begin}\n- `output` (text; required): ONNX file")
-    assert text.endswith(f"replaced\n{end}\n\nafter\n")
-    assert "old" not in text
-    for words in ("train -->\nnot closed", "no -->\n<!-- /settings -->"):
-        file.write_text(f"<!-- settings: {words}\n")
-        with pytest.raises(SystemExit, match=r"not closed|no command 'no'"):
-            write_pages.rewrite(file)
 
 
 def test_importing_modules_has_no_side_effects(tmp_path):

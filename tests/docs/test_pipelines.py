@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
 import nanograd
@@ -67,24 +66,24 @@ def flat(images: Pixels) -> pa.Table:
     return pa.table({"id": [bytes(16)] * len(images), **pixels})
 
 
-def lists(values: NDArray[Any], type_: pa.DataType) -> pa.Array:
-    return pa.array(list(values), pa.list_(type_))
-
-
 def squares(images: Pixels) -> Pixels:
     return images.reshape(-1, 28, 28)
 
 
-def transposed(images: Pixels) -> Pixels:
-    return squares(images).swapaxes(1, 2).copy().swapaxes(1, 2)
+def dark(images: Pixels) -> Pixels:
+    return 255 - squares(images)
+
+
+def transposed(images: Pixels) -> pa.Array:
+    return tensors(squares(images).swapaxes(1, 2).copy().swapaxes(1, 2))
 
 
 def colour(images: Pixels) -> Pixels:
     return np.repeat(squares(images)[..., None], 3, axis=3)
 
 
-def channels_first(images: Pixels) -> Pixels:
-    return np.ascontiguousarray(np.moveaxis(colour(images), 3, 1))
+def channels_first(images: Pixels) -> pa.Array:
+    return tensors(np.ascontiguousarray(np.moveaxis(colour(images), 3, 1)))
 
 
 def padded(images: Pixels) -> Pixels:
@@ -102,42 +101,22 @@ PIPELINES: list[tuple[str, str, Callable[[Pixels], Any]]] = [
     ("Hugging Face images", "`struct<bytes, path>`", hugging_face),
     ("Spark images", "`struct<origin, height, ..., data>`", spark),
     ("raw bytes", "`binary`", raw),
-    ("lists", "`list<uint8>`", lambda images: lists(images, pa.uint8())),
+    ("lists", "`list<uint8>`", list),
     ("fixed-size lists", "`fixed_size_list<uint8>[784]`", fixed_list),
     ("nested lists", "`list<list<int64>>`", lambda images: squares(images).tolist()),
     ("Arrow tensors", "`fixed_shape_tensor[28,28]`", tensor),
-    (
-        "Arrow tensors, transposed",
-        "`fixed_shape_tensor[28,28]` with a permutation",
-        lambda images: tensors(transposed(images)),
-    ),
+    ("Arrow tensors, transposed", "`fixed_shape_tensor[28,28]` with a permutation", transposed),
     ("Ray tensors", "`ray.data.arrow_tensor_v2`", ray_tensor),
     ("tensors beside their shapes", "`struct<data, shape>`", variable_tensors),
     ("784 columns beside an id", "`uint8`, each", flat),
-    (
-        "floats from 0 to 1",
-        "`list<float>`",
-        lambda images: lists(images / np.float32(255), pa.float32()),
-    ),
-    ("floats from 0 to 255", "`list<double>`", lambda images: lists(images * 1.0, pa.float64())),
-    (
-        "half floats",
-        "`list<halffloat>`",
-        lambda images: lists((images / 255).astype(np.float16), pa.float16()),
-    ),
+    ("floats from 0 to 1", "`list<float>`", lambda images: list(images / np.float32(255))),
+    ("floats from 0 to 255", "`list<double>`", lambda images: list(images * 1.0)),
+    ("half floats", "`list<halffloat>`", lambda images: list((images / 255).astype(np.float16))),
     ("grey as RGB", "`fixed_shape_tensor[28,28,3]`", lambda images: tensors(colour(images))),
-    (
-        "RGB, channels first",
-        "`fixed_shape_tensor[3,28,28]`",
-        lambda images: tensors(channels_first(images)),
-    ),
+    ("RGB, channels first", "`fixed_shape_tensor[3,28,28]`", channels_first),
     ("RGB as PNG files", "`binary`", lambda images: pngs(colour(images))),
-    (
-        "dark ink on white",
-        "`fixed_shape_tensor[28,28]`",
-        lambda images: tensors(255 - squares(images)),
-    ),
-    ("dark ink on white, PNG files", "`binary`", lambda images: pngs(255 - squares(images))),
+    ("dark ink on white", "`fixed_shape_tensor[28,28]`", lambda images: tensors(dark(images))),
+    ("dark ink on white, PNG files", "`binary`", lambda images: pngs(dark(images))),
     ("32 x 32", "`fixed_shape_tensor[32,32]`", lambda images: tensors(padded(images))),
     ("32 x 32, PNG files", "`binary`", lambda images: pngs(padded(images))),
 ]
