@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from hypothesis import settings
 from nanograd import cli
 from nanograd.digits.dataset import Mnist
 from nanograd.images import sources
-from tests.helpers import jobs, runs
+from tests.helpers import jobs, processes, runs
 from tests.helpers.folders import untimed_contents
 from tests.helpers.processes import environment_without_ray
 from tests.helpers.reviews import Reviewer
@@ -139,12 +138,8 @@ def nanograd_process(tmp_path: Path) -> Nanograd:
     """Run the command line in a process of its own, in an empty folder."""
 
     def run(*words: str, **environment: str) -> Outcome:
-        done = subprocess.run(
-            [sys.executable, "-m", "nanograd", *words],
-            cwd=tmp_path,
-            env=environment_without_ray(NANOGRAD_CACHE=str(tmp_path / "cache"), **environment),
-            capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+        command, cache = (sys.executable, "-m", "nanograd", *words), str(tmp_path / "cache")
+        done = processes.run(*command, folder=tmp_path, NANOGRAD_CACHE=cache, **environment)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run

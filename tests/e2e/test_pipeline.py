@@ -3,13 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.helpers.processes import environment_without_ray, run_python
+from tests.helpers.processes import run, run_python
 
 NO_RAY = ("--workers", "0")
 
@@ -54,11 +53,8 @@ def test_default_command_trains_with_ray_to_the_bits_of_one_process(nanograd, tm
     settings = ["--data", "sample", "--epochs", "2", "--batch-size", "250"]
     words = [str(Path(sys.executable).with_name("nanograd")), "train", *settings]
 
-    with_ray = subprocess.run(
-        ["/bin/sh", "-c", 'exec "$@" 0<&- 2>&-', "sh", *words, "--workers", "2", "--output", "two"],
-        cwd=tmp_path, env=environment_without_ray(), stdout=subprocess.PIPE, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+    shell = ("/bin/sh", "-c", 'exec "$@" 0<&- 2>&-', "sh")
+    with_ray = run(*shell, *words, "--workers", "2", "--output", "two", folder=tmp_path)
     without = nanograd("train", *settings, *NO_RAY, "--output", "none")
 
     assert (with_ray.returncode, without.code) == (0, 0), with_ray.stdout

@@ -13,8 +13,8 @@ import pytest
 
 from nanograd.console.terminal import stderr_listener
 from nanograd.runtime.events import warning
+from tests.helpers import processes
 from tests.helpers.events import EPOCH, ROUNDS, ROWS
-from tests.helpers.processes import environment_without_ray
 from tests.helpers.terminal import read_all
 
 INFO = "data info --data sample"
@@ -45,11 +45,8 @@ def test_terminal_has_a_summary_and_json_on_request(tmp_path, words, summary, as
 
 
 def run(folder: Path, redirection: str, words: str) -> subprocess.CompletedProcess[str]:
-    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "nanograd"]
-    return subprocess.run(
-        [*shell, *words.split()], cwd=folder, env=environment_without_ray(),
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    shell = ("sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "nanograd")
+    return processes.run(*shell, *words.split(), folder=folder)
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "0<&- 2>&-"])

@@ -12,8 +12,6 @@ are the same and the processor supports the kernel.
 """
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +29,7 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup
 from nanograd.training.recipe import make_recipe
 from nanograd.training.server import LossSum, first_snapshot
+from tests.helpers.processes import run
 
 FILE = Path(__file__).parent / "golden_curve.json"
 
@@ -78,14 +77,9 @@ def record_all() -> dict[str, Any]:
 
 def record_with_kernel(name: str) -> dict[str, Any]:
     """Record both runs in another process, since OpenBLAS chooses its kernel once."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.golden.test_golden_curve", "print"],
-        env=os.environ | {"OPENBLAS_CORETYPE": name},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = (sys.executable, "-m", "tests.golden.test_golden_curve", "print")
+    done = run(*command, folder=Path(__file__).parents[2], OPENBLAS_CORETYPE=name)
+    assert done.returncode == 0, done.stderr
     recorded: dict[str, Any] = json.loads(done.stdout)
     return recorded
 

@@ -7,7 +7,6 @@ tried. To store others:
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import pytest
 
 from nanograd.runtime import kernel
-from tests.conftest import ROOT, environment_without_ray
-from tests.helpers.processes import run_python
+from tests.conftest import ROOT
+from tests.helpers.processes import run, run_python
 from tests.runtime.test_kernel import PROCESSORS
 
 FILE = Path(__file__).parent / "portable_bits.json"
@@ -25,18 +24,10 @@ FILE = Path(__file__).parent / "portable_bits.json"
 RUNS = {
     "fast": ["--epochs", "2", "--warmup", "4"],
     "classic": [
-        "--preset",
-        "classic",
-        "--epochs",
-        "1",
-        "--warmup",
-        "4",
-        "--least-rounds",
-        "0",
-        "--hidden",
-        "64",
+        "--preset", "classic", "--epochs", "1", "--warmup", "4", "--least-rounds", "0",
+        "--hidden", "64",
     ],
-}
+}  # fmt: skip
 ABOUT = """
 import json, platform
 import numpy
@@ -57,10 +48,7 @@ def train(name: str, folder: Path, workers: int = 0, **variables: str) -> dict[s
         sys.executable, "-m", "nanograd", "train", "--data", "sample", "--workers", str(workers),
         "--kernel", "portable", "--output", str(folder / "run"), *RUNS[name],
     ]  # fmt: skip
-    done = subprocess.run(
-        words, cwd=folder, env=environment_without_ray(PYTHONPATH=str(ROOT), **variables),
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = run(*words, folder=folder, PYTHONPATH=str(ROOT), **variables)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -108,9 +96,9 @@ def test_bits_of_ray_workers_are_the_stored_ones(golden, tmp_path):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
         sums = {}
-        for run in RUNS:
-            (place := Path(made, run)).mkdir()
-            sums[run] = train(run, place)["params_sha256"]
+        for name in RUNS:
+            (place := Path(made, name)).mkdir()
+            sums[name] = train(name, place)["params_sha256"]
     here = about()
     stored = {**here, "versions": [here["versions"]], "params_sha256": sums}
     FILE.write_text(json.dumps(stored, indent=1) + "\n")

@@ -5,15 +5,14 @@ one may be ended by late threads of the first.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
 
-from tests.conftest import environment_without_ray
 from tests.golden.test_portable_bits import RUNS
+from tests.helpers.processes import run
 from tests.runtime.test_kernel import PROCESSORS
 
 HOSTS = ("SkylakeX", "Nehalem", "Sandybridge")
@@ -28,13 +27,10 @@ def main(folder: Path) -> None:
     cluster.wait_for_nodes()
     outcomes = []
     for words in (["--kernel", "portable"], ["--strict"]):
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "nanograd", "train", "--data", "sample", *RUNS["fast"],
-                "--workers", "3", "--output", str(folder / words[-1]), *words,
-            ],
-            env=environment_without_ray(RAY_ADDRESS=cluster.address, RAY_AUTH_TOKEN="0" * 64),
-            capture_output=True, text=True, timeout=120, check=False,
+        done = run(
+            sys.executable, "-m", "nanograd", "train", "--data", "sample", *RUNS["fast"],
+            "--workers", "3", "--output", str(folder / words[-1]), *words,
+            RAY_ADDRESS=cluster.address, RAY_AUTH_TOKEN="0" * 64,
         )  # fmt: skip
         last = json.loads(done.stdout.splitlines()[-1])
         outcomes.append({"code": done.returncode, "stderr": done.stderr, **last})

@@ -19,9 +19,9 @@ def environment_without_ray(**more: str) -> dict[str, str]:
 def run(
     *words: str | Path, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder, with more environment variables, and capture its output."""
+    """Run a command in a folder, without Ray's variables and with others; capture its output."""
     return subprocess.run(
-        words, cwd=folder, env={**os.environ, **environment},
+        words, cwd=folder, env=environment_without_ray(**environment),
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
@@ -34,11 +34,8 @@ def run_python(
 
 def run_helper(name: str, *words: str) -> Any:
     """Run a module of these helpers that makes its own Ray cluster; return its last line, JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"tests.helpers.{name}", *words], cwd=_ROOT,
-        env=environment_without_ray(RAY_AUTH_TOKEN="0" * 64),
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    command = (sys.executable, "-m", f"tests.helpers.{name}", *words)
+    done = run(*command, folder=_ROOT, RAY_AUTH_TOKEN="0" * 64)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
