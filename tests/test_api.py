@@ -9,8 +9,6 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -106,21 +104,6 @@ def test_functions_and_commands_do_the_same(nanograd_, tmp_path, run, sample):
     nanograd_("export", "--model", model, "--output", "b.onnx")
     assert file.read_bytes() == Path("b.onnx").read_bytes()
     assert (exported.bytes, exported.output) == (file.stat().st_size, str(file))
-
-
-def test_dry_run_predicts_nothing(tmp_path, run):
-    pq.write_table(pa.table({"image": [bytes(784)]}), tmp_path / "a.parquet")
-
-    done = nanograd.predict(
-        tmp_path / "a.parquet",
-        dry_run=True,
-        model=f"{run.directory}/model",
-        output=tmp_path / "out",
-    )
-
-    assert done.plan
-    assert (done.predicted, done.plan.rows_to_do) == (0, 1)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

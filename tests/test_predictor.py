@@ -157,15 +157,6 @@ def test_empty_batch_stays_empty_with_the_same_columns(form, images, model):
     assert len(none["prediction"]) == 0
 
 
-def test_booleans_are_full_ink(images, model):
-    bits = squares(images) > 127
-    predictor = nanograd.Predictor(model)
-
-    found, expected = predictor({"image": bits}), predictor({"image": bits * np.uint8(255)})
-
-    assert np.array_equal(found["probabilities"], expected["probabilities"])
-
-
 @pytest.mark.parametrize(
     ("batch", "error", "why"),
     [

@@ -104,38 +104,6 @@ def test_private_ray_leaves_the_environment_and_after_a_failure_its_logs(head):
     shutil.rmtree(kept)
 
 
-def test_dry_run_describes_the_job_and_the_next_files_are_added(
-    nanograd, trained, png_folder, tmp_path
-):
-    ingest = ["ingest", "in", "--output", "rows", *NO_RAY]
-    predict = ["predict", "rows", "--output", "out", *NO_RAY, "--model"]
-    shutil.copytree(png_folder / "3", tmp_path / "in" / "3")
-    tried = nanograd(*ingest, "--dry-run")
-    written = [path.name for path in tmp_path.iterdir()]
-    nanograd(*ingest)
-    tried_too = nanograd(*predict, trained, "--dry-run")
-    first, again = nanograd(*predict, trained), nanograd(*predict, trained)
-    shutil.copytree(png_folder / "8", tmp_path / "in" / "8")
-    ingested, predicted = nanograd(*ingest), nanograd(*predict, trained)
-    nanograd("train", "--data", "sample", *NO_RAY, "--epochs", "1", "--output", "other")
-    other = nanograd(*predict, "other/model")
-    replaced = nanograd(*predict, "other/model", "--overwrite")
-
-    done = (tried, tried_too, first, again, ingested, predicted, replaced)
-    assert [each.code for each in done] == [0] * 7
-    num_first, num_all = (len(list(tmp_path.glob(f"in/{glob}/*"))) for glob in ("3", "*"))
-    assert "in" in written
-    assert "rows" not in written
-    assert f"{num_first} rows to read in 1 of 1 part; nothing was written" in tried.stderr
-    assert "1 file: images in image (struct<" in tried_too.stderr
-    assert tried_too.last["rows_to_do"] == again.last["predicted"] == num_first
-    assert "nothing to do" in again.stderr
-    assert "1 of 2 parts are done already" in ingested.stderr
-    assert "1 of 2 parts are done already" in predicted.stderr
-    assert predicted.last["rows"] == ingested.last["rows"] == replaced.last["rows"] == num_all
-    assert (other.code, other.last["event"]) == (73, "error")
-
-
 def test_settings_take_precedence_flag_environment_file_preset(nanograd, tmp_path):
     (tmp_path / "my.toml").write_text(
         'preset = "classic"\nepochs = 3\nbatch_size = 200\nseed = 5\n'

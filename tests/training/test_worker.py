@@ -133,18 +133,6 @@ def test_the_same_image_is_distorted_otherwise_in_every_epoch():
     assert len({*still, *distorted}) == 4
 
 
-def test_black_images_leave_the_weights_of_the_first_layer_alone_whatever_the_labels():
-    # Unless a label has become a pixel: a fault of this program's ancestor.
-    recipe, digits = recipe_for(), noise(NUM_IMAGES)
-    black = Dataset(np.zeros_like(digits.images), digits.labels)
-
-    [found] = worker_for(recipe, black, range(5)).contribute(0, start_of(recipe))
-
-    gradient = Params(found.gradient, recipe.architecture)
-    assert not gradient.w1.any()
-    assert gradient.b1.all()
-
-
 @pytest.mark.parametrize(
     ("num_images", "num_workers", "batch_size"),
     [(7, 1, 64), (7, 5, 5), (193, 2, 1000), (193, 3, 5), (193, 5, 64)],
