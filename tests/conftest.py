@@ -65,6 +65,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_real_sync() -> Iterator[None]:
+    """Sync nothing to the real disk, which takes most of the time of a small job."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def reviewer(output: str) -> Iterator[Reviewer]:
     """Review the prediction `output` in a process of its own."""

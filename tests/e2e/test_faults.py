@@ -173,18 +173,11 @@ LEAST_REQUESTS = {saving: 3, job: 40, saving_a_model: 3}
 MAX_REORDERED = 4
 
 
-@pytest.fixture
-def no_real_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sync nothing to the real disk: the simulated one says what a power failure loses."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 @pytest.mark.parametrize(
     ("make", "fault"),
     DISK_FAULTS,
     ids=lambda each: getattr(each, "__name__", errno.errorcode.get(each, str(each))),
 )
-@pytest.mark.usefixtures("no_real_sync")
 def test_no_fault_of_a_disk_loses_doubles_or_mixes_anything(tmp_path, make, fault):
     work, before, number, patterns = make(tmp_path), tmp_path / "before", 0, [-1]
     before.mkdir()
@@ -217,7 +210,6 @@ def test_no_fault_of_a_disk_loses_doubles_or_mixes_anything(tmp_path, make, faul
     assert number > LEAST_CALLS[make]
 
 
-@pytest.mark.usefixtures("no_real_sync")
 def test_disk_that_lies_about_fsync_loses_work_but_never_gives_wrong_bits(tmp_path):
     saved = [some_checkpoint(round_) for round_ in (1, 2, 3)]
     for pattern in range(2**6):

@@ -231,17 +231,10 @@ def test_card_is_valid_on_the_hub_whatever_the_model(tmp_path, model, about):
 class Hub:
     """The part of the package huggingface_hub that is used, with one model in its cache."""
 
-    class HfHubHTTPError(OSError):
-        """An answer of the hub."""
-
-    class RepositoryNotFoundError(HfHubHTTPError):
-        """There is no such model."""
-
-    class RevisionNotFoundError(HfHubHTTPError):
-        """There is no such revision."""
-
-    class HFValidationError(ValueError):
-        """The name is none."""
+    HfHubHTTPError = type("HfHubHTTPError", (OSError,), {})
+    RepositoryNotFoundError = type("RepositoryNotFoundError", (HfHubHTTPError,), {})
+    RevisionNotFoundError = type("RevisionNotFoundError", (HfHubHTTPError,), {})
+    HFValidationError = type("HFValidationError", (ValueError,), {})
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked = folder, list[tuple[str, str | None]]()
