@@ -24,11 +24,13 @@ WORDS = ("auto", "folder", "name", "none")
 # Accepted names of the columns in a list: pictures (Hugging Face writes file_name), and labels.
 _COLUMNS = (("file", "file_name", "filename", "path", "image"), (*LABEL_NAMES, "y"))
 
-# A digit at the start (7.png, 7_0012.png, 7 (2).png) or after a word (x-is-7.png, digit7.jpg,
-# label_7-b.png). A number at the end (img_7.png) is more often a count than a label.
+# A digit after a word (x-is-7.png, digit7.jpg, label_7-b.png), before _ and a number (7_0012.png),
+# or at the start (7.png, 7-b.png, 7 (2).png). In photos called 1.jpg, 2.jpg, ... the digit is a
+# count, so `auto` does without the last pattern. img_7.png is more often a count, too.
 _LABEL_IN_NAME = (
-    re.compile(r"^([0-9])(?![0-9])(?:[-_ (].*)?$"),
     re.compile(r"(?:^|[-_ ])(?:is|label|digit|class)[-_ ]?([0-9])(?![0-9])", re.IGNORECASE),
+    re.compile(r"^([0-9])_[0-9]+$"),
+    re.compile(r"^([0-9])(?![0-9])(?:[-_ (].*)?$"),
 )
 # pandas writes a whole number as 7.0 if the column has missing values.
 _DIGIT = re.compile(r"([0-9])(?:\.0*)?")
@@ -115,14 +117,14 @@ def label_of(file: str, label_from: str) -> Label:
 
     >>> label_of("scans/7/img_3.png", "auto"), label_of("photo-a-01-is-0.jpg", "auto")
     (7, 0)
-    >>> label_of("img_3.png", "auto") is None
-    True
+    >>> label_of("img_3.png", "auto"), label_of("3.png", "auto"), label_of("3.png", "name")
+    (None, None, 3)
     """
     path = Path(file)
     if label_from in ("auto", "folder") and re.fullmatch("[0-9]", path.parent.name):
         return int(path.parent.name)
     if label_from in ("auto", "name"):
-        for pattern in _LABEL_IN_NAME:
+        for pattern in _LABEL_IN_NAME if label_from == "name" else _LABEL_IN_NAME[:-1]:
             if match := pattern.search(path.stem):
                 return int(match[1])
     return None

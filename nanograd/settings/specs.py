@@ -200,9 +200,9 @@ class PicturePartsSpec(PartsSpec, PictureFileOptions):
 
     label_from: str = setting(
         "auto",
-        "source of the labels of picture files: auto (folder name, else file name), folder, name, "
-        "none, a list FILE.csv (columns file and label), a template 'img_*_{label}.png' or a "
-        "regular expression",
+        "source of the labels of picture files: auto (folder name, else a clear file name such as "
+        "7_0012.png or scan-is-7.png, but not 7.png), folder, name, none, a list FILE.csv (columns "
+        "file and label), a template 'img_*_{label}.png' or a regular expression",
         group="Pictures",
         place=True,
     )

@@ -73,13 +73,13 @@ def test_archives_are_found_in_folders_and_in_a_folder_named_like_one(tmp_path, 
     place = tmp_path / "in" / "folder.zip"
     place.mkdir(parents=True)
     pack(place / "more.zip", dict(members[:2]))
-    (place / "3_loose.png").write_bytes(members[2][1])
+    (place / "3_01.png").write_bytes(members[2][1])
 
     figures = ingest(tmp_path / "rows", tmp_path / "in")
 
     paths = [path for path, _, _ in rows(tmp_path / "rows", tmp_path / "in")]
     more = [f"folder.zip/more.zip/{name}" for name, _ in members[:2]]
-    assert paths == sorted(["folder.zip/3_loose.png", *more])
+    assert paths == sorted(["folder.zip/3_01.png", *more])
     assert (figures["ingested"], figures["labelled"]) == (3, 3)
 
 
