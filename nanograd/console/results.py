@@ -265,7 +265,8 @@ class Prediction(JobCounts):
                 "predictions": predictions,
                 "quarantine": storage.join(self.output, "quarantine"),
                 "most often": str(Detail(**self.details[0])) if self.details else None,
-                "review": self.review,
+                "review": self.review
+                and f"nanograd review {shlex.quote(self.output)} corrects the least certain rows",
                 "report": self.report,
             },
             _show_table(numbers or predictions, self.format, "text" if numbers else "prediction"),
@@ -331,8 +332,8 @@ class Corrections(Result):
         if not self.rows:
             return "the review list has no rows; there is nothing to review"
         done = (
-            f"{self.reviewed:,} rows reviewed: {self.corrected:,} corrected, {self.confirmed:,} "
-            f"confirmed, {self.no_digit:,} without a digit; {self.left:,} are left"
+            f"{count(self.reviewed, 'row')} reviewed: {self.corrected:,} corrected, "
+            f"{self.confirmed:,} confirmed, {self.no_digit:,} without a digit; {self.left:,} left"
         )
         if self.corrections and self.corrected + self.confirmed:
             train = f"nanograd train --data auto --data {shlex.quote(self.corrections)}"

@@ -1,6 +1,7 @@
 """The report of a prediction: one HTML file that opens offline, made from its output folder."""
 
 import json
+import shlex
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -158,6 +159,7 @@ def build(prediction: FinishedPrediction) -> Report:
         calibration=calibration,
         review=review,
         review_file=storage.join(folder, REVIEW),
+        review_command=f"nanograd review {shlex.quote(folder)}",
         num_listed=prediction.num_listed,
         least_certain=least_certain,
         unfamiliar=unfamiliar,

@@ -22,6 +22,9 @@ def test_summary_names_the_output_and_the_next_command():
     assert "nanograd inspect" in str(replace(INGESTED, ingested=0))
     assert "s3://b/o/predictions" in str(PREDICTED)
     assert "% of" not in str(PREDICTED)
+    assert "review" not in str(PREDICTED)
+    listed = replace(PREDICTED, output="my out", review="my out/_review.pq")
+    assert "  nanograd review 'my out' corrects" in str(listed)
     assert 'ds.dataset("s3://b/o/predictions"' in str(replace(PREDICTED, output="s3a://b/o"))
 
 

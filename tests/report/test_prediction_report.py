@@ -134,7 +134,13 @@ def test_report_without_labels_shows_the_doubtful_rows_and_says_where_the_list_i
     found = [title.rpartition("/")[2] for title in page.values("title")]
     assert [title for title in found if title.startswith("<s>")][: len(names)] == names
     assert len([each for each in page.values("alt") if each.startswith("classified as")]) == 25
-    for text in ("Least certain", "Unfamiliar", f"{finished.folder}/_review.pq", "rows (4)"):
+    for text in (
+        "Least certain",
+        "Unfamiliar",
+        f"{finished.folder}/_review.pq",
+        "rows (4)",
+        "nanograd review ",
+    ):
         assert text in page.text
 
 
