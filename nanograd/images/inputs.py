@@ -19,7 +19,7 @@ from nanograd.images.csv import CSV, check_ending
 from nanograd.pictures import archives
 from nanograd.pictures.decode import SUFFIXES
 from nanograd.runtime import storage
-from nanograd.runtime.events import Listener, ignore, info, warning
+from nanograd.runtime.events import Listener, count, ignore, info, warning
 
 TABLES = (".parquet", ".pq")
 _PICTURES = (*SUFFIXES, archives.SUFFIX)
@@ -55,8 +55,8 @@ class InputFile(NamedTuple):
 
 # Path of a file with links resolved, the file, and why it is skipped ("" if it is not).
 Found: TypeAlias = tuple[str, InputFile, str]
-_OTHERS = "other files are not read as input"
-_BROKEN = "links that lead to no file, or pipes, are not read"
+_OTHERS = "file of another kind"
+_BROKEN = "path to a broken link or a pipe"
 
 
 def expand(
@@ -89,7 +89,9 @@ def expand(
             found[real] = min(same, key=lambda each: (each.place != real, each.place))
     for why, places in skipped.items():
         if places:
-            listener(warning(f"{len(places):,} {why}, such as {min(places)}"))
+            noun, _, kind = why.partition(" ")
+            text = f"not read: {count(len(places), noun)} {kind}, such as {min(places)}"
+            listener(warning(text))
     if not found:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
     return sorted(found.values())
@@ -169,8 +171,8 @@ def expand_all(
                 "choose another --output"
             )
     if texts and not takes_csv:
-        text = f"{len(texts):,} CSV files beside other files, such as {texts[0].place},"
-        listener(warning(f"{text} are not predicted; name them to predict them"))
+        text = f"not read: {count(len(texts), 'CSV file')} beside other files, such as"
+        listener(warning(f"{text} {texts[0].place}; name it to predict its rows"))
     if pictures_expected and has_tables:
         pictures = [file for file in pictures if is_named(file)]
     pictures = list(_with_members(pictures))

@@ -47,7 +47,7 @@ from nanograd.pictures.decode import SUFFIXES
 from nanograd.pictures.normalise import normalise
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes
-from nanograd.runtime.events import Listener, ignore, info, warning
+from nanograd.runtime.events import Listener, count, ignore, info, warning
 from nanograd.settings.specs import PictureFileOptions, ReadOptions
 
 ARRAYS = "arrays"  # the name of a data set that was passed as arrays
@@ -60,7 +60,7 @@ _TEST_SPLIT = 0.1
 _TEST = re.compile(r"(^|/)(split=|mnist[-_])?(test|testing)(?![a-z])", re.IGNORECASE)
 _LABELS_FROM = {
     "rows": "a column label, digit or target",
-    "pictures": "folders or names, as 7/img.png",
+    "pictures": "folders or names, as 7/img.png or 7_0012.png (7.png: see ingest --label-from)",
 }
 _IDX = re.compile(r"[-.]idx[13]-ubyte(\.gz)?$", re.IGNORECASE)
 _PICTURES = (*SUFFIXES, SUFFIX)
@@ -279,7 +279,7 @@ def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
         by_kind[kind] = [file.place for file in expand_pictures([place])]
     elif others := sum(map(len, by_kind.values())) - len(by_kind[kind]):
         what = "parquet" if kind == "rows" else kind
-        listener(warning(f"{source}: {others:,} other files beside {what} files are not used"))
+        listener(warning(f"{source}: not used beside {what}: {count(others, 'file')}"))
     root = re.split(r"[*?[]", place)[0]
     for each in by_kind[kind]:
         below = each.removeprefix(root)

@@ -90,8 +90,9 @@ def find_earlier(
     again = {file for receipt in stale for file in receipt.inputs}
     gone = gone - again
     if changed - again:
-        text = f"{len(changed):,} input files or their labels have changed since {spec.output} was"
-        raise OutputExistsError(f"{text} made, such as {min(changed)}; --sync replaces their rows")
+        text = f"{count(len(changed), 'input file')} changed, or got another label, since"
+        text += f" {spec.output} was made, such as {min(changed)}"
+        raise OutputExistsError(f"{text}; --sync replaces the rows")
     lacking = {(read[file][0], contents[file]): file for file in gone & contents.keys()}
     sizes = {size for size, _ in lacking}
     added = [file for file in versions.keys() - read.keys() if versions[file][0] in sizes - {0}]
@@ -99,19 +100,17 @@ def find_earlier(
     if renamed := {file: lacking[each] for file, each in known.items() if each in lacking}:
         new, old = min(renamed.items())
         raise OutputExistsError(
-            f"{len(renamed):,} input files have another name than when {spec.output} was made, "
-            f"such as {new}, which was {old}; their rows would be written twice (--sync replaces "
+            f"{count(len(renamed), 'input file')} got another name since {spec.output} was made, "
+            f"such as {new}, which was {old}; the rows would be written twice (--sync replaces "
             "them)"
         )
     if gone:
-        text = f"{len(gone):,} input files of {spec.output} are not in the input now, such as"
-        listener(warning(f"{text} {min(gone)}; their rows are kept (--sync drops them)"))
-    for files, what in (
-        (changed, "replaces the rows of changed"),
-        (removed, "drops those of removed"),
-    ):
+        text = f"no longer in the input: {count(len(gone), 'input file')} of {spec.output}, such as"
+        listener(warning(f"{text} {min(gone)}; the rows are kept (--sync drops them)"))
+    for files, verb, kind in ((changed, "replaces", "changed"), (removed, "drops", "removed")):
         if spec.sync and files:
-            listener(info(f"--sync {what} input files: {len(files):,}, such as {min(files)}"))
+            number = count(len(files), f"{kind} input file")
+            listener(info(f"--sync {verb} the rows of {number}, such as {min(files)}"))
     kept = (receipt for receipt in receipts if again.isdisjoint(receipt.inputs))
     return Earlier(tuple(kept), stale)
 

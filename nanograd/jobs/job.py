@@ -143,7 +143,8 @@ def _choose_folder(job: Job, *, clean: bool = True) -> str | None:
     if before is None or (job.spec.overwrite and output.SUCCESS in contents):
         if not job.spec.overwrite:
             old, new = output.Manifest.read(job.output).job, job.identity
-            names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+            names = [each for each in {**old, **new} if old.get(each) != new.get(each)]
+            names = [name.removesuffix("_sha256") for name in names]
             raise OutputExistsError(
                 f"{job.output} holds the output of another job (other {', '.join(names)}); "
                 "choose another --output or replace it with --overwrite"

@@ -100,8 +100,8 @@ def test_links_are_followed_and_lead_to_each_file_once(tree, tmp_path):
 
     assert found == sorted([*TREE, "again/e.png"])
     assert len(pictures) == len(found)
-    assert "3 other files" in str(events[0])
-    assert "2 links" in str(events[1])
+    assert "not read: 3 files of another kind" in str(events[0])
+    assert "not read: 2 paths to a broken link" in str(events[1])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
@@ -250,5 +250,5 @@ def test_parquet_is_known_by_its_bytes_and_what_is_skipped_is_named(tmp_path):
     direct = [expand_all([f"{tmp_path}/{name}"], "/out")[0] for name in ROWS_NAMES]
     assert [len(files) for files in direct] == [1] * len(ROWS_NAMES)
     others, broken = map(str, events)
-    assert f"3 other files are not read as input, such as {tmp_path}/b.txt" in others
-    assert f"4 links that lead to no file, or pipes, are not read, such as {tmp_path}/g" in broken
+    assert f"not read: 3 files of another kind, such as {tmp_path}/b.txt" in others
+    assert f"not read: 4 paths to a broken link or a pipe, such as {tmp_path}/g" in broken

@@ -85,7 +85,7 @@ def test_more_pictures_are_added(out, png, settings):
 def test_other_labels_are_named_and_replaced_by_sync(out, png):
     ingest(out, png)
 
-    with pytest.raises(OutputExistsError, match=r"19 input files or their labels have changed"):
+    with pytest.raises(OutputExistsError, match=r"19 input files changed, or got another label"):
         ingest(out, png, label_from="none")
     figures = ingest(out, png, label_from="none", sync=True)
 

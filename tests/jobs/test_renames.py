@@ -49,7 +49,7 @@ def test_renamed_file_is_named_and_replaced_by_sync(case, files, out):
     new = files[1].rename(files[1].with_name("zz.parquet"))
 
     for _ in range(2):
-        case.refuse(OutputExistsError, rf"1 input files .*{new}, which was {files[1]}")
+        case.refuse(OutputExistsError, rf"1 input file .*{new}, which was {files[1]}")
     figures = case.run(sync=True)
 
     assert figures["rows"] == 3 * FILE_ROWS
@@ -73,7 +73,7 @@ def test_other_content_of_the_same_size_and_time_is_a_change(case, files, out):
     before = case.table().to_pylist()
     other_content(files[1])
 
-    case.refuse(OutputExistsError, rf"1 input files .*{files[1].name}.*--sync")
+    case.refuse(OutputExistsError, rf"1 input file .*{files[1].name}.*--sync")
     figures = case.run(sync=True)
 
     assert figures["rows"] == 3 * FILE_ROWS

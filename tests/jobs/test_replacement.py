@@ -93,7 +93,7 @@ def test_changed_file_is_named_and_replaced_by_sync(case, rows):
     case.add(30, file.name, rows)
     os.utime(file, ns=(0, 0))
 
-    case.refuse(OutputExistsError, rf"1 input files .*{file.name}; .*--sync")
+    case.refuse(OutputExistsError, rf"1 input file .*{file.name}; .*--sync")
     figures = case.run(sync=True)
 
     assert sources(case.out) == [*every_row(0), *(("00001", row) for row in range(rows))]
@@ -112,10 +112,10 @@ def test_removed_file_keeps_its_rows_until_sync(case):
     rows = sources(case.out)
     dropped = case.run(sync=True)
 
-    assert any("1 input files" in text and "--sync drops them" in text for text in case.messages)
+    assert any("1 input file " in text and "--sync drops them" in text for text in case.messages)
     assert (rows, kept["rows"]) == (every_row(0, 1, 2), 21)
     assert (sources(case.out), dropped["rows"]) == (every_row(0, 2), 14)
-    assert f"--sync drops those of removed input files: 1, such as {file}" in case.messages
+    assert f"--sync drops the rows of 1 removed input file, such as {file}" in case.messages
     assert runs(case.out) == [1, 1]
 
 
@@ -130,7 +130,7 @@ def test_retry_keeps_the_rows_of_removed_files_until_sync(case, sync):
 
     assert sources(case.out) == (every_row(1) if sync else every_row(0, 1))
     assert retried["rows"] == (7 if sync else 14)
-    assert any("1 input files" in text for text in case.messages) is not sync
+    assert any("1 input file " in text for text in case.messages) is not sync
 
 
 def test_replacement_stops_once_another_process_holds_the_output(case, monkeypatch):
