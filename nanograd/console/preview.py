@@ -49,12 +49,15 @@ def preview_rows(output: str, format_: str) -> str:
     num_rows = sum(receipt.counts.rows for receipt in receipts)
     rows = _first_rows(output, format_, receipts)
     if num_rows <= _MOST:
-        return "\n".join(_lines(rows))
-    lines = [f"the first of {num_rows:,} rows:", *_lines(rows[:_FEW])]
-    review = storage.join(output, REVIEW)
+        return "\n".join(_lines(rows, _folder(rows)))
+    review, least = storage.join(output, REVIEW), list[Row]()
     if storage.exists(review):
         table = pq.read_table(pa.BufferReader(storage.read(review)), columns=list(_COLUMNS))
-        lines += ["", "the least certain rows:", *_lines(table.slice(0, _FEW).to_pylist())]
+        least = table.slice(0, _FEW).to_pylist()
+    folder = _folder([*rows, *least])
+    lines = [f"the first of {num_rows:,} rows:", *_lines(rows[:_FEW], folder)]
+    if least:
+        lines += ["", "the least certain rows:", *_lines(least, folder)]
     return "\n".join(lines)
 
 
@@ -78,12 +81,19 @@ def _first_rows(output: str, format_: str, receipts: Sequence[Receipt]) -> list[
     return sorted(rows, key=lambda row: (row["source_file"], *(row.get(n) or 0 for n in order)))
 
 
-def _lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a line for each row: picture, digits, confidence, and what is doubtful about it."""
+def _folder(rows: Sequence[Row]) -> str:
+    """Return the longest folder, with a slash, that all pictures are in; "" if there is none."""
+    common = commonprefix([row["path"] for row in rows])  # noqa: RUF071 - commonpath changes s3://
+    return common[: common.rfind("/") + 1]
+
+
+def _lines(rows: Sequence[Row], folder: str) -> Iterator[str]:
+    """Yield a line for each row: picture, digits, confidence, and what is doubtful about it.
+
+    Names of pictures are relative to the folder.
+    """
     places = [SourceRow(**{name: row[name] for name in _SOURCE}).place for row in rows]
-    folder = commonprefix([row["path"] for row in rows])  # noqa: RUF071 - commonpath changes s3://
-    start = folder.rfind("/") + 1
-    names = [_shorten(place[start:], _NAME_WIDTH) for place in places]
+    names = [_shorten(place[len(folder) :], _NAME_WIDTH) for place in places]
     width = max(map(len, [*names, "picture"]))
     found = [str(row.get("text", row.get("prediction", "-"))) for row in rows]
     title = "number" if any("text" in row for row in rows) else "digit"

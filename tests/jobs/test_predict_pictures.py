@@ -140,12 +140,12 @@ def test_only_new_pictures_are_read_and_changes_need_sync(case, photos, draw):
     photos[0].chmod(0o600)  # the content is the same
     assert case.run()["rows"] == 8
     draw(f"{photos[0].parent.name}/{photos[0].name}", 12)
-    case.refuse(OutputExistsError, "1 input files or their labels have changed")
-    case.refuse(OutputExistsError, "input files or their labels", label_from="none")
+    case.refuse(OutputExistsError, "1 input file changed, or got another label")
+    case.refuse(OutputExistsError, "input files changed, or got another label", label_from="none")
     photos[1].unlink()
     assert case.run(sync=True)["rows"] == 7
     moved = photos[2].rename(case.folder / "moved.png")
-    case.refuse(OutputExistsError, "1 input files have another name")
+    case.refuse(OutputExistsError, "1 input file got another name")
     assert case.run(sync=True)["rows"] == 7
     assert moved.name in by_name(case)
     assert photos[2].name not in by_name(case)
@@ -208,6 +208,16 @@ def test_preview_of_a_long_output_has_its_first_and_its_least_certain_rows(case)
     assert lines[13] == "the least certain rows:"
     for row, line in zip(review, lines[15:], strict=True):
         assert line.startswith(f"  00000.parquet, row {row['source_row']} ")
+
+
+def test_preview_names_the_folders_of_all_rows_alike(case):
+    case.add(0, "a/x.parquet")
+    case.add(7, "b/x.parquet", rows=193)
+
+    case.run()
+    lines = preview_rows(str(case.out), "parquet").splitlines()
+
+    assert {line[:13] for line in lines[2:12] + lines[15:]} == {"  a/x.parquet", "  b/x.parquet"}
 
 
 def test_preview_marks_wrong_and_unfamiliar_rows_and_hides_folders(case, photos):
