@@ -369,7 +369,7 @@ def describe_demo(output: str, predicted: Prediction) -> str:
     )
     return describe(
         f"classified {predicted.predicted:,} handwritten digits, "
-        f"{predicted.accuracy:.2%} of them correctly",
+        f"{100 * (predicted.accuracy or 0):.2f} % of them correctly",
         {"pictures": pictures, "as Parquet": rows, "predictions": read, "the model": model},
         f"nanograd predict YOUR_PICTURES --model {shlex.quote(model)}",
     )
