@@ -10,7 +10,6 @@ from time import monotonic
 from typing import Any
 
 import pytest
-import ray
 
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import servers
@@ -146,19 +145,6 @@ def test_slow_first_round_is_no_failure(run):
 
     assert changes(events) == ["started"]
     assert first(events, "waiting")["waits_for"].startswith("shard 0 on host ")
-
-
-@pytest.mark.slow
-def test_worker_frozen_while_another_joins_is_replaced(run):
-    def freeze_when_the_other_is_ready(group: RayGroup) -> None:
-        starts = [ready for _, ready in group.members.starting.values()]
-        ray.wait(starts, num_returns=len(starts))
-        os.kill(pids(group)["1"], FREEZE)
-
-    events = run(2, {5: send(KILL, "0"), 7: freeze_when_the_other_is_ready})
-
-    losses = [(e["rank"], e["how"]) for e in events if e["event"] == "lost"]
-    assert losses == [(0, "killed"), (1, "hung")]
 
 
 @pytest.mark.parametrize("shared_memory", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -62,15 +62,6 @@ def test_demo_installs_only_the_requirements_of_the_package(tmp_path):
     assert again == ".venv/bin/nanograd demo\n"
 
 
-def test_hadolint_finds_nothing():
-    if not (hadolint := shutil.which("hadolint")):
-        pytest.skip("hadolint is not installed")
-
-    done = run(hadolint, FILE)
-
-    assert (done.returncode, done.stdout) == (0, "")
-
-
 @pytest.mark.places
 def test_image_is_built_and_trains_as_any_user():
     builder = next(filter(shutil.which, BUILDERS), None)

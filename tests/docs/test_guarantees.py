@@ -12,19 +12,6 @@ PROMISES = re.findall(
     r"^- (.*?)(?=\n[-\n])", GUARANTEES.partition("## Not promised")[0], re.M | re.S
 )
 
-TOPICS = "architecture cluster guarantees ingest models predict python report train"
-PAGES = ["README.md", *(f"docs/{topic}.md" for topic in TOPICS.split())]
-TIME = re.compile(
-    r"\b(within|at most|no more than|less than) [\d.]+ (s|seconds?|minutes?)\b|\bat once\b"
-)
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_page_promises_no_time(page):
-    text = (ROOT / page).read_text()
-
-    assert [found[0] for found in TIME.finditer(text)] == []
-
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise[:60])
 def test_promise_names_tests_that_exist(promise):

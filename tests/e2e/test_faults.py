@@ -46,17 +46,11 @@ from tests.training.test_checkpoint import IDENTITY, some_checkpoint, vector_bit
 
 @dataclass(frozen=True)
 class Work:
-    """What a command does in a place, a path or a URI.
+    """What a command does in a place, a path or a URI."""
 
-    Args:
-        begin: makes the state before.
-        act: does the work; returns whether it said that it succeeded.
-        check: checks what is left when the process has ended; gets what `act` returned.
-    """
-
-    begin: Callable[[str], object]
-    act: Callable[[str], bool]
-    check: Callable[[str, bool], None]
+    begin: Callable[[str], object]  # makes the state before
+    act: Callable[[str], bool]  # does the work; returns whether it said that it succeeded
+    check: Callable[[str, bool], None]  # what is left at the end; gets what `act` returned
 
 
 def save_rounds(place: str, *rounds: int) -> bool:

@@ -53,11 +53,9 @@ def run(folder: Path, redirection: str, words: str) -> subprocess.CompletedProce
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (TRAIN, 0),
         (f"{TRAIN} --log-format json", 0),
         (INFO, 0),
         (f"{MISSING} --debug", 65),
-        ("export", 2),
         ("", 2),
     ],
 )

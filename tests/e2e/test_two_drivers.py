@@ -34,16 +34,7 @@ def wait_for_progress(place: str, failure: str) -> None:
 
 
 def check_takeover(place: str, first: "subprocess.Popen[str]", words: str) -> tuple[int, str]:
-    """Check that a second driver is refused, and that one continues when the first is killed.
-
-    Args:
-        place: the run directory, in which the first driver trains.
-        first: the first driver.
-        words: in the log of the last one.
-
-    Returns:
-        The exit code of the second driver, and its output.
-    """
+    """Check that one continues when the first is killed; return how the second ended before."""
     with start(place) as second:
         refusal = "".join(second.communicate())
     first.kill()

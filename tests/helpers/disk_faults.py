@@ -22,22 +22,13 @@ class Killed(BaseException):
 
 
 class Disk:
-    """The calls for files below a folder, of which one may fail.
+    """The calls for files below a folder; at call `fails_at` it fails, or ends the process.
 
-    Args:
-        folder: of the files.
-        fails_at: number of the call that fails; None for none.
-        error: its error number; None to kill the process there.
-        lies: whether `fsync` writes nothing.
+    With `lies`, `fsync` writes nothing.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        fails_at: int | None = None,
-        error: int | None = None,
-        *,
-        lies: bool = False,
+        self, folder: Path, fails_at: int | None = None, error: int | None = None, *, lies=False
     ) -> None:
         self._folder, self._fails_at, self._error = str(folder), fails_at, error
         self._lies = lies
@@ -45,7 +36,6 @@ class Disk:
         self._unsynced: list[tuple[str, Callable[[], object]]] = []
 
     def call(self, name: str, path: Any) -> None:
-        """Count a call; fail if it is the one."""
         if isinstance(path, int) or not os.fspath(path).startswith(self._folder):
             return
         number = len(self.calls)

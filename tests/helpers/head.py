@@ -20,19 +20,12 @@ from tests.conftest import ROOT, environment_without_ray
 
 @dataclass(frozen=True)
 class Head:
-    """A running Ray head.
+    """A running Ray head."""
 
-    Args:
-        url: of its dashboard, where jobs are submitted.
-        address: that a command on this machine joins.
-        environment: of processes that may do either.
-        pid: the process that all its processes belong to.
-    """
-
-    url: str
-    address: str
-    environment: dict[str, str]
-    pid: int
+    url: str  # of its dashboard, where jobs are submitted
+    address: str  # that a command on this machine joins
+    environment: dict[str, str]  # of processes that may do either
+    pid: int  # all its processes are below it
 
     @property
     def joining(self) -> dict[str, str]:
@@ -54,13 +47,9 @@ class Head:
 def running_head(
     programs: Path, folder: Path, num_cpus: int = 2, **variables: str
 ) -> Iterator[Head]:
-    """Run a head inside a with block; all its processes end with that.
+    """Run a head inside a with block, with the `ray` and the `python` in the folder `programs`.
 
-    Args:
-        programs: the folder of the `ray` and the `python` that it and its jobs run.
-        folder: for its files; short, because sockets below it have names of at most 107 bytes.
-        num_cpus: that it offers.
-        variables: of the environment of the head, its workers and its jobs.
+    The name of `folder` is short, because sockets below it have names of at most 107 bytes.
     """
     token = folder / "token"
     token.write_text(secrets.token_hex(32))

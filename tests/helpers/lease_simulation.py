@@ -56,12 +56,7 @@ class Contender(Process):
 
 
 class Place(World):
-    """Virtual time, the store, and what processes did.
-
-    Args:
-        seed: of all that is random.
-        schedule: what may happen.
-    """
+    """Virtual time, the store, and what processes did."""
 
     process: Contender
 

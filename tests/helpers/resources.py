@@ -7,20 +7,12 @@ from typing import NamedTuple
 
 
 class Resources(NamedTuple):
-    """The resources of a process.
-
-    Args:
-        descriptors: its open files.
-        threads: its threads.
-        mappings: its shared mappings: segments. Private ones come and go with the allocator, whose
-            growth `memory_bytes` shows.
-        memory_bytes: its resident memory.
-    """
+    """The resources of a process."""
 
     descriptors: int
     threads: int
-    mappings: int
-    memory_bytes: int
+    mappings: int  # shared ones: private ones come and go with the allocator
+    memory_bytes: int  # resident
 
     @classmethod
     def of(cls, pid: int | None = None) -> "Resources":

@@ -104,14 +104,7 @@ def test_page_leads_from_one_host_to_two_and_back(network, checksum):
 
 
 class Run:
-    """A run on the hosts that does not end by itself.
-
-    Args:
-        network: the hosts; the driver is on the first.
-        name: of its run directory in the shared folder.
-        flags: of the command.
-        settings: that decide its bits.
-    """
+    """A run on the hosts, with its driver on the first, that does not end by itself."""
 
     def __init__(
         self, network: Network, name: str, flags: str = "--workers 6", **settings: int

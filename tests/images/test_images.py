@@ -105,12 +105,3 @@ def test_names_of_classes_are_the_labels(type_, images):
     assert found.labels.tolist() == [*range(9, -1, -1), -1, -1, -1]
     assert len(found.bad_labels) == 2
     assert of_text.labels.tolist() == [9, 0]  # text is no number of a class
-
-
-@pytest.mark.parametrize("label", [1, 10, None])
-def test_no_labels_are_read_if_none_are_wanted(label):
-    table = pa.table({"image": [bar_image().tobytes()], "label": pa.array([label], pa.int8())})
-
-    found, _ = read_table(table, ReadOptions(label_column="none"))
-
-    assert (found.labels.tolist(), len(found.bad_labels)) == ([-1], 0)
