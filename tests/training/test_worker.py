@@ -133,33 +133,6 @@ def test_the_same_image_is_distorted_otherwise_in_every_epoch():
     assert len({*still, *distorted}) == 4
 
 
-@pytest.mark.parametrize(
-    ("num_images", "num_workers", "batch_size"),
-    [(7, 1, 64), (7, 5, 5), (193, 2, 1000), (193, 3, 5), (193, 5, 64)],
-)
-def test_every_image_counts_exactly_once_an_epoch(num_images, num_workers, batch_size):
-    # Every image marks a pixel of its own and all hidden units are alike, so row i of dw1 tells
-    # how often image i was used.
-    images = np.zeros((num_images, 784), np.uint8)
-    images[np.arange(num_images), np.arange(num_images)] = 255
-    digits = Dataset(images, np.full(num_images, 3, np.uint8))
-    recipe = recipe_for(num_images, batch_size=batch_size, activation="sigmoid")
-    vector = np.zeros(recipe.architecture.num_parameters, np.float32)
-    Params(vector, recipe.architecture).w2[:, 3] = 1
-    workers = [
-        worker_for(recipe, digits, set(range(5)[rank::num_workers])) for rank in range(num_workers)
-    ]
-
-    epoch = range(recipe.plan.rounds_per_epoch, 2 * recipe.plan.rounds_per_epoch)
-    contributions = [c for k in epoch for worker in workers for c in worker.contribute(k, vector)]
-
-    assert sum(c.num_images for c in contributions) == num_images
-    gradients = [Params(c.gradient, recipe.architecture) for c in contributions]
-    seen = sum(gradient.w1[:num_images, 0].astype(np.float64) for gradient in gradients)
-    np.testing.assert_allclose(seen, np.full(num_images, seen[0]), rtol=1e-5)
-    assert seen[0] != 0
-
-
 def test_labels_act_through_the_targets_alone():
     # With softmax d2 = o - t, and the outputs o depend on the images only: between two labellings
     # of the same images, db2 differs by the difference of the label counts. On black images
