@@ -140,6 +140,7 @@ def test_report_without_labels_shows_the_doubtful_rows_and_says_where_the_list_i
         f"{finished.folder}/_review.pq",
         "rows (4)",
         "nanograd review ",
+        "This page shows 24 rows",
     ):
         assert text in page.text
 
