@@ -28,7 +28,7 @@ from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.signals import Terminated, sigterm_raises
 from nanograd.settings import specs
 from nanograd.settings.fields import Spec
-from nanograd.settings.flags import Places, SettingsCommand, common_flags, with_settings
+from nanograd.settings.flags import Command, Places, SpecCommand
 from nanograd.settings.train_spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -40,78 +40,57 @@ _DATA = "data set, as for nanograd train; may be repeated"
 _data_option = partial(click.option, "--data", type=Places(), multiple=True)
 
 
+class _Group(click.Group):
+    """A group of commands with the common flags."""
+
+    command_class = Command
+
+
 @click.group(
+    cls=_Group,
     context_settings={
         "auto_envvar_prefix": "NANOGRAD",
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-    }
+    },
 )
 @click.version_option(__version__, message="%(version)s")
 def cli() -> None:
     """Train a three-layer perceptron on handwritten digits with Ray, and classify pictures."""
 
 
-@cli.command(cls=SettingsCommand)
-@with_settings(TrainSpec)
-def train(spec: TrainSpec) -> None:
-    """Train a net, with Ray workers or in this process."""
-    if spec.kernel == kernel.PORTABLE:
+def _run(function: str, *arguments: Any, **settings: Any) -> None:
+    """Run a function of `commands`, log its summary and print its result line."""
+    spec = settings.get("spec")
+    if isinstance(spec, TrainSpec) and spec.kernel == kernel.PORTABLE:
         kernel.pin()  # before the commands load numpy
-    _run("train", spec=spec)
+    from nanograd import commands  # imported here, because `nanograd --help` does not need it
+
+    with _listener(spec) as listener:
+        result = getattr(commands, function)(*arguments, listener=listener, **settings)
+        as_json = click.get_current_context().ensure_object(dict).get("log_format") == "json"
+        if sys.stderr.isatty() and not as_json and (rows := result.preview()):
+            listener(info(rows))
+        listener(info(str(result)))
+    _print_line(click.get_current_context().command_path.partition(" ")[2], result)
 
 
-@cli.command(cls=SettingsCommand)
-@click.argument("inputs", type=Places(), metavar="PATH...", nargs=-1, required=True)
-@with_settings(specs.IngestSpec)
-def ingest(spec: specs.IngestSpec, inputs: tuple[str, ...]) -> None:
-    """Convert pictures (files, folders, globs) to Parquet."""
-    _run("ingest", inputs, spec=spec)
-
-
-@cli.command(cls=SettingsCommand)
-@click.argument("inputs", type=Places(), metavar="PICTURE...", nargs=-1, required=True)
-@with_settings(specs.InspectSpec)
-def inspect(spec: specs.InspectSpec, inputs: tuple[str, ...]) -> None:
-    """Draw each step from a picture to the probabilities."""
-    _run("inspect", inputs, spec=spec)
-
-
-@cli.command(cls=SettingsCommand)
-@click.argument("inputs", type=Places(), metavar="SOURCE...", nargs=-1, required=True)
-@with_settings(specs.PredictSpec)
-def predict(spec: specs.PredictSpec, inputs: tuple[str, ...]) -> None:
-    """Classify the digits in pictures, Parquet or CSV files (files, folders, globs, ZIP files)."""
-    _run("predict", inputs, spec=spec)
-
-
-@cli.command(cls=SettingsCommand)
-@click.argument("inputs", metavar="OUT")
-@with_settings(specs.ReviewSpec)
-def review(spec: specs.ReviewSpec, inputs: str) -> None:
-    """Correct the least certain rows of a prediction in the browser; Ctrl-C ends it."""
-    _run("review", inputs, spec=spec)
-
-
-@cli.command(cls=SettingsCommand)
-@with_settings(specs.EvaluateSpec)
-def evaluate(spec: specs.EvaluateSpec) -> None:
-    """Measure a model on a labelled test set."""
-    _run("evaluate", spec.model, spec=spec)
-
-
-@cli.command(cls=SettingsCommand)
-@with_settings(specs.ExportSpec)
-def export(spec: specs.ExportSpec) -> None:
-    """Write a model as an ONNX graph: pixels in, ten probabilities out."""
-    _run("export", spec=spec)
+for _name, _spec, _argument in (
+    ("train", TrainSpec, None),
+    ("ingest", specs.IngestSpec, "PATH..."),
+    ("inspect", specs.InspectSpec, "PICTURE..."),
+    ("predict", specs.PredictSpec, "SOURCE..."),
+    ("review", specs.ReviewSpec, "OUT"),
+    ("evaluate", specs.EvaluateSpec, None),
+    ("export", specs.ExportSpec, None),
+):
+    cli.add_command(SpecCommand(_name, _spec, _argument, partial(_run, _name)))
 
 
 @cli.command()
 @click.argument("run", type=Places(), metavar="RUN")
 @_data_option(help="data set with test images; may be repeated [default: the run's data set]")
 @click.option("--plots", is_flag=True, help="also write the charts to plots/ as PNG files")
-@common_flags
 def report(run: str, data: tuple[str, ...], plots: bool) -> None:
     """Write the report of a run or prediction again."""
     _run("report", run, data, as_png=plots)
@@ -119,7 +98,6 @@ def report(run: str, data: tuple[str, ...], plots: bool) -> None:
 
 @cli.command()
 @click.argument("runs", type=Places(), metavar="RUN...", nargs=-1, required=True)
-@common_flags
 def compare(runs: tuple[str, ...]) -> None:
     """Compare training runs: settings that differ, results, curves."""
     _run("compare", runs)
@@ -127,7 +105,6 @@ def compare(runs: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.option("--output", type=Places(), default="demo", show_default=True, help="output folder")
-@common_flags
 def demo(output: str) -> None:
     """Run the whole pipeline on the built-in sample, offline."""
     from nanograd import commands
@@ -138,14 +115,13 @@ def demo(output: str) -> None:
             _print_line(command, result, stdout)
 
 
-@cli.group()
+@cli.group(cls=_Group)
 def data() -> None:
     """Download MNIST, describe a data set, or write it as pictures."""
 
 
 @data.command()
 @click.option("--mirror", "mirrors", multiple=True, help="URL to try first; may be repeated")
-@common_flags
 def fetch(mirrors: tuple[str, ...]) -> None:
     """Download MNIST into the cache and verify it."""
     _run("fetch_data", mirrors)
@@ -153,7 +129,6 @@ def fetch(mirrors: tuple[str, ...]) -> None:
 
 @data.command("info")
 @_data_option("source", default=["auto"], show_default=True, help=_DATA)
-@common_flags
 def describe(source: tuple[str, ...]) -> None:
     """Print the counts, classes and checksum of a data set."""
     _run("describe_data", source)
@@ -167,7 +142,6 @@ def describe(source: tuple[str, ...]) -> None:
     required=True,
     help="folder for the pictures, with a subfolder per class",
 )
-@common_flags
 def export_data(source: tuple[str, ...], output: str) -> None:
     """Write a test set as a folder of pictures."""
     _run("export_data", source, output)
@@ -245,19 +219,6 @@ def _drop_unwritten() -> None:
             stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _run(function: str, *arguments: Any, **settings: Any) -> None:
-    """Run a function of `commands`, log its summary and print its result line."""
-    from nanograd import commands  # imported here, because `nanograd --help` does not need it
-
-    with _listener(settings.get("spec")) as listener:
-        result = getattr(commands, function)(*arguments, listener=listener, **settings)
-        as_json = click.get_current_context().ensure_object(dict).get("log_format") == "json"
-        if sys.stderr.isatty() and not as_json and (rows := result.preview()):
-            listener(info(rows))
-        listener(info(str(result)))
-    _print_line(click.get_current_context().command_path.partition(" ")[2], result)
 
 
 def _print_line(name: str, result: "Result", file: TextIO | None = None) -> None:

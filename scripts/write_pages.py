@@ -18,8 +18,8 @@ import click
 from nanograd import errors
 from nanograd.cli import cli
 from nanograd.runtime import events
-from nanograd.settings import specs
 from nanograd.settings.fields import REQUIRED, Spec, choices, properties, value_type
+from nanograd.settings.flags import SpecCommand
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,13 +172,7 @@ _TYPES = {
     int: "integer", float: "number", bool: "flag", str: "text", tuple: "texts"
 }  # fmt: skip
 SETTINGS: dict[str, type[Spec]] = {
-    "train": TrainSpec,
-    "ingest": specs.IngestSpec,
-    "inspect": specs.InspectSpec,
-    "predict": specs.PredictSpec,
-    "review": specs.ReviewSpec,
-    "evaluate": specs.EvaluateSpec,
-    "export": specs.ExportSpec,
+    name: each.spec for name, each in cli.commands.items() if isinstance(each, SpecCommand)
 }
 _RENDERERS: dict[str, Callable[[Sequence[str]], str]] = {
     "commands": commands_of,

@@ -248,8 +248,7 @@ def test_debug_shows_the_traceback_that_is_hidden_otherwise(nanograd):
 def test_unexpected_exception_is_one_line_and_its_code(
     nanograd, monkeypatch, command, error, code, reason
 ):
-    @click.command()
-    @flags.common_flags
+    @click.command(cls=flags.Command)
     def broken() -> None:
         raise error
 

@@ -1,7 +1,7 @@
 """Command line flags, generated from the fields of settings."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 import click
@@ -10,7 +10,6 @@ from click.shell_completion import CompletionItem
 from nanograd.settings.fields import (
     GROUPS,
     REQUIRED,
-    Setting,
     Spec,
     choices,
     flag_name,
@@ -19,7 +18,6 @@ from nanograd.settings.fields import (
     value_type,
 )
 
-Command = Callable[..., Any]
 _SHOW_ALL = "nanograd.show_all"  # key in click's context, set if help lists rare flags
 
 
@@ -35,27 +33,113 @@ class Places(click.types.StringParamType):
         return [CompletionItem(incomplete, type="file")]
 
 
-class _Flag(click.Option):
-    """A flag that belongs to a setting."""
+class Flag(click.Option):
+    """The flag of a setting."""
 
-    def __init__(self, *names: Any, setting: Setting, **attributes: Any) -> None:
-        super().__init__(*names, **attributes)
-        self.setting = setting
+    def __init__(self, each: Field[Any]) -> None:
+        self.setting = properties(each)
+        type_, default, help_ = value_type(each), each.default, self.setting.help
+        if default is REQUIRED:
+            help_ += " [required]"
+        elif default not in (None, ()) and default is not False:
+            help_ += f" [default: {' '.join(default) if type_ is tuple else default}]"
+        scalar: Any = str if type_ is tuple else type_  # for a tuple, the flag is repeated
+        if choices(each):
+            scalar = click.Choice(choices(each))
+        super().__init__(
+            [flag_name(each.name), each.name],
+            type=Places() if self.setting.place else scalar,
+            is_flag=type_ is bool,
+            multiple=type_ is tuple,
+            default=None,
+            help=help_,
+        )
 
 
-class SettingsCommand(click.Command):
-    """A command whose help lists flags by group; rare flags are listed by `--help-all` only."""
+class Command(click.Command):
+    """A command with the flags that all commands have; click's context remembers their values."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+
+        def remember(context: click.Context, flag: click.Parameter, value: bool) -> None:
+            context.ensure_object(dict)[flag.name] = value
+
+        for name, help_ in (
+            ("debug", "print the traceback of an error"),
+            ("json", "print the result line on a terminal, too"),
+        ):
+            flag = click.Option(
+                [f"--{name}"], is_flag=True, expose_value=False, callback=remember, help=help_
+            )
+            self.params.append(flag)
+
+
+class SpecCommand(Command):
+    """A command with a flag for each field of a spec, whose docstring is the command's help.
+
+    Its help lists the flags by group, and rare flags by `--help-all` only.
+
+    Args:
+        name: name of the command.
+        spec: class of the spec.
+        argument: the command's argument in its usage, such as PATH...; None for none.
+        run: called with the value of the argument, if there is one, and `spec=`.
+    """
+
+    def __init__(
+        self, name: str, spec: type[Spec], argument: str | None, run: Callable[..., None]
+    ) -> None:
+        params: list[click.Parameter] = []
+        if argument:
+            nargs = -1 if argument.endswith("...") else 1
+            params.append(
+                click.Argument(
+                    ["inputs"], type=Places(), metavar=argument, nargs=nargs, required=True
+                )
+            )
+        own, found = spec.__annotations__, fields(spec)
+        required_and_own_first = sorted(
+            found, key=lambda each: (each.default is not REQUIRED, each.name not in own)
+        )
+        params += map(Flag, required_and_own_first)
+        if any(properties(each).rare for each in found):
+            params.append(
+                click.Option(
+                    ["--help-all"], is_flag=True, expose_value=False, is_eager=True,
+                    callback=_show_all, help="show all options, rare ones included",
+                )
+            )  # fmt: skip
+        params.append(
+            click.Option(
+                ["--config"], type=Places(), metavar="FILE", help="settings from a TOML file"
+            )
+        )
+        super().__init__(name, params=params, callback=self.resolve, help=spec.__doc__)
+        self.spec, self.run = spec, run
+
+    def resolve(self, config: str | None, **given: Any) -> None:
+        """Make the spec from a config file and flags, and run the command."""
+        from nanograd.runtime import storage
+
+        arguments = [given.pop("inputs")] if "inputs" in given else []
+        flags = {name: value for name, value in given.items() if value not in (None, ())}
+        text = storage.read(config).decode(errors="surrogateescape") if config else ""
+        stored = from_toml(text, str(config))
+        self.spec.require_known(stored, f"{config}: ")
+        # Precedence: config file < environment < flag. Click has merged the last two.
+        self.run(*arguments, spec=self.spec.resolve(stored, flags))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group of flags."""
         sections: dict[str, list[tuple[str, str]]] = {name: [] for name in (*GROUPS, "General")}
         num_hidden = 0
         for each in self.get_params(ctx):
-            setting = each.setting if isinstance(each, _Flag) else Setting(help="", group="General")
-            if setting.rare and _SHOW_ALL not in ctx.meta:
+            is_rare = isinstance(each, Flag) and each.setting.rare
+            if is_rare and _SHOW_ALL not in ctx.meta:
                 num_hidden += 1
             elif isinstance(each, click.Option) and (record := each.get_help_record(ctx)):
-                sections[setting.group].append(record)
+                sections[each.setting.group if isinstance(each, Flag) else "General"].append(record)
         for name, records in sections.items():
             if records:
                 with formatter.section(name):
@@ -65,79 +149,8 @@ class SettingsCommand(click.Command):
             formatter.write_text(f"--help-all lists {num_hidden} more options.")
 
 
-def with_settings(spec_class: type[Spec]) -> Callable[[Command], Command]:
-    """Add a flag for each field of a spec, and pass the spec as the command's first argument."""
-
-    def decorate(command: Command) -> Command:
-        def run(config: str | None, **given: Any) -> None:
-            from nanograd.runtime import storage
-
-            arguments = [given.pop("inputs")] if "inputs" in given else []
-            flags = {name: value for name, value in given.items() if value not in (None, ())}
-            text = storage.read(config).decode(errors="surrogateescape") if config else ""
-            stored = from_toml(text, str(config))
-            spec_class.require_known(stored, f"{config}: ")
-            # Precedence: config file < environment < flag. Click has merged the last two.
-            command(spec_class.resolve(stored, flags), *arguments)
-
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run = common_flags(run)
-        run = click.option(
-            "--config", type=Places(), metavar="FILE", help="settings from a TOML file"
-        )(run)
-        if any(properties(each).rare for each in fields(spec_class)):
-            run = click.option(
-                "--help-all", is_flag=True, expose_value=False, is_eager=True, callback=_show_all,
-                help="show all options, rare ones included",
-            )(run)  # fmt: skip
-        own = spec_class.__annotations__
-        required_and_own_first = sorted(
-            fields(spec_class),
-            key=lambda each: (each.default is not REQUIRED, each.name not in own),
-        )
-        for each in reversed(required_and_own_first):  # click lists the last added option first
-            type_, about, default = value_type(each), properties(each), each.default
-            help_ = about.help
-            if default is REQUIRED:
-                help_ += " [required]"
-            elif default not in (None, ()) and default is not False:
-                help_ += f" [default: {' '.join(default) if type_ is tuple else default}]"
-            scalar: Any = str if type_ is tuple else type_  # for a tuple, the flag is repeated
-            if choices(each):
-                scalar = click.Choice(choices(each))
-            run = click.option(
-                *(flag_name(each.name), each.name),
-                cls=_Flag,
-                setting=about,
-                type=Places() if about.place else scalar,
-                is_flag=type_ is bool,
-                multiple=type_ is tuple,
-                default=None,
-                help=help_,
-            )(run)
-        return run
-
-    return decorate
-
-
 def _show_all(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         context.meta[_SHOW_ALL] = True
         click.echo(context.get_help())
         context.exit()
-
-
-def common_flags(command: Command) -> Command:
-    """Add the flags that all commands have, and store their values in the click context."""
-
-    def remember(context: click.Context, flag: click.Parameter, value: bool) -> None:
-        context.ensure_object(dict)[flag.name] = value
-
-    for name, help_ in (
-        ("json", "print the result line on a terminal, too"),
-        ("debug", "print the traceback of an error"),
-    ):
-        command = click.option(
-            f"--{name}", is_flag=True, expose_value=False, callback=remember, help=help_
-        )(command)
-    return command

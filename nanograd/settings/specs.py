@@ -1,4 +1,7 @@
-"""The specs of all commands except `train`, and the options for reading pictures and tables."""
+"""The specs of all commands except `train`, and the options for reading pictures and tables.
+
+The docstring of a command's spec is the help of the command.
+"""
 
 import os
 from collections.abc import Sequence
@@ -210,7 +213,7 @@ class PicturePartsSpec(PartsSpec, PictureFileOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class IngestSpec(PicturePartsSpec):
-    """Settings of `nanograd ingest`."""
+    """Convert pictures (files, folders, globs) to Parquet."""
 
     keep_original: bool = setting(
         False, "also keep the bytes of each picture file, in the column original", identity=True
@@ -220,7 +223,7 @@ class IngestSpec(PicturePartsSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class InspectSpec(PictureFileOptions):
-    """Settings of `nanograd inspect`."""
+    """Draw each step from a picture to the probabilities."""
 
     output: Given[Place, str] = setting(REQUIRED, "PNG file or URI for the sheet", place=True)
     model: Given[Place | None, str | None] = _MODEL
@@ -229,7 +232,7 @@ class InspectSpec(PictureFileOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
-    """Settings of `nanograd predict`."""
+    """Classify the digits in pictures, Parquet or CSV files (files, folders, globs, ZIP files)."""
 
     output: Given[Any, str] = setting("predictions", "output directory or URI", place=True)
     model: Given[Place | None, str | None] = _MODEL
@@ -277,7 +280,7 @@ class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewSpec(Spec):
-    """Settings of `nanograd review`."""
+    """Correct the least certain rows of a prediction in the browser; Ctrl-C ends it."""
 
     port: int | None = setting(
         None, "port of the page on this machine [default: a free one]", least=1, most=65_535
@@ -287,7 +290,7 @@ class ReviewSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSpec(Spec):
-    """Settings of `nanograd evaluate`."""
+    """Measure a model on a labelled test set."""
 
     model: Given[Place | None, str | None] = _MODEL
     data: Given[Any, tuple[str, ...]] = DATA
@@ -300,7 +303,7 @@ class EvaluateSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec(Spec):
-    """Settings of `nanograd export`."""
+    """Write a model as an ONNX graph: pixels in, ten probabilities out."""
 
     model: Given[Place | None, str | None] = _MODEL
     output: Given[Place, str] = setting(

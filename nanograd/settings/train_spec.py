@@ -57,7 +57,7 @@ def default_shards(batch_size: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec(ReportSpec):
-    """Settings of `nanograd train`."""
+    """Train a net, with Ray workers or in this process."""
 
     data: Given[Any, tuple[str, ...]] = DATA
     image_column: str | None = IMAGE_COLUMN
