@@ -1,7 +1,7 @@
 """Accuracy of predictions, for both reports: confusion, confidence, mistakes, hidden units."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from nanograd.digits.dataset import SIDE
 from nanograd.jobs.receipts import SourceRow
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
-from nanograd.report.charts import Axis, Chart, Series, Table, confusion_chart, fit_axis, plot
+from nanograd.report.charts import Axis, Chart, Series, confusion_chart, fit_axis, plot
 from nanograd.report.html import InlineImage, embed_image, percent, shorten
 from nanograd.runtime.arrays import Bytes, Ints
 
@@ -20,20 +20,15 @@ _NUM_UNITS, _UNITS_ACROSS = 60, 12
 _TILE = SIDE + 2  # side of a unit's image with its margin, in pixels
 
 
-def class_table(confusion: Ints) -> Table:
-    """Return images, precision, recall, F1 and most frequent mistake of each true digit."""
+def classes_of(confusion: Ints) -> list[tuple[Any, ...]]:
+    """Return images, precision, recall, F1, commonest mistake and its count of each true digit."""
     precision, recall = metrics.precision_and_recall(confusion)
     with np.errstate(invalid="ignore"):
         f1 = 2 * precision * recall / (precision + recall)
-    shares = np.stack([precision, recall, f1], axis=1)
-    rows = []
-    for digit, misses in enumerate(confusion - np.diag(np.diag(confusion))):
-        times = "once" if misses.max() == 1 else f"{misses.max():,} times"
-        mistake = f"{misses.argmax()} ({times})" if misses.any() else "-"
-        images = f"{confusion[digit].sum():,}"
-        rows.append([str(digit), images, *map(percent, shares[digit].tolist()), mistake])
-    head = ["digit", "images", "precision", "recall", "F1", "mistaken for"]
-    return Table("Each digit", head, rows)
+    misses = confusion - np.diag(np.diag(confusion))
+    mistakes = misses.argmax(axis=1), misses.max(axis=1)
+    columns = confusion.sum(axis=1), precision, recall, f1, *mistakes
+    return list(zip(*(each.tolist() for each in columns), strict=True))
 
 
 def histogram_chart(groups: Mapping[str, Ints]) -> Chart:
@@ -62,24 +57,24 @@ def reliability_chart(calibration: metrics.Calibration) -> Chart:
 
     The area of a dot is proportional to the number of images.
     """
-    *columns, _ = calibration
-    bins = list(zip(*(each.tolist() for each in columns), strict=True))
-    ranges = [_range(n / len(bins), (n + 1) / len(bins)) for n in range(len(bins))]
-    rows = [
-        (text, f"{count:,}", *map(percent, shares))
-        for text, (count, *shares) in zip(ranges, bins, strict=True)
-    ]
     found = [
-        (f"{text} ({n:,} images)", n, each)
-        for text, (n, *each) in zip(ranges, bins, strict=True)
-        if n
+        (f"{text} ({count:,} images)", count, shares)
+        for text, count, *shares in bins_of(calibration)
+        if count
     ]
     labels, weights, points = zip(*found, strict=True) if found else ((), (), ())
     model = Series("this model (area: images)", points, labels=labels, weights=weights)
     perfect = Series("perfect calibration", [(0, 0), (1, 1)], "guide")
     y = Axis("accuracy", 0, 1, ".0%")
-    table = Table("Calibration", ["confidence", "images", "mean", "accuracy"], rows)
-    return plot("Accuracy by confidence", _CONFIDENCE, y, [model, perfect], table=table)
+    return plot("Accuracy by confidence", _CONFIDENCE, y, [model, perfect])
+
+
+def bins_of(calibration: metrics.Calibration) -> list[tuple[str, int, float, float]]:
+    """Return range of confidence, number of images, mean confidence and accuracy of each bin."""
+    *columns, _ = calibration
+    edges = np.linspace(0, 1, len(columns[0]) + 1)
+    ranges = map(_range, edges[:-1], edges[1:])
+    return list(zip(ranges, *(each.tolist() for each in columns), strict=True))
 
 
 def _range(low: float, high: float) -> str:
@@ -113,13 +108,11 @@ class Review(NamedTuple):
     def chart(self) -> Chart:
         """Plot the accuracy of the rest by the share of rows reviewed."""
         name, points = "accuracy of the rest", list(zip(*self, strict=True))
-        rows = [list(map(percent, point)) for point in points]
         title = "Accuracy of the rest by rows reviewed"
         least_first = "rows reviewed, the least certain first"
         x = Axis(least_first, 0, self.shares[-1] or 1, ".1%", max_ticks=5)
         y = fit_axis([*self.accuracies, 1], "accuracy", ".1%")
-        table = Table("Accuracy of the rest", ["rows reviewed", name], rows)
-        return plot(title, x, y, [Series(name, points)], table=table)
+        return plot(title, x, y, [Series(name, points)])
 
 
 def review_by_doubt(labelled: Ints, correct: Ints) -> Review:

@@ -113,14 +113,6 @@ class Shape(NamedTuple):
     radius: float = _RADIUS  # radius of a dot
 
 
-class Table(NamedTuple):
-    """A table whose first column names its rows."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
 class Chart(NamedTuple):
     """A chart, laid out in pixels."""
 
@@ -128,7 +120,6 @@ class Chart(NamedTuple):
     summary: str  # description for screen readers
     shapes: Sequence[Shape]
     legend: Sequence[tuple[str, str]] = ()  # style and name of each series, if there are several
-    table: Table | None = None  # the values of the chart
 
 
 def label(x: float, y: float, text: str, anchor: str = "middle") -> Shape:
@@ -148,7 +139,6 @@ def plot(
     series: Sequence[Series],
     *,
     marks: Sequence[tuple[float, str, str]] = (),
-    table: Table | None = None,
 ) -> Chart:
     """Lay out lines and bars between two axes; `marks` are vertical lines (x, text, style)."""
 
@@ -187,7 +177,7 @@ def plot(
         first, last = y.format(points[0][1]), y.format(points[-1][1])
         summary = f"{y.name} from {first} at the left to {last} at the right"
     legend = [(each.style, each.name) for each in series] if len(series) > 1 else []
-    return Chart(title, summary, shapes, legend, table)
+    return Chart(title, summary, shapes, legend)
 
 
 def confusion_chart(counts: Ints) -> Chart:
@@ -199,7 +189,7 @@ def confusion_chart(counts: Ints) -> Chart:
     hits = np.diag(np.diag(counts))
     most = np.where(hits, hits.max(), (counts - hits).max())
     wide, tall = (WIDTH - _LEFT_OF_CELLS) / NUM_CLASSES, (BOTTOM - TOP) / NUM_CLASSES
-    shapes, digits = name_axes("predicted digit", "true digit"), "0123456789"
+    shapes = name_axes("predicted digit", "true digit")
     for (true, digit), count in np.ndenumerate(counts):
         left, top = _LEFT_OF_CELLS + wide * digit, TOP + tall * true
         style = "none" if not count else "hit" if true == digit else "miss"
@@ -210,13 +200,10 @@ def confusion_chart(counts: Ints) -> Chart:
         if count:
             text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
             shapes.append(Shape("text", "title", [(left + wide / 2, top + 15)], text))
-    for number, name in enumerate(digits):
+    for number, name in enumerate("0123456789"):
         shapes.append(label(_LEFT_OF_CELLS + wide * (number + 0.5), BOTTOM + 18, name))
         shapes.append(label(_LEFT_OF_CELLS - 7, TOP + tall * number + 15, name, "end"))
-    rows = [[digit, *map("{:,}".format, row)] for digit, row in zip(digits, counts, strict=True)]
-    table = Table("Confusion matrix", ["true digit", *digits], rows)
-    summary = "images by true and predicted digit"
-    return Chart("Confusion matrix", summary, shapes, table=table)
+    return Chart("Confusion matrix", "images by true and predicted digit", shapes)
 
 
 def draw_png(charts: Sequence[Chart]) -> bytes:

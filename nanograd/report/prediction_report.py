@@ -24,15 +24,12 @@ from nanograd.jobs.receipts import Detail, PredictionCounts, SourceRow, files_of
 from nanograd.jobs.review import OF_PARTS, ORDER, REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics
-from nanograd.pictures.fast_png import encode_plain
 from nanograd.report import accuracy
-from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
-from nanograd.report.html import InlineImage, Report, embed_image, percent, render
+from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
+from nanograd.report.html import InlineImage, Report, embed_image, render
 from nanograd.runtime import json_files, storage
 from nanograd.settings.specs import PictureFileOptions, PredictSpec
 
-# Maximum file checksums in the page; the job's manifest has all of them.
-_MAX_FILES = 200
 # Longest side of the pictures in quarantine, and the largest pictures that are shown.
 _THUMBNAIL, _OPTIONS = 96, PictureFileOptions(max_pixels=25_000_000, max_bytes=20_000_000)
 
@@ -122,14 +119,12 @@ def _quarantined(folder: str, manifest: Manifest) -> list[Detail]:
 
 def build(prediction: FinishedPrediction) -> Report:
     """Build the report of a prediction."""
-    summary, counts, folder = prediction.summary, prediction.counts, prediction.folder
+    summary, counts = prediction.summary, prediction.counts
     labelled, correct = counts.labelled_by_confidence, counts.correct_by_confidence
-    plots, by_digit = {"digits": [digits_chart(counts)]}, digits_table(counts)
-    calibration = review = None
+    plots, calibration, review = {"digits": [digits_chart(counts)]}, None, None
     if counts.labelled:
         sums = counts.millionths_by_confidence / 1e6
         calibration = metrics.calibration_from_counts(labelled, sums, correct)
-        by_digit = accuracy.class_table(counts.confusion)
         plots |= accuracy.charts_of(counts.confusion, calibration)
     if counts.correct < counts.labelled:  # without mistakes there is nothing to plot
         review = accuracy.review_by_doubt(counts.labelled_by_doubt, counts.correct_by_doubt)
@@ -140,69 +135,48 @@ def build(prediction: FinishedPrediction) -> Report:
         plots["confidence"] = [accuracy.histogram_chart(groups)]
     if len(prediction.progress) > 2:  # at the start, at the end, and between
         plots["speed"] = [speed_chart(prediction.progress)]
-    reasons = sorted(summary["reasons"].items(), key=lambda each: -each[1])
-    details = [Detail(**each) for each in summary["details"]]
     job = {"inputs": summary["inputs"], "model": summary["model"], **prediction.job}
     usual = PredictSpec(model="", output="").identity()
-    least_certain = unfamiliar = list[InlineImage]()
-    if len(rows := prediction.doubtful):
-        least_certain = _draw_rows(rows.slice(0, accuracy.NUM_SHOWN))
-        strange = rows.filter(pc.greater(rows["unfamiliarity"], UNFAMILIAR))
-        strange = strange.sort_by([("unfamiliarity", "descending")])
-        unfamiliar = _draw_rows(strange.slice(0, accuracy.NUM_SHOWN))
+    doubtful = unfamiliar = prediction.doubtful
+    if len(doubtful):
+        unfamiliar = doubtful.filter(pc.greater(doubtful["unfamiliarity"], UNFAMILIAR))
+        unfamiliar = unfamiliar.sort_by([("unfamiliarity", "descending")])
     html = render(
         "prediction.html",
         prediction=prediction,
-        summary=summary,
         plots=plots,
-        by_digit=by_digit,
+        classes=accuracy.classes_of(counts.confusion),
         calibration=calibration,
+        bins=accuracy.bins_of(calibration) if calibration else None,
         review=review,
-        review_file=storage.join(folder, REVIEW),
-        review_command=f"nanograd review {shlex.quote(folder)}",
-        num_listed=prediction.num_listed,
-        least_certain=least_certain,
-        unfamiliar=unfamiliar,
+        review_command=f"nanograd review {shlex.quote(prediction.folder)}",
+        least_certain=list(map(_draw_row, doubtful[: accuracy.NUM_SHOWN].to_pylist())),
+        unfamiliar=list(map(_draw_row, unfamiliar[: accuracy.NUM_SHOWN].to_pylist())),
         most_familiar=UNFAMILIAR,
-        mistakes=[_draw_row(each, b64decode(each["png"])) for each in summary["worst"]],
-        rejected=_with_pictures(prediction.rejected, summary["inputs"]),
-        rejected_by_ingest=[(each, None) for each in prediction.rejected_by_ingest],
-        quarantine=storage.join(folder, "quarantine"),
-        reasons=[
-            (reason, f"{count:,}", percent(count / summary["rows"])) for reason, count in reasons
-        ],
-        details=[(each.reason, each.detail, each.number, each.place) for each in details],
+        mistakes=list(map(_draw_row, summary["worst"])),
+        thumbnails=_thumbnails(prediction.rejected, summary["inputs"]),
+        details=[Detail(**each) for each in summary["details"]],
         changed={n: value for n, value in job.items() if value and usual.get(n) != value},
         settings={**job, "parts": prediction.num_parts},
-        files=sorted(prediction.files.items()),
-        most_files=_MAX_FILES,
-        manifest=MANIFEST,
     )
     return Report(html, plots)
 
 
-def _draw_rows(rows: pa.Table) -> list[InlineImage]:
-    """Draw rows of a review list, or of the list of a part, which has pixels and not files."""
-    found = ((row, row.get("pixels")) for row in rows.to_pylist())
-    return [
-        _draw_row(row, encode_plain(pixels) if isinstance(pixels, bytes) else row["image"]["bytes"])
-        for row, pixels in found
-    ]
-
-
-def _draw_row(row: Row, png: bytes) -> InlineImage:
-    """Draw a predicted row; `png` is its image, 28 x 28, ink 255 on 0."""
-    with Image.open(BytesIO(png)) as picture:
-        pixels = np.array(picture)
+def _draw_row(row: Row) -> InlineImage:
+    """Draw a row of the review list, of the list of a part, which has pixels, or a mistake."""
+    if isinstance(pixels := row.get("pixels"), bytes):
+        image = np.frombuffer(pixels, np.uint8)
+    else:
+        png = b64decode(row["png"]) if "png" in row else row["image"]["bytes"]
+        with Image.open(BytesIO(png)) as picture:
+            image = np.array(picture)
     source = SourceRow(**{name: row[name] for name in ("path", "source_file", "source_row")})
     result = row["label"], row["prediction"], row["confidence"]
-    return accuracy.draw_prediction(pixels, *result, source)
+    return accuracy.draw_prediction(image, *result, source)
 
 
-def _with_pictures(
-    rows: Sequence[Detail], inputs: Sequence[str]
-) -> list[tuple[Detail, InlineImage | None]]:
-    """Return each row of quarantine with its picture, if it is a local input that can be decoded.
+def _thumbnails(rows: Sequence[Detail], inputs: Sequence[str]) -> list[InlineImage | None]:
+    """Return the picture of each row of quarantine, if it is a local input that can be decoded.
 
     A path that only a table names is not read: it may name any file.
     """
@@ -211,14 +185,14 @@ def _with_pictures(
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         return embed_image(np.asarray(picture.convert("L")), "the picture")
 
-    roots, found = roots_of(inputs), list[tuple[Detail, InlineImage | None]]()
+    roots, found = roots_of(inputs), list[InlineImage | None]()
     for each in rows:
         is_input = any(f"{each.path}/".startswith(f"{root}/") for root in roots)
         is_local = each.is_picture and not storage.is_remote(each.path)
         image: InlineImage | UnreadableError | None = None
         if is_input and is_local and each.path == each.source_file:
             [(_, image)] = read_pictures([(each.path, None)], draw, _OPTIONS)
-        found.append((each, image if isinstance(image, InlineImage) else None))
+        found.append(image if isinstance(image, InlineImage) else None)
     return found
 
 
@@ -237,28 +211,16 @@ def digits_chart(counts: PredictionCounts) -> Chart:
     return plot("Rows by digit", x, y, series)
 
 
-def digits_table(counts: PredictionCounts) -> Table:
-    """Return number and share of the rows predicted as each digit."""
-    shares = counts.predicted_as / max(counts.predicted, 1)
-    columns = counts.predicted_as.tolist(), shares.tolist()
-    rows = [
-        (str(digit), f"{count:,}", percent(share))
-        for digit, (count, share) in enumerate(zip(*columns, strict=True))
-    ]
-    return Table("Rows by digit", ["digit", "predicted", "share"], rows)
-
-
 def speed_chart(progress: Sequence[Row]) -> Chart:
     """Plot the number of finished rows over time and, if any, of quarantined rows."""
-    title, last = "Rows over time", progress[-1]
-    points = [(each["time_s"], each["row"], each["quarantined"]) for each in progress]
-    series = [Series("rows done", [(0, 0), *((time, row) for time, row, _ in points)])]
-    if last["quarantined"]:
-        quarantined = [(0, 0), *((time, number) for time, _, number in points)]
-        series.append(Series("quarantined", quarantined, "second"))
-    cells = [(f"{time:.1f}", f"{row:,}", f"{number:,}") for time, row, number in points]
-    x, y = (
-        Axis("seconds", 0, last["time_s"] or 1, "g"),
-        fit_axis([0, last["row"]], "rows", ",.0f", 0),
-    )
-    return plot(title, x, y, series, table=Table(title, ["seconds", "rows", "quarantined"], cells))
+    last, series = progress[-1], list[Series]()
+    for name, key, style in (
+        ("rows done", "row", "main"),
+        ("quarantined", "quarantined", "second"),
+    ):
+        if last[key] or not series:
+            points = [(0, 0), *((each["time_s"], each[key]) for each in progress)]
+            series.append(Series(name, points, style))
+    x = Axis("seconds", 0, last["time_s"] or 1, "g")
+    y = fit_axis([0, last["row"]], "rows", ",.0f", 0)
+    return plot("Rows over time", x, y, series)

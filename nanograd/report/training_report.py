@@ -15,8 +15,8 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.report import accuracy, drawing
-from nanograd.report.charts import Axis, Chart, Series, Table, fit_axis, plot
-from nanograd.report.html import Report, percent, render
+from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
+from nanograd.report.html import Report, render
 from nanograd.runtime import json_files, process, storage
 from nanograd.settings.fields import from_toml, properties
 from nanograd.settings.train_spec import PRESETS, TrainSpec
@@ -149,7 +149,9 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         num_wrong=len(wrong),
         num_failures=sum(_STYLES.get(event["event"]) == "failed" for event in run.events),
         plots=plots,
-        classes=accuracy.class_table(confusion),
+        confusion=confusion,
+        classes=accuracy.classes_of(confusion),
+        bins=accuracy.bins_of(calibration),
         calibration=calibration,
         mistakes=mistakes,
         units=units,
@@ -157,7 +159,6 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         packed=drawing.pack_model(run.model),
         code=drawing.code(),
         changed={name: each for name, each in run.config.items() if usual.get(name) != each},
-        events=[(event["time"], event["event"], event["sentence"]) for event in run.events],
         environment=[
             ("trained with", ", ".join(map(" ".join, run.versions.items()))),
             ("arithmetic here", process.fingerprint()),
@@ -173,20 +174,6 @@ def build(run: FinishedRun, test: Dataset) -> Report:
 
 def learning_charts(epochs: Sequence[Row]) -> list[Chart]:
     """Plot losses, validation accuracy (if any) and learning rate of each epoch."""
-    head = ["epoch", "loss", "rate", "images/s", "validation loss", "validation accuracy"]
-    rows = [
-        [
-            str(row["epoch"]),
-            f"{row['loss']:.5f}",
-            f"{row['learning_rate']:.4g}",
-            f"{row['images_per_s']:,}",
-            "-" if row.get("val_loss") is None else f"{row['val_loss']:.5f}",
-            percent(row["val_accuracy"]),
-        ]
-        for row in epochs
-    ]
-    if all(row["val_accuracy"] is None for row in epochs):
-        head, rows = head[:-2], [cells[:-2] for cells in rows]
     charts: list[Chart] = []
     for title, name, spec, lines in (
         ("Loss", "loss", ".3g", {"loss": "training", "val_loss": "validation"}),
@@ -201,8 +188,7 @@ def learning_charts(epochs: Sequence[Row]) -> list[Chart]:
         if series:
             x = Axis("epoch", 0, epochs[-1]["epoch"], "g")
             y = fit_axis([value for each in series for _, value in each.points], name, spec)
-            table = None if charts else Table("Epochs", head, rows)
-            charts.append(plot(title, x, y, series, table=table))
+            charts.append(plot(title, x, y, series))
     return charts
 
 

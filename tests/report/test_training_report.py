@@ -32,6 +32,8 @@ def test_report_is_one_small_file_with_accuracy_and_confusion_of_the_model(text,
     matrix = metrics.confusion_matrix(predictions, few_digits.test.labels, 10)
     assert confusion_cells(text) == matrix.ravel().tolist()
     assert model.params_sha256() in page.text
+    last = training_report.read_run(str(run)).epochs[-1]
+    assert f"{last['loss']:.5f}" in page.words
 
 
 def test_failures_are_marked_and_listed(run, few_digits):
