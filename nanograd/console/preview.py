@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from math import floor
 from os.path import commonprefix
-from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +13,7 @@ from nanograd.jobs.receipts import Receipt, SourceRow
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
+from nanograd.runtime.json_files import JsonObject
 
 # The rows of a command are all shown if they are at most _MOST. Otherwise the first _FEW are shown,
 # and the _FEW least certain rows of the output.
@@ -24,8 +24,6 @@ _SOURCE = ("path", "source_file", "source_row")
 _COLUMNS = (*_SOURCE, "prediction", "confidence", "unfamiliarity", "label")
 _SHOWN = pa.schema([PREDICTIONS.field(name) for name in _COLUMNS])
 _LINES = pa.schema([NUMBERS.field(name) for name in (*_SOURCE, "line", "text", "confidence")])
-
-Row: TypeAlias = dict[str, Any]
 
 
 def preview_rows(output: str, format_: str) -> str:
@@ -50,7 +48,7 @@ def preview_rows(output: str, format_: str) -> str:
     rows = _first_rows(output, format_, receipts)
     if num_rows <= _MOST:
         return "\n".join(_lines(rows, _folder(rows)))
-    review, least = storage.join(output, REVIEW), list[Row]()
+    review, least = storage.join(output, REVIEW), list[JsonObject]()
     if storage.exists(review):
         table = pq.read_table(pa.BufferReader(storage.read(review)), columns=list(_COLUMNS))
         least = table.slice(0, _FEW).to_pylist()
@@ -61,7 +59,7 @@ def preview_rows(output: str, format_: str) -> str:
     return "\n".join(lines)
 
 
-def _first_rows(output: str, format_: str, receipts: Sequence[Receipt]) -> list[Row]:
+def _first_rows(output: str, format_: str, receipts: Sequence[Receipt]) -> list[JsonObject]:
     """Return at least the first rows of some parts, predicted or quarantined, in order.
 
     If pictures hold lines of digits, they are the lines.
@@ -69,7 +67,7 @@ def _first_rows(output: str, format_: str, receipts: Sequence[Receipt]) -> list[
     tables = {"predictions": _SHOWN, "quarantine": QUARANTINE}
     if any(name.startswith("numbers/") for receipt in receipts for name in receipt.files):
         tables = {"numbers": _LINES, "quarantine": QUARANTINE}
-    rows: list[Row] = []
+    rows: list[JsonObject] = []
     for receipt in receipts:
         for name in receipt.files:
             if columns := tables.get(name.partition("/")[0]):
@@ -81,13 +79,13 @@ def _first_rows(output: str, format_: str, receipts: Sequence[Receipt]) -> list[
     return sorted(rows, key=lambda row: (row["source_file"], *(row.get(n) or 0 for n in order)))
 
 
-def _folder(rows: Sequence[Row]) -> str:
+def _folder(rows: Sequence[JsonObject]) -> str:
     """Return the longest folder, with a slash, that all pictures are in; "" if there is none."""
     common = commonprefix([row["path"] for row in rows])  # noqa: RUF071 - commonpath changes s3://
     return common[: common.rfind("/") + 1]
 
 
-def _lines(rows: Sequence[Row], folder: str) -> Iterator[str]:
+def _lines(rows: Sequence[JsonObject], folder: str) -> Iterator[str]:
     """Yield a line for each row: picture, digits, confidence, and what is doubtful about it.
 
     Names of pictures are relative to the folder.

@@ -9,16 +9,14 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanograd.console.preview import preview_rows
 from nanograd.jobs.receipts import Detail
 from nanograd.models.model import Model
 from nanograd.runtime import storage
+from nanograd.runtime.arrays import Ints
 from nanograd.runtime.events import count, duration
 from nanograd.runtime.json_files import JsonObject
-
-Confusion = NDArray[np.int64]  # (10, 10), number of images; rows are labels, columns predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +225,8 @@ class Prediction(JobCounts):
     labelled: int = 0  # predicted rows with a label
     correct: int = 0  # labelled rows whose prediction equals the label
     accuracy: float | None = None  # correct / labelled; None without labels
-    confusion: Confusion | None = field(default=None, repr=False)  # counts of labelled rows
+    # (10, 10) counts of labelled rows, by label and prediction.
+    confusion: Ints | None = field(default=None, repr=False)
     predicted_as: dict[str, int] = field(default_factory=dict, repr=False)  # rows by digit
     unfamiliar: int = 0  # predicted rows unlike the digits of the training set
     bad_labels: int = 0  # predicted rows whose label is no digit
@@ -292,7 +291,7 @@ class Evaluation(Result):
     images: int  # number of images
     accuracy: float  # share of the images that are classified correctly
     calibration_error: float  # mean difference between confidence and accuracy
-    confusion: Confusion = field(repr=False)
+    confusion: Ints = field(repr=False)  # (10, 10) images by label and prediction
     evaluate_s: float
     params_sha256: str  # checksum of the model's parameters
 

@@ -29,7 +29,7 @@ from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes, Ints
-from nanograd.settings.specs import PictureFileOptions, ReadOptions
+from nanograd.settings.specs import PictureOptions, ReadOptions
 
 Found = TypeVar("Found")
 _NOTHING = pa.schema([])
@@ -166,7 +166,7 @@ def read_rows(
 def read_pictures(
     files: Iterable[tuple[str, bytes | None]],
     convert: Callable[[Image.Image], Found],
-    options: PictureFileOptions,
+    options: PictureOptions,
 ) -> Iterator[tuple[bytes | None, Found | UnreadableError]]:
     """Read pictures one by one. Each is a path or URI, possibly in a ZIP file, or its bytes.
 
@@ -233,7 +233,7 @@ def read_files(
             )
 
 
-def checksum_of_picture(file: str, options: PictureFileOptions, archives: Archives) -> str | None:
+def checksum_of_picture(file: str, options: PictureOptions, archives: Archives) -> str | None:
     """Return the SHA-256 of a picture's bytes, possibly in a ZIP file; None if it is unreadable."""
     with suppress(UnreadableError):  # an archive, or a file that was removed meanwhile
         return storage.checksum(decode.read(file, options, archives.read))

@@ -48,7 +48,7 @@ from nanograd.pictures.normalise import normalise
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes
 from nanograd.runtime.events import Listener, count, ignore, info, warning
-from nanograd.settings.specs import PictureFileOptions, ReadOptions
+from nanograd.settings.specs import PictureOptions, ReadOptions
 
 ARRAYS = "arrays"  # the name of a data set that was passed as arrays
 WORDS = ("auto", "mnist", "sample")
@@ -333,7 +333,7 @@ def _read_part(
     # A damaged archive is in the list, and has no label.
     known = [each for each in places if labels[each] is not None or each.lower().endswith(SUFFIX)]
     found = list[Labelled | list[Rejected]]()
-    pictures = reader.read_pictures(((e, None) for e in known), normalise, PictureFileOptions())
+    pictures = reader.read_pictures(((e, None) for e in known), normalise, PictureOptions())
     for place, (_, image) in zip(known, pictures, strict=True):
         if isinstance(image, UnreadableError):
             found.append([Rejected(Origin(place, None), image.reason, image.detail)])

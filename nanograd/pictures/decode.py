@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.runtime import storage
-from nanograd.settings.specs import PictureFileOptions, PictureOptions
+from nanograd.settings.specs import PictureOptions
 
 # Suffixes of pictures in a folder. The formats in the last line cannot be read; they are listed so
 # that such files of phones appear in quarantine and are not skipped.
@@ -50,7 +50,7 @@ _BROKEN = (
 
 
 def read(
-    file: str, options: PictureFileOptions, read: Callable[[str, int], bytes] = storage.read
+    file: str, options: PictureOptions, read: Callable[[str, int], bytes] = storage.read
 ) -> bytes:
     """Read the bytes of a picture file; with `Archives.read`, also of a file in an archive.
 

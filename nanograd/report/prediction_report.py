@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,12 +27,11 @@ from nanograd.report import accuracy
 from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
 from nanograd.report.html import InlineImage, Report, embed_image, render
 from nanograd.runtime import json_files, storage
-from nanograd.settings.specs import PictureFileOptions, PredictSpec
+from nanograd.runtime.json_files import JsonObject
+from nanograd.settings.specs import PictureOptions, PredictSpec
 
 # Longest side of the pictures in quarantine, and the largest pictures that are shown.
-_THUMBNAIL, _OPTIONS = 96, PictureFileOptions(max_pixels=25_000_000, max_bytes=20_000_000)
-
-Row = dict[str, Any]
+_THUMBNAIL, _OPTIONS = 96, PictureOptions(max_pixels=25_000_000, max_bytes=20_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +39,12 @@ class FinishedPrediction:
     """Contents of the output folder of a prediction."""
 
     folder: str
-    summary: Row  # `_summary.json`
+    summary: JsonObject  # `_summary.json`
     counts: PredictionCounts  # sum over the receipts of all parts
-    job: Mapping[str, Any]  # settings and model that determine the output
+    job: JsonObject  # settings and model that determine the output
     files: Mapping[str, str]  # name and checksum of each file that was written
     num_parts: int  # number of the job's parts
-    progress: Sequence[Row]  # rows of `_metrics.jsonl`; may be empty
+    progress: Sequence[JsonObject]  # rows of `_metrics.jsonl`; may be empty
     num_listed: int | None  # number of rows in the review list; None without a list
     doubtful: pa.Table = field(repr=False)  # its rows or, if they are few, all rows that parts keep
     rejected: Sequence[Detail]  # rows of quarantine, not more than a report shows
@@ -108,7 +106,7 @@ def _read_doubtful(folder: str, names: Sequence[str]) -> pa.Table:
 
 def _quarantined(folder: str, manifest: Manifest) -> list[Detail]:
     """Read the first rows of the quarantine of a job."""
-    rows = list[Row]()
+    rows = list[JsonObject]()
     for name in sorted(files_of(manifest.receipts)):
         if name.startswith(("quarantine/", "_quarantine/")) and len(rows) < accuracy.NUM_SHOWN:
             data, format_ = storage.read(storage.join(folder, name)), name.rpartition(".")[2]
@@ -162,7 +160,7 @@ def build(prediction: FinishedPrediction) -> Report:
     return Report(html, plots)
 
 
-def _draw_row(row: Row) -> InlineImage:
+def _draw_row(row: JsonObject) -> InlineImage:
     """Draw a row of the review list, of the list of a part, which has pixels, or a mistake."""
     if isinstance(pixels := row.get("pixels"), bytes):
         image = np.frombuffer(pixels, np.uint8)
@@ -211,7 +209,7 @@ def digits_chart(counts: PredictionCounts) -> Chart:
     return plot("Rows by digit", x, y, series)
 
 
-def speed_chart(progress: Sequence[Row]) -> Chart:
+def speed_chart(progress: Sequence[JsonObject]) -> Chart:
     """Plot the number of finished rows over time and, if any, of quarantined rows."""
     last, series = progress[-1], list[Series]()
     for name, key, style in (

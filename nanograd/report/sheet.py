@@ -33,7 +33,7 @@ from nanograd.pictures import normalise
 from nanograd.pictures.normalise import Candidate
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Floats, Mask
-from nanograd.settings.specs import PictureFileOptions
+from nanograd.settings.specs import PictureOptions
 
 # Longest side of the kept pictures; a hundred photos of full size would fill the memory.
 _SMALL_SIDE = 320
@@ -133,7 +133,7 @@ def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
 
 
 def inspect_pictures(
-    files: Mapping[str, bytes | None], options: PictureFileOptions, model: Model | None
+    files: Mapping[str, bytes | None], options: PictureOptions, model: Model | None
 ) -> list[Inspection]:
     """Decode and normalise pictures, classify them if there is a model, and keep every result.
 

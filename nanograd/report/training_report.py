@@ -5,7 +5,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import distributions
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from nanograd.report import accuracy, drawing
 from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
 from nanograd.report.html import Report, render
 from nanograd.runtime import json_files, process, storage
+from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.fields import from_toml, properties
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 
@@ -25,19 +25,17 @@ from nanograd.settings.train_spec import PRESETS, TrainSpec
 _STYLES = {"lost": "failed", "server_lost": "failed", "joined": "joined"}
 _FILES = ("config.toml", "metrics.jsonl", "events.jsonl")
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
     """Contents of a run directory."""
 
     folder: str  # the run directory
-    config: Row  # resolved settings of the run
-    epochs: Sequence[Row]  # rows of metrics.jsonl; epochs and rounds count over all nets
-    events: Sequence[Row]  # rows of events.jsonl; rounds count over all nets
+    config: JsonObject  # resolved settings of the run
+    epochs: Sequence[JsonObject]  # rows of metrics.jsonl; epochs and rounds count over all nets
+    events: Sequence[JsonObject]  # rows of events.jsonl; rounds count over all nets
     model: Model  # the trained model
-    versions: Row  # versions of the packages that trained the model
+    versions: JsonObject  # versions of the packages that trained the model
 
 
 def read_run(folder: str) -> FinishedRun:
@@ -66,7 +64,7 @@ def read_run(folder: str) -> FinishedRun:
     )
 
 
-def _count_through(rows: list[Row], epochs: list[Row]) -> list[Row]:
+def _count_through(rows: list[JsonObject], epochs: list[JsonObject]) -> list[JsonObject]:
     """Count epochs and rounds over all nets of an ensemble; in `rows`, each net starts again.
 
     >>> epochs = [{"net": net, "epoch": 1, "round": 9} for net in (1, 2)]
@@ -84,7 +82,7 @@ def _count_through(rows: list[Row], epochs: list[Row]) -> list[Row]:
     return counted
 
 
-def compare(runs: Sequence[FinishedRun]) -> Row:
+def compare(runs: Sequence[FinishedRun]) -> JsonObject:
     """Return the settings that differ between runs, and the results and curves of each run.
 
     Settings of the group Output do not count. Each value is a list with an item for each run.
@@ -172,7 +170,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
     return Report(html, plots)
 
 
-def learning_charts(epochs: Sequence[Row]) -> list[Chart]:
+def learning_charts(epochs: Sequence[JsonObject]) -> list[Chart]:
     """Plot losses, validation accuracy (if any) and learning rate of each epoch."""
     charts: list[Chart] = []
     for title, name, spec, lines in (

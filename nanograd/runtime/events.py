@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from logging import getLogger
 from time import perf_counter
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
-Record: TypeAlias = dict[str, Any]  # a JSON object
+from nanograd.runtime.json_files import JsonObject
 
 
 class Level(StrEnum):
@@ -47,7 +47,7 @@ class Event:
     name: ClassVar[str]
     level: Level = field(default=Level.INFO, metadata=_UNRECORDED)
 
-    def record(self) -> Record:
+    def record(self) -> JsonObject:
         """Return the event as a JSON object."""
         recorded = (each.name for each in fields(self) if each.metadata.get("recorded", True))
         return {"event": self.name, **{name: getattr(self, name) for name in recorded}}
@@ -86,7 +86,7 @@ class Message(Event):
     def __str__(self) -> str:
         return self.text
 
-    def record(self) -> Record:
+    def record(self) -> JsonObject:
         """Return the event as a JSON object."""
         return {"event": self.name, "level": str(self.level), "message": self.text.strip()}
 
@@ -124,7 +124,7 @@ class EpochFinished(Event):
     net: int = 1  # number of the net in an ensemble, from 1
     nets: int = 1  # number of nets
 
-    def record(self) -> Record:
+    def record(self) -> JsonObject:
         """Return the event as a JSON object."""
         facts = {"event": self.name, "command": "train", "net": self.net, "nets": self.nets}
         return {**facts, **asdict(self.metrics)}
@@ -157,9 +157,9 @@ class TrainingFinished(Event):
     """A training run is complete."""
 
     name: ClassVar[str] = "result"
-    result: Mapping[str, Any]  # the result line of `nanograd train`
+    result: JsonObject  # the result line of `nanograd train`
 
-    def record(self) -> Record:
+    def record(self) -> JsonObject:
         """Return the event as a JSON object."""
         return {"event": self.name, **self.result}
 
@@ -205,7 +205,7 @@ class GroupEvent(Event):
     def __str__(self) -> str:
         return self.sentence.format_map(vars(self))
 
-    def record(self) -> Record:
+    def record(self) -> JsonObject:
         """Return the event and its sentence as a JSON object."""
         return {**super().record(), "sentence": str(self)}
 

@@ -56,23 +56,12 @@ _review = partial(setting, group="Review", least=0, most=1)
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions(Spec):
-    """How pictures are decoded."""
+    """How picture files are read and decoded."""
 
     polarity: Polarity = _pictures("auto", "contrast of ink and paper")
     max_pixels: int = _pictures(
         50_000_000, "quarantine pictures with more pixels (width x height)", least=784, rare=True
     )
-
-    @property
-    def pillow_formats(self) -> tuple[str, ...]:
-        """Accepted picture formats, as Pillow spells them."""
-        return tuple(map(str.upper, FORMATS))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PictureFileOptions(PictureOptions):
-    """How picture files are read."""
-
     formats: str = _pictures(
         ",".join(FORMATS), "accepted picture formats, whatever the file names", rare=True
     )
@@ -96,7 +85,7 @@ class PictureFileOptions(PictureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions(PictureFileOptions):
+class ReadOptions(PictureOptions):
     """How images and labels are read from tables, and images from picture files."""
 
     image_column: str | None = _columns(None, _DETECTED)
@@ -198,7 +187,7 @@ class PartsSpec(JobSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PicturePartsSpec(PartsSpec, PictureFileOptions):
+class PicturePartsSpec(PartsSpec, PictureOptions):
     """Settings shared by the commands that read picture files part by part."""
 
     label_from: str = setting(
@@ -222,7 +211,7 @@ class IngestSpec(PicturePartsSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectSpec(PictureFileOptions):
+class InspectSpec(PictureOptions):
     """Draw each step from a picture to the probabilities."""
 
     output: Given[Place, str] = setting(REQUIRED, "PNG file or URI for the sheet", place=True)

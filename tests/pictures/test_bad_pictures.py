@@ -19,7 +19,7 @@ from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
 from nanograd.jobs.receipts import Counts
 from nanograd.pictures import decode
-from nanograd.settings.specs import PictureFileOptions
+from nanograd.settings.specs import PictureOptions
 from tests.helpers import ingests
 from tests.helpers.ingests import image_of, planned, read_quarantine, read_rows
 from tests.helpers.odd_files import BAD, READABLE, drawing, encoded
@@ -135,7 +135,7 @@ def private() -> Iterator[Path]:
 
 
 def test_file_without_permission_is_refused(private):
-    options = PictureFileOptions(max_bytes=1000, max_pixels=1000)
+    options = PictureOptions(max_bytes=1000, max_pixels=1000)
 
     with pytest.raises(UnreadableError, match=f"^no_permission: cannot read {private}: "):
         decode.read(str(private), options)

@@ -20,7 +20,7 @@ from nanograd.settings.specs import (
     EvaluateSpec,
     IngestSpec,
     InspectSpec,
-    PictureFileOptions,
+    PictureOptions,
     PredictSpec,
     ReadOptions,
 )
@@ -178,10 +178,10 @@ def test_values_at_the_bounds_are_accepted_and_survive_a_round_trip_through_toml
 )
 def test_formats_have_one_spelling(formats, wanted):
     if wanted:
-        assert PictureFileOptions(formats=formats).formats == wanted
+        assert PictureOptions(formats=formats).formats == wanted
     else:
         with pytest.raises(UsageError, match="--formats"):
-            PictureFileOptions(formats=formats)
+            PictureOptions(formats=formats)
 
 
 def test_toml_has_a_line_for_every_setting_that_is_not_none():
