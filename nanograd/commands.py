@@ -33,7 +33,7 @@ from nanograd.console.results import (
 from nanograd.console.terminal import shown
 from nanograd.digits import download
 from nanograd.digits.dataset import NUM_CLASSES
-from nanograd.errors import UsageError
+from nanograd.errors import UsageError, needs_package
 from nanograd.images import sources, writers
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
@@ -369,11 +369,8 @@ def export(
     """
     with resolved(ExportSpec, spec, {"model": model, "output": output}) as chosen:
         loaded = model_io.load(chosen.model)
-        try:
+        with needs_package("nanograd export", "onnx"):
             from nanograd.models.onnx import OPSET, graph
-        except ModuleNotFoundError as error:
-            text = "nanograd export needs the package onnx: pip install onnx"
-            raise UsageError(text) from error
         data = graph(loaded)
         storage.commit(chosen.output, data)
         return Export(

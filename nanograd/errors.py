@@ -4,6 +4,8 @@ A message names the file, row, round or rank and the remedy. Exit codes follow B
 fits; 76 is specific to nanograd. A second Ctrl-C exits with 130.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -22,6 +24,16 @@ class UsageError(NanogradError):
 
 class ArgumentError(UsageError, ValueError, TypeError):
     """An invalid argument of a Python function."""
+
+
+@contextmanager
+def needs_package(what: str, package: str) -> Iterator[None]:
+    """Raise UsageError if an optional package cannot be imported inside a with block."""
+    try:
+        yield
+    except ImportError as error:
+        text = f"{what} needs the package {package}: pip install {package} ({error})"
+        raise UsageError(text) from error
 
 
 class DataError(NanogradError):

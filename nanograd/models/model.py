@@ -28,7 +28,7 @@ from safetensors.numpy import save as save_tensors
 from nanograd import __version__
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.preparation import Preparation, as_rows, deskew_images, scale
-from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.errors import DataError, StorageError, needs_package
 from nanograd.models.reference import REFERENCE_TENSORS, Reference, to_probabilities
 from nanograd.nn import mlp
 from nanograd.nn.mlp import Architecture, Params
@@ -302,12 +302,9 @@ def _download(uri: str) -> str:
     References:
         Hugging Face, "HF URIs": hf://USER/NAME or hf://USER/NAME@REVISION.
     """
-    try:
+    with needs_package(uri, "huggingface_hub"):
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - an optional package
         from huggingface_hub import utils as hub  # noqa: PLC0415
-    except ImportError as error:
-        text = f"{uri} needs the package huggingface_hub: pip install huggingface_hub"
-        raise UsageError(text) from error
     name, _, revision = uri.removeprefix(HUB).partition("@")
     try:
         wanted = [MANIFEST, *_FILES]

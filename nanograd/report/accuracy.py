@@ -9,7 +9,7 @@ from nanograd.digits.dataset import SIDE
 from nanograd.jobs.receipts import SourceRow
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
-from nanograd.report.charts import Axis, Chart, Series, confusion_chart, fit_axis, plot
+from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
 from nanograd.report.html import InlineImage, embed_image, percent, shorten
 from nanograd.runtime.arrays import Bytes, Ints
 
@@ -84,14 +84,6 @@ def _range(low: float, high: float) -> str:
     '25 to 30 %'
     """
     return f"{100 * low:.0f} to {100 * high:.0f} %"
-
-
-def charts_of(confusion: Ints, calibration: metrics.Calibration) -> dict[str, list[Chart]]:
-    """Return the charts of labelled images; a key is the name of a PNG file."""
-    return {
-        "confusion": [confusion_chart(confusion)],
-        "calibration": [reliability_chart(calibration)],
-    }
 
 
 class Review(NamedTuple):

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from nanograd.digits import deskew, form, preparation
 from nanograd.models import reference
-from nanograd.models.model import Model, Net
+from nanograd.models.model import Model
 from nanograd.pictures import tuning
 from nanograd.report.html import asset
 from nanograd.runtime.arrays import Floats
+from nanograd.runtime.json_files import JsonObject
 
 # Maximum bytes of all nets of a page as ASCII JSON, enough for 1,200 hidden units in total. The
 # whole page is then below 3 MB.
@@ -33,9 +34,19 @@ def code() -> str:
     return "\n".join([f"const TUNING = {json.dumps(constants)};", *map(asset, _SCRIPTS)])
 
 
-def pack_model(model: Model) -> dict[str, Any]:
+def pack_model(model: Model) -> JsonObject:
     """Return JSON for `unpack` in net.js, with as many of the first nets as fit into a page."""
-    nets = [pack_net(net) for net in model.nets]
+    nets = [
+        {
+            **net.config(),
+            "affine": preparation.affine(net.preparation),
+            "layers": [
+                pack_layer(net.params.w1, net.params.b1),
+                pack_layer(net.params.w2, net.params.b2),
+            ],
+        }
+        for net in model.nets
+    ]
     sizes = np.cumsum([len(json.dumps(net)) for net in nets])
     tensors = {name: pack_array(each) for name, each in model.reference.tensors().items()}
     return {
@@ -44,23 +55,7 @@ def pack_model(model: Model) -> dict[str, Any]:
     }
 
 
-def pack_net(net: Net) -> dict[str, Any]:
-    """Return a net as a JSON object."""
-    factor, offset = preparation.affine(net.preparation)
-    params = net.params
-    return {
-        "activation": net.architecture.activation,
-        "loss": net.architecture.loss,
-        "deskewed": net.preparation.name == "deskewed",
-        "width": net.preparation.width,
-        "height": net.preparation.height,
-        "factor": factor,
-        "offset": offset,
-        "layers": [pack_layer(params.w1, params.b1), pack_layer(params.w2, params.b2)],
-    }
-
-
-def pack_layer(weights: Floats, biases: Floats) -> dict[str, Any]:
+def pack_layer(weights: Floats, biases: Floats) -> JsonObject:
     """Return a layer as a JSON object; its (inputs, units) weights become 16-bit numbers.
 
     step_j = max_i |w_ij| / 32767, number_ij = round(w_ij / step_j)

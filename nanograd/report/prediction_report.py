@@ -24,7 +24,7 @@ from nanograd.jobs.review import OF_PARTS, ORDER, REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics
 from nanograd.report import accuracy
-from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
+from nanograd.report.charts import Axis, Chart, Series, confusion_chart, fit_axis, plot
 from nanograd.report.html import InlineImage, Report, embed_image, render
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.json_files import JsonObject
@@ -123,7 +123,8 @@ def build(prediction: FinishedPrediction) -> Report:
     if counts.labelled:
         sums = counts.millionths_by_confidence / 1e6
         calibration = metrics.calibration_from_counts(labelled, sums, correct)
-        plots |= accuracy.charts_of(counts.confusion, calibration)
+        plots["confusion"] = [confusion_chart(counts.confusion)]
+        plots["calibration"] = [accuracy.reliability_chart(calibration)]
     if counts.correct < counts.labelled:  # without mistakes there is nothing to plot
         review = accuracy.review_by_doubt(counts.labelled_by_doubt, counts.correct_by_doubt)
         plots["review"] = [review.chart()]

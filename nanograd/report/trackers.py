@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from time import time
 from typing import Any
 
-from nanograd.errors import UnavailableError, UsageError
+from nanograd.errors import UnavailableError, UsageError, needs_package
 from nanograd.runtime import storage
 from nanograd.runtime.events import EpochFinished, Event, Listener, TrainingFinished, warning
 from nanograd.settings.train_spec import TrainSpec
@@ -64,19 +64,13 @@ def _scalars(event: EpochFinished) -> dict[str, float]:
     return {f"{prefix}{name}": float(each) for name, each in values.items() if each is not None}
 
 
-def _missing(flag: str, package: str, error: ImportError) -> UsageError:
-    return UsageError(f"{flag} needs the package {package}: pip install {package} ({error})")
-
-
 @contextmanager
 def _tensorboard(folder: str) -> Iterator[Listener]:
     """Provide a listener that writes event files into a local folder; it creates the folder."""
     if storage.is_remote(folder):
         raise UsageError(f"--tensorboard writes to local folders; {folder} is not local")
-    try:
+    with needs_package("--tensorboard", "tensorboardX"):
         from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise _missing("--tensorboard", "tensorboardX", error) from error
     with ExitStack() as stack:
         writer: Any = None
 
@@ -101,12 +95,10 @@ def _mlflow(uri: str, folder: str, spec: TrainSpec) -> Iterator[Listener]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     # mlflow-skinny has no database, so a folder is the only local store.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-    try:
+    with needs_package("--mlflow", "mlflow-skinny"):
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
         from mlflow.exceptions import MlflowException
-    except ImportError as error:
-        raise _missing("--mlflow", "mlflow-skinny", error) from error
     try:
         client = MlflowClient(tracking_uri=uri)
         known = client.get_experiment_by_name(EXPERIMENT)

@@ -14,7 +14,7 @@ from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
 from nanograd.report import accuracy, drawing
-from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
+from nanograd.report.charts import Axis, Chart, Series, confusion_chart, fit_axis, plot
 from nanograd.report.html import Report, render
 from nanograd.runtime import json_files, process, storage
 from nanograd.runtime.json_files import JsonObject
@@ -123,7 +123,8 @@ def build(run: FinishedRun, test: Dataset) -> Report:
     }
     plots = {
         "learning": learning_charts(run.epochs),
-        **accuracy.charts_of(confusion, calibration),
+        "confusion": [confusion_chart(confusion)],
+        "calibration": [accuracy.reliability_chart(calibration)],
         "confidence": [accuracy.histogram_chart(bins)],
     }
     if speed := speed_charts(run):

@@ -33,15 +33,18 @@ const logistic = (value) => 1 / (1 + Math.exp(-value));
 const ACTIVATIONS = { sigmoid: logistic, tanh: Math.tanh, relu: (value) => Math.max(0, value) };
 
 function scoresOf(net, pixels) {
-  const inputs = Float32Array.from(pixels, (value) => f(value * f(net.factor)) + f(net.offset));
-  const hidden = applyLayer(net.layers[0], inputs).map((value) => ACTIVATIONS[net.activation](value));
+  const [factor, offset] = net.affine, { activation, loss } = net.architecture;
+  const inputs = Float32Array.from(pixels, (value) => f(value * f(factor)) + f(offset));
+  const hidden = applyLayer(net.layers[0], inputs).map((value) => ACTIVATIONS[activation](value));
   const outputs = applyLayer(net.layers[1], hidden);
-  return net.loss === "mse" ? outputs.map((value) => logistic(value)) : softmax(outputs);
+  return loss === "mse" ? outputs.map((value) => logistic(value)) : softmax(outputs);
 }
 
 // Ten probabilities and the unfamiliarity of the image, as in nanograd/models/model.py.
 function assess({ nets, reference }, image) {
-  const pixels = nets.map((net) => (net.deskewed ? deskew(image, net.width, net.height) : image));
+  const pixels = nets.map(({ preparation: { name, width, height } }) =>
+    name === "deskewed" ? deskew(image, width, height) : image,
+  );
   const all = nets.map((net, place) => scoresOf(net, pixels[place]));
   const scores = Array.from(all[0], (_, digit) => sum(all.map((each) => each[digit])) / all.length);
   const best = scores.indexOf(Math.max(...scores));
