@@ -162,9 +162,14 @@ def _end(codes: list[int]) -> None:
     """End the process with a code, if there is one, and leave Python's interpreter as it is.
 
     A thread of Arrow that releases a Python object while the interpreter ends would abort the
-    process, although the command is complete: https://github.com/apache/arrow/issues/34314.
+    process, although the command is complete: https://github.com/apache/arrow/issues/34314. Output
+    that cannot be written is dropped, because it does not change the code.
     """
-    _drop_unwritten()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if codes:
         os._exit(codes[0])
 
@@ -210,15 +215,6 @@ def _open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `number`
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
-
-
-def _drop_unwritten() -> None:
-    """Write what is buffered; drop output that cannot be written, because the exit code stays."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print_line(name: str, result: "Result", file: TextIO | None = None) -> None:

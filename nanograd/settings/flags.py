@@ -91,6 +91,13 @@ class SpecCommand(Command):
         self, name: str, spec: type[Spec], argument: str | None, run: Callable[..., None]
     ) -> None:
         params: list[click.Parameter] = []
+
+        def show_all(context: click.Context, _: click.Parameter, value: bool) -> None:
+            if value:
+                context.meta[_SHOW_ALL] = True
+                click.echo(context.get_help())
+                context.exit()
+
         if argument:
             nargs = -1 if argument.endswith("...") else 1
             params.append(
@@ -107,7 +114,7 @@ class SpecCommand(Command):
             params.append(
                 click.Option(
                     ["--help-all"], is_flag=True, expose_value=False, is_eager=True,
-                    callback=_show_all, help="show all options, rare ones included",
+                    callback=show_all, help="show all options, rare ones included",
                 )
             )  # fmt: skip
         params.append(
@@ -147,10 +154,3 @@ class SpecCommand(Command):
         if num_hidden:
             formatter.write_paragraph()
             formatter.write_text(f"--help-all lists {num_hidden} more options.")
-
-
-def _show_all(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.meta[_SHOW_ALL] = True
-        click.echo(context.get_help())
-        context.exit()
