@@ -26,28 +26,17 @@ _COLOURS = {
     "#f1f2f3": "var(--color-background-secondary)",
 }
 _TEXT, _LINE, _FILL = _COLOURS
+_FILLED = (
+    "background primaryColor secondaryColor tertiaryColor mainBkg actorBkg labelBoxBkgColor "
+    "edgeLabelBackground"
+)
+_LINES = "primaryBorderColor lineColor actorBorder actorLineColor signalColor labelBoxBorderColor"
+_TEXTS = "primaryTextColor textColor actorTextColor signalTextColor labelTextColor loopTextColor"
 _THEME = {
     "fontFamily": "inherit",
-    "background": _FILL,
-    "primaryColor": _FILL,
-    "primaryTextColor": _TEXT,
-    "primaryBorderColor": _LINE,
-    "secondaryColor": _FILL,
-    "tertiaryColor": _FILL,
-    "lineColor": _LINE,
-    "textColor": _TEXT,
-    "mainBkg": _FILL,
-    "actorBkg": _FILL,
-    "actorBorder": _LINE,
-    "actorTextColor": _TEXT,
-    "actorLineColor": _LINE,
-    "signalColor": _TEXT,
-    "signalTextColor": _TEXT,
-    "labelBoxBkgColor": _FILL,
-    "labelBoxBorderColor": _LINE,
-    "labelTextColor": _TEXT,
-    "loopTextColor": _TEXT,
-    "edgeLabelBackground": _FILL,
+    **dict.fromkeys(_FILLED.split(), _FILL),
+    **dict.fromkeys(_LINES.split(), _LINE),
+    **dict.fromkeys(_TEXTS.split(), _TEXT),
 }
 _RENDER = """
 async ([text, name, themeVariables]) => {
