@@ -58,9 +58,9 @@ def scale_of(largest: Iterable[float | None]) -> int | None:
 
 
 def array_to_levels(images: NDArray[Any]) -> tuple[Bytes, tuple[int, str] | None]:
-    """Convert an array of n images, which counts as a column, to grey levels, (n, ...) uint8.
+    """Convert an array of n images to grey levels, (n, ...) uint8; the rules are those of a column.
 
-    Also return the number of the first image with a problem and a message, or None.
+    Also return the index of the first unusable image and a message, or None if all are usable.
     """
     finite = images[np.isfinite(images)] if images.dtype.kind == "f" else images
     found, problems = to_levels(images, scale_of([finite.max(initial=0)]))

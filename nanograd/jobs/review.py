@@ -1,7 +1,7 @@
 """The list of the most doubtful rows of a prediction, for manual review.
 
     OUT/_review/part-NAME.pq   the most doubtful rows of a part, as many as the list may need
-    OUT/_review.pq             the most doubtful rows of all parts with pictures, in order of doubt
+    OUT/_review.pq             the most doubtful rows of all parts with pictures, sorted by doubt
 
 The columns are kept columns, doubt, columns of the predictions, and the picture. Kept columns of
 bytes or tensors are left out, because they could hold whole photos.
@@ -9,8 +9,9 @@ bytes or tensors are left out, because they could hold whole photos.
 These are Parquet files. Tools that read all Parquet files of a folder skip names that begin with _.
 
 Doubt is 1 - confidence x (1 - unfamiliarity / 4). Rows of equal doubt are ordered by file and row
-number, so the list does not depend on the order in which parts are done. Its metadata has a hash of
-the files and settings from which it was made. If the hash changes, the list is made again.
+number, so the list does not depend on the order in which parts are done. The metadata of
+`_review.pq` has a hash of the files and settings from which it was made. If the hash changes, the
+list is made again.
 """
 
 from collections.abc import Sequence

@@ -52,10 +52,15 @@ _BROKEN = (
 def read(
     file: str, options: PictureOptions, read: Callable[[str, int], bytes] = storage.read
 ) -> bytes:
-    """Read the bytes of a picture file; with `Archives.read`, also of a file in an archive.
+    """Read the bytes of a picture file.
+
+    Args:
+        file: path or URI.
+        options: `max_bytes` limits the size.
+        read: reads at most so many bytes of a file; `Archives.read` reads files in archives, too.
 
     Raises:
-        UnreadableError: `no_file`, `no_permission` or `too_large`, or any that `read` raises.
+        UnreadableError: `no_file`, `no_permission` or `too_large`, or a reason of `read`.
     """
     try:
         data = read(file, options.max_bytes + 1)

@@ -239,7 +239,9 @@ class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
         "0 = no list",
     )
     review_below: float | None = _review(
-        None, "list every row whose certainty (1 - doubt) is below this value, instead of a share"
+        None,
+        "list every row whose certainty (1 - doubt) is below this value, instead of a fixed share "
+        "of the rows",
     )
     rows_per_file: int | None = _content(
         None,

@@ -34,7 +34,7 @@ def load_initial(spec: TrainSpec) -> Model | None:
 
     Raises:
         DataError: `--resume-from` names no model or run, or it is damaged.
-        UsageError: the run makes other nets.
+        UsageError: the nets of the run differ from the model in number, size or activation.
     """
     if spec.resume_from is None:
         return None
