@@ -1,7 +1,8 @@
 """Rows of Parquet files, in batches of bounded size.
 
-If a page is damaged, the remaining rows of its row group are refused, and all other rows are read.
-Arrow's errors do not distinguish damage from a failure of the storage, so the file is read again.
+If a page is damaged, its row group is refused from this page on, and all other rows are read.
+Arrow's errors do not distinguish damage from a failure of the storage. So after an error, the bytes
+of the file are read again: if that fails, the storage is the cause.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

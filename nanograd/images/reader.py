@@ -168,11 +168,17 @@ def read_pictures(
     convert: Callable[[Image.Image], Found],
     options: PictureOptions,
 ) -> Iterator[tuple[bytes | None, Found | UnreadableError]]:
-    """Read pictures one by one. Each is a path or URI, possibly in a ZIP file, or its bytes.
+    """Read pictures one by one.
+
+    Args:
+        files: path or URI of each picture, possibly in a ZIP file, and its bytes, or None to read
+            them.
+        convert: called with each decoded picture.
+        options: which pictures are refused.
 
     Yields:
-        The bytes of the picture, or None if they cannot be read; and the result of `convert` for
-        the decoded picture, or the error.
+        The bytes of the picture, or None if they cannot be read; and the result of `convert`, or
+        the reason why the picture was refused. No error is raised.
     """
     with Archives() as archives:
         for file, given in files:

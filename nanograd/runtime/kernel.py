@@ -52,7 +52,7 @@ def pin() -> None:
 
     Raises:
         UnavailableError: the CPU is not x86-64 or lacks AVX2 or a related feature.
-        UsageError: numpy was loaded with another environment.
+        UsageError: numpy is loaded already, and not with the portable kernel.
     """
     if missing := missing_features():
         raise UnavailableError(

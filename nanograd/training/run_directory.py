@@ -36,7 +36,7 @@ class RunDirectory:
     Args:
         folder: folder or URI.
         identity: settings and data that determine the bits of the run.
-        num_nets: number of nets; if it is above 1, records contain the number of their net.
+        num_nets: number of nets; if it is above 1, each record contains the index of its net.
         listener: receives messages.
         check: called before each write; raises if another process has taken over the run.
     """
