@@ -19,7 +19,7 @@ References:
     samples and adversarial attacks" (distances to each class).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -60,7 +60,7 @@ class Reference:
     def __post_init__(self) -> None:
         if not 1 / _MOST_POWER <= self.temperature <= 1 / _LEAST_POWER:
             raise ValueError(f"temperature {self.temperature!r} is out of range")
-        for name, (dtype, shape) in _TENSORS.items():
+        for name, (dtype, shape) in REFERENCE_TENSORS.items():
             tensor = getattr(self, name)
             if tensor.dtype != dtype or tensor.shape != shape or not np.isfinite(tensor).all():
                 raise ValueError(f"tensor {name} is {tensor.dtype} {tensor.shape} or not finite")
@@ -71,7 +71,7 @@ class Reference:
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the tensors by name."""
-        return {name: getattr(self, name) for name in _TENSORS}
+        return {name: getattr(self, name) for name in REFERENCE_TENSORS}
 
     def unfamiliarity(self, images: Bytes, classes: NDArray[np.integer]) -> Floats:
         """Compute d^4 / (1 + d^4), (B,) float32 in [0, 1].
@@ -104,8 +104,7 @@ class Reference:
         return padded
 
 
-REFERENCE_TENSORS = tuple(each.name for each in fields(Reference) if each.name != "temperature")
-_TENSORS: dict[str, tuple[type, tuple[int, ...]]] = {
+REFERENCE_TENSORS: dict[str, tuple[type, tuple[int, ...]]] = {
     "means": (np.uint8, (NUM_CLASSES, NUM_PIXELS)),
     "directions": (np.int8, (NUM_CLASSES, NUM_DIRECTIONS, len(INNER))),
     "scales": (np.float32, (NUM_CLASSES,)),

@@ -47,10 +47,6 @@ def is_terminating() -> bool:
     return signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 
 
-def _may_set_handlers() -> bool:
-    return current_thread() is main_thread()
-
-
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
     """Restore the handler of SIGTERM after a call that replaces it, such as `ray.init`.
@@ -62,7 +58,7 @@ def sigterm_kept() -> Iterator[None]:
         Terminated: SIGTERM arrived during the call.
     """
     before = signal.getsignal(signal.SIGTERM)
-    if not _may_set_handlers() or before in (signal.SIG_DFL, None):
+    if current_thread() is not main_thread() or before in (signal.SIG_DFL, None):
         yield
         return
     try:
@@ -78,7 +74,7 @@ def sigterm_kept() -> Iterator[None]:
 @contextmanager
 def handled(handler: Callable[[int, Any], None], *signals: signal.Signals) -> Iterator[None]:
     """Set a handler inside a with block, if this is the main thread."""
-    if not _may_set_handlers():
+    if current_thread() is not main_thread():  # only the main thread may set handlers
         yield
         return
     before = {each: signal.signal(each, handler) for each in signals}
