@@ -158,6 +158,8 @@ def test_list_is_made_again_for_other_settings_or_when_it_is_lost(case, given):
     assert figures["rows"] == again["rows"] == 5 * 23
     assert case.run(review_share=0.0)["review"] is None
     assert not place.exists()
+    case.run(review_share=0.0, overwrite=True)
+    assert not place.exists()
     assert (case.out / "_SUCCESS").exists()
 
 
