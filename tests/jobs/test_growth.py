@@ -89,7 +89,7 @@ def test_stopped_command_whose_input_grows_is_completed_by_the_next(case):
     assert runs(case.out) == [3, 4]
 
 
-@pytest.mark.parametrize("what", ["model_sha256", "revision"])
+@pytest.mark.parametrize("what", ["model", "revision"])
 def test_other_model_or_revision_is_refused_whatever_the_input(case, monkeypatch, what):
     case.add(0)
     case.run()
