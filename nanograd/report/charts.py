@@ -15,6 +15,7 @@ from nanograd.runtime.arrays import Ints
 WIDTH, HEIGHT = 360, 288
 LEFT, RIGHT, TOP, BOTTOM = 58, 340, 30, 244
 _LEFT_OF_CELLS = 24  # of a confusion matrix
+_HALF_A_LETTER = 4.2  # of a label, at most
 
 _MAX_DOTS = 150  # more dots would hide their line
 
@@ -151,7 +152,10 @@ def plot(
         shapes.append(Shape("line", "grid", [(LEFT, height), (RIGHT, height)]))
         shapes.append(label(LEFT - 7, height + 5, y.format(value), "end"))
     shapes.append(Shape("line", "axis", [(LEFT, BOTTOM), (RIGHT, BOTTOM)]))
-    shapes += [label(at(value, y.low)[0], BOTTOM + 18, x.format(value)) for value in x.ticks()]
+    for value in x.ticks():
+        text = x.format(value)
+        most = WIDTH - _HALF_A_LETTER * len(text)  # a longer text is moved to the left
+        shapes.append(label(min(at(value, y.low)[0], most), BOTTOM + 18, text))
     for name, points, style, width, labels, weights in series:
         places = labels or [x.format(value) for value, _ in points]
         if not width and not weights:

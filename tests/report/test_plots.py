@@ -97,6 +97,14 @@ def test_bars_are_centred_on_their_digits_and_every_digit_is_labelled():
             assert min(edges) + max(edges) == pytest.approx(2 * middle)
 
 
+def test_last_label_of_an_axis_is_not_cut_off():
+    review = accuracy.Review([0, 0.1, 0.2], [0.5, 0.6, 0.7])
+
+    texts = [each for each in review.chart().shapes if each.text == "20.0 %"]
+
+    assert [x + 4.2 * len(text) <= charts.WIDTH for _, _, [(x, _)], text, *_ in texts] == [True]
+
+
 def test_dots_of_the_calibration_have_the_area_of_their_bins():
     confidence = np.repeat([0.55, 0.95], [100, 400])
 
