@@ -259,7 +259,7 @@ def inspect(
         inputs: files, folders or globs, local or in an object store.
         listener: see `train`.
         spec: settings in place of all keyword arguments.
-        settings: `output="sheet.png"` is required.
+        settings: `output="sheet.png"` is required; `digits="many"` draws a box around each digit.
     """
     with resolved(InspectSpec, spec, settings) as chosen:
         output = storage.absolute(chosen.output)
@@ -270,7 +270,7 @@ def inspect(
             text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
             listener(info(text))
         with process.one_thread():
-            found = sheet.inspect_pictures(pictures, chosen, model)
+            found = sheet.inspect_pictures(pictures, chosen, model, chosen.digits)
         storage.commit(output, sheet.draw_sheet(found, chosen.model or model_io.BUILT_IN))
         counts = {**sheet.summarize(found), "left_out": total - len(found)}
         return Inspections(**counts, output=chosen.output)

@@ -1,7 +1,8 @@
 """Sheets: PNG files that show the steps from a picture to its probabilities.
 
 A sheet has a row for each picture: the file's name, captions, the steps from left to right, and the
-probabilities. Sizes are in pixels.
+probabilities. For lines of digits, a row has the picture with a box around each digit. Sizes are in
+pixels.
 """
 
 import re
@@ -20,7 +21,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
+from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
 from nanograd.images.columns import ImageKind, find_image_column
 from nanograd.images.inputs import expand_pictures, is_table
 from nanograd.images.parquet import RowRange, open_parquet
@@ -29,14 +30,16 @@ from nanograd.images.writers import PREDICTIONS
 from nanograd.jobs.receipts import SourceRow
 from nanograd.models.model import Model
 from nanograd.models.reference import UNFAMILIAR
+from nanograd.numbers.recognise import Number, read_numbers
 from nanograd.pictures import normalise
 from nanograd.pictures.normalise import Candidate
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Floats, Mask
-from nanograd.settings.specs import PictureOptions
+from nanograd.settings.specs import Digits, PictureOptions
 
-# Longest side of the kept pictures; a hundred photos of full size would fill the memory.
-_SMALL_SIDE = 320
+# Longest side of the kept pictures, and of pictures of numbers; a hundred photos of full size would
+# fill the memory.
+_SMALL_SIDE, _NUMBERS_SIDE = 320, 1000
 SOFTWARE = "nanograd inspect"
 _SOURCE = ("path", "source_file", "source_row")
 
@@ -46,6 +49,8 @@ ORANGE, LINE, PALE = (230, 126, 20), (208, 213, 221), (243, 244, 246)
 
 # The normaliser searches in a copy of 160 pixels, which is drawn at this size.
 SIDE, NUM_PANELS, PROBABILITIES_WIDTH = 160, 6, 190
+# A digit of a line is drawn in red if its confidence is lower.
+_SURE = 0.9
 MARGIN, HEAD, NAME, CAPTION, _GAP = 24, 56, 32, 19, 14
 _ROW, _STRIDE = NAME + CAPTION + SIDE + 20, SIDE + _GAP
 
@@ -67,6 +72,7 @@ class Inspection:
     prediction: int | None = None  # the most probable digit
     confidence: float | None = None  # its probability
     unfamiliarity: float | None = None  # 0 to 1
+    numbers: Sequence[Number] | None = None  # lines of digits; None if one digit was looked for
 
 
 def find_pictures(
@@ -133,7 +139,10 @@ def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
 
 
 def inspect_pictures(
-    files: Mapping[str, bytes | None], options: PictureOptions, model: Model | None
+    files: Mapping[str, bytes | None],
+    options: PictureOptions,
+    model: Model | None,
+    digits: Digits = "one",
 ) -> list[Inspection]:
     """Decode and normalise pictures, classify them if there is a model, and keep every result.
 
@@ -141,14 +150,21 @@ def inspect_pictures(
         files: name of a picture -> its bytes. None reads the file at the path or URI in the name.
         options: polarity, and limits on picture files.
         model: model that classifies; None for no probabilities.
+        digits: whether a picture holds one digit or many. Many need a model.
 
     Raises:
         StorageError: the storage fails, not only a single file.
     """
 
     def inspect(picture: Image.Image) -> dict[str, Any]:
-        small = picture.copy()
-        small.thumbnail((_SMALL_SIDE, _SMALL_SIDE))
+        small, side = picture.copy(), _SMALL_SIDE if digits == "one" else _NUMBERS_SIDE
+        small.thumbnail((side, side))
+        if digits == "many" and model is not None:
+            numbers = read_numbers(picture, model, options.polarity)
+            if not numbers:
+                raise UnreadableError(Reason.BLANK, "no mark in the picture is a digit")
+            found = {"picture": small, "size": picture.size, "numbers": numbers}
+            return {**found, "steps": Candidate()}
         steps = normalise.trace(picture, polarity=options.polarity)
         found = {"picture": small, "size": picture.size, "steps": steps}
         if model is not None and steps.image is not None:
@@ -175,6 +191,8 @@ def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
             "prediction": each.prediction,
             "confidence": each.confidence,
             "unfamiliarity": each.unfamiliarity,
+            "numbers": each.numbers
+            and [{"text": line.text, "confidence": line.confidence} for line in each.numbers],
             "reason": getattr(each.steps.refused, "reason", None),
             "detail": getattr(each.steps.refused, "detail", None),
         }
@@ -211,14 +229,18 @@ def check_output(file: str) -> None:
 def draw_sheet(inspections: Sequence[Inspection], model: str | None) -> bytes:
     """Return a PNG file that is marked as a sheet; `model` is the model's name for the title."""
     width = NUM_PANELS * _STRIDE - _GAP + (_GAP + PROBABILITIES_WIDTH) * (model is not None)
-    size = (width + 2 * MARGIN, HEAD + len(inspections) * _ROW)
+    heights = [_ROW if each.numbers is None else _numbers_height(each) for each in inspections]
+    size = (width + 2 * MARGIN, HEAD + sum(heights))
     sheet = Image.new("RGB", size, "white")
     refused = sum(each.steps.refused is not None for each in inspections)
     plural = "s" * (len(inspections) != 1)
     title = f"{len(inspections)} picture{plural}, {refused} refused; model: {model or 'none'}"
     draw_text(ImageDraw.Draw(sheet), (MARGIN, 20), shorten_text(title, 18, width), size=18)
-    for number, inspection in enumerate(inspections):
-        _draw_row(sheet, HEAD + number * _ROW, inspection)
+    top = HEAD
+    for inspection, height in zip(inspections, heights, strict=True):
+        draw_row = _draw_row if inspection.numbers is None else _draw_numbers
+        draw_row(sheet, top, inspection)
+        top += height
     about = PngInfo()
     about.add_text("Software", SOFTWARE)
     stream = BytesIO()
@@ -257,6 +279,42 @@ def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
             left = MARGIN + number * _STRIDE
             draw_text(draw, (left, top), panel.caption, size=12, colour=GREY)
             sheet.paste(panel.image, (left, top + CAPTION))
+
+
+def _numbers_height(inspection: Inspection) -> int:
+    height = inspection.picture.height if inspection.picture else 0
+    return NAME + CAPTION * len(inspection.numbers or ()) + height + 20
+
+
+def _draw_numbers(sheet: Image.Image, top: int, inspection: Inspection) -> None:
+    """Draw a picture with a box around each digit, and the text of each line above it."""
+    draw, right = ImageDraw.Draw(sheet), sheet.width - MARGIN
+    picture, numbers = inspection.picture, inspection.numbers
+    if picture is None or numbers is None:
+        raise ValueError("the inspection has no numbers")
+    draw.line((MARGIN, top, right, top), fill=LINE)
+    name = "/".join(Path(inspection.file).parts[-2:])
+    draw_text(draw, (MARGIN, top + 9), shorten_text(name, 15, right - MARGIN), size=15)
+    top += NAME
+    for number in numbers:
+        text = f"{number.text}, confidence {format_share(number.confidence)}"
+        draw_text(draw, (MARGIN, top), shorten_text(text, 14, right - MARGIN), size=14, colour=BLUE)
+        top += CAPTION
+    image = picture.convert("RGB")
+    scale, pen = image.width / inspection.size[0], ImageDraw.Draw(image)
+
+    def outline(box: tuple[int, ...], colour: Colour, text: str) -> None:
+        left, upper, *others = (round(scale * side) for side in box)
+        pen.rectangle((left, upper, *others), outline=colour)
+        draw_text(pen, (left, max(upper - 15, 0)), text, size=13, colour=colour)
+
+    for number in numbers:
+        for box in number.left_out:
+            outline(box, ORANGE, "")
+        for digit in number.digits:
+            is_sure = digit.confidence > _SURE and digit.unfamiliarity <= UNFAMILIAR
+            outline(digit.box, BLUE if is_sure else RED, str(digit.digit))
+    sheet.paste(image, (MARGIN, top))
 
 
 def draw_text(

@@ -23,6 +23,7 @@ FORMATS = ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm")
 _REVIEW_SHARE = 0.02
 
 Polarity: TypeAlias = Literal["auto", "dark-on-light", "light-on-dark"]
+Digits: TypeAlias = Literal["one", "many"]
 Names: TypeAlias = Given[str | Sequence[str], tuple[str, ...]]
 
 DATA = setting(
@@ -216,6 +217,7 @@ class InspectSpec(PictureOptions):
 
     output: Given[Place, str] = setting(REQUIRED, "PNG file or URI for the sheet", place=True)
     model: Given[Place | None, str | None] = _MODEL
+    digits: Digits = setting("one", "what a picture holds: one digit, or many, as lines of digits")
     limit: int = setting(100, "draw at most this many pictures, one per row", least=1, most=1000)
 
 
@@ -225,7 +227,7 @@ class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
 
     output: Given[Any, str] = setting("predictions", "output directory or URI", place=True)
     model: Given[Place | None, str | None] = _MODEL
-    digits: Literal["one", "many"] = _pictures(
+    digits: Digits = _pictures(
         "one", "what a picture holds: one digit, or many, as lines of digits (adds numbers/)"
     )
     # `keep` is not part of the identity: its columns depend on the files, so the job records them.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+import nanograd
 from nanograd import commands
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
@@ -17,6 +18,7 @@ from nanograd.report import sheet
 from nanograd.report.sheet import Inspection
 from nanograd.runtime.events import Event
 from nanograd.settings.specs import InspectSpec
+from simulators.strings import Style, write
 from tests.helpers.models import some_model
 from tests.helpers.sevens import bound, lit, pale_seven, squared, vignette
 
@@ -183,3 +185,24 @@ def test_usage_errors_are_raised_before_anything_is_written(folder, tmp_path):
             inspect(inputs, **{"output": str(tmp_path / "sheet.png"), **settings})
 
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_sheet_of_numbers_has_a_box_around_each_digit(tmp_path: Path, digits: Dataset) -> None:
+    ink = write(digits.images[:3].reshape(3, 28, 28), Style(), np.random.default_rng(0))
+    Image.fromarray(255 - np.pad(ink, 20)).save(tmp_path / "number.png")
+    Image.new("L", (90, 60), 200).save(tmp_path / "blank.png")
+
+    figures, image, _ = inspect(tmp_path / "blank.png", tmp_path / "number.png", digits="many")
+
+    blank, read = figures["results"]
+    assert (blank["reason"], blank["numbers"]) == ("blank", None)
+    [line] = read["numbers"]
+    [number] = nanograd.read_numbers(tmp_path / "number.png")
+    assert (line["text"], line["confidence"]) == (number.text, number.confidence)
+    top = image.height - 20 - 40 - ink.shape[0]
+    drawn = np.asarray(image.convert("RGB")).astype(int)
+    for digit in number.digits:
+        left, upper, right, lower = digit.box
+        corner = drawn[top + lower, sheet.MARGIN + right]
+        assert tuple(corner) in (sheet.BLUE, sheet.RED)
+        assert tuple(drawn[top + upper, sheet.MARGIN + left]) == tuple(corner)
