@@ -5,14 +5,14 @@ of digits are kept. Marks side by side form a line.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
 from nanograd.numbers.seams import LINE
-from nanograd.pictures import morphology, normalise
+from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.lines import find_lines as find_printed
 from nanograd.pictures.marks import is_frame, measure
 from nanograd.pictures.paper import Levels
@@ -20,6 +20,9 @@ from nanograd.runtime.arrays import Floats, Ints, Mask
 
 # Longest side in pixels of the copy in which lines are found.
 SEARCH_SIDE = 480
+# If digits are less than LOW pixels high in it, they are found in a larger copy, in which they have
+# HIGH pixels, with sides of at most LARGEST_SIDE.
+LOW, HIGH, LARGEST_SIDE = 16, 24, 1920
 # A mark is as tall as a digit if it has at least TALL of the usual height. A digit may be that much
 # smaller than its neighbours, and a zero even more.
 TALL = 0.5
@@ -32,9 +35,16 @@ SHARED, GAP = 0.35, 1.6
 NEAR = 0.35
 # Marks that are more than TALLEST times as tall as usual are no digits.
 TALLEST = 2.5
+# Weight of the ink of marks that touch the border, for the usual height. A mark of which over half
+# is at the border may be a digit if its height differs from the usual one by less than ALIKE of it.
+BORDER_WEIGHT, ALIKE = 0.25, 0.35
+# Minimum width / height of a dot of dotted paper, and share of its box that is ink.
+ROUND = 0.6
 # Minimum side in pixels of a printed box. Its sides are in a rim of RIM of its height or width, and
 # cover the share ALONG of it.
 LEAST_BOX, RIM, ALONG = 16, 0.15, 0.8
+# A mark with more than this share of the picture's height and width may be squared paper.
+ACROSS = 0.75
 _MARGIN = 8
 
 
@@ -57,32 +67,67 @@ class Line:
         return left, top, right, bottom
 
 
-def find_lines(picture: Image.Image, polarity: str = "auto") -> list[Line]:
-    """Find the lines of a picture in reading order: from top to bottom, then from left to right.
+@dataclass(frozen=True)
+class Way:
+    """A way to look for lines in a picture."""
+
+    polarity: str = "auto"  # or `dark-on-light`, `light-on-dark`
+    side: int = SEARCH_SIDE  # longest side in pixels of the copy in which lines are found
+    sheets: bool = True  # whether to cut off bands along the border as surroundings of a sheet
+
+
+@dataclass(frozen=True)
+class Found:
+    """The lines of a picture in reading order: from top to bottom, then from left to right."""
+
+    lines: Sequence[Line]
+    inverted: bool  # whether the ink is lighter than the paper
+    has_sheet: bool  # whether bands along the border were cut off
+
+
+def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
+    """Find the lines of a picture.
 
     Raises:
         UnreadableError: `blank`, `low_contrast` or `too_many_marks`.
     """
+    way = way or Way()
     picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
-    how = normalise.Search(polarity=polarity, side=SEARCH_SIDE, choose=choose_marks)
+    how = normalise.Search(
+        polarity=way.polarity, side=way.side, sheets=way.sheets, choose=choose_marks
+    )
     found = normalise.find(picture, how)
-    printed = None if found.levels is None else _printed_boxes(found.ink, found.levels.weak)
+    printed = None if found.levels is None else _printed(found.ink, found.levels.weak)
     if printed is not None:
         found = normalise.mark(found, found.paper, printed)
     if found.refused or found.marks is None:
         why = found.refused or UnreadableError(Reason.BLANK, "there are no marks")
         raise UnreadableError(why.reason, why.detail)  # see `normalise.normalise`
-    labels, count = morphology.label_marks(found.marks)
+    # Parts of a broken stroke are linked.
+    labels, count = morphology.label_marks(
+        morphology.running_max(found.marks.view(np.uint8), 1) > 0
+    )
+    labels = labels * found.marks
     mass, _, boxes = measure(found.ink, labels, count, found.strength)
+    usual, side = usual_height(1 - boxes[:, 0] - boxes[:, 2], mass), max(found.marks.shape)
+    larger = min(round(side * HIGH / max(usual, 1)), max(picture.size), LARGEST_SIDE)
+    if usual < LOW and side < 0.9 * larger:
+        return find_lines(picture, replace(way, side=larger))
     groups = _group(boxes, mass)
+    if max(map(len, groups)) > 1:
+        # A single mark at the border is a part of something else.
+        edge = np.array([0, 0, 1, 1]) - np.array([0, 0, *found.marks.shape])
+        groups = [each for each in groups if len(each) > 1 or (boxes[each[0]] > edge).all()]
     corner = [share * side for share, side in zip(found.box or (0, 0), picture.size, strict=False)]
-    return [_cut(found, labels, group, boxes, corner) for group in groups]
+    lines = [_cut(found, labels, group, boxes, corner) for group in groups]
+    return Found(lines, found.inverted, found.box is not None)
 
 
-def _printed_boxes(ink: Floats, weak: float) -> Floats | None:
+def _printed(ink: Floats, weak: float) -> Floats | None:
     """Find the share of light that the boxes of a form absorb, as `pictures.lines.find_lines`.
 
     The sides of a box, or of a row of boxes, run from side to side of the mark that they form.
+    Lines of squared paper run from side to side of the picture.
     """
     labels, count = morphology.label_marks(ink > weak)
     _, _, boxes = measure(ink, labels, count, weak)
@@ -90,11 +135,16 @@ def _printed_boxes(ink: Floats, weak: float) -> Floats | None:
     for number, (top, left, bottom, right) in enumerate(boxes.astype(int).tolist(), 1):
         place = slice(top, 1 - bottom), slice(left, 1 - right)
         own = labels[place] == number
-        if min(own.shape) <= LEAST_BOX or not _has_sides(own):
+        if min(own.shape) <= LEAST_BOX or not (_is_wide(own, ink) or _has_sides(own)):
             continue
         if (sides := find_printed(np.where(own, ink[place], 0), most=1.0)) is not None:
             np.maximum(printed[place], sides, out=printed[place])
     return printed if printed.any() else None
+
+
+def _is_wide(mark: Mask, ink: Floats) -> bool:
+    """Return whether a mark covers most of the picture in both directions."""
+    return all(own > ACROSS * whole for own, whole in zip(mark.shape, ink.shape, strict=True))
 
 
 def _has_sides(mark: Mask) -> bool:
@@ -112,18 +162,36 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     """
     labels, count = morphology.label_marks(ink > levels.weak)
     mass, at_border, boxes = measure(ink, labels, count, levels.strong)
-    mass = np.where(at_border > 0.5, 0, mass)
     for mark in np.flatnonzero(mass > 0).tolist():
         # Printed boxes around digits, one or a row of them.
         if is_frame(labels, mark, boxes, mass, axes=1):
             mass[mark] = 0
+    mass[_dots(labels, boxes, mass)] = 0
     heights = 1 - boxes[:, 0] - boxes[:, 2]
-    usual = usual_height(heights, mass)
+    # A mark at the border is an edge or a part of something else, unless it is as tall as a digit.
+    touches = (boxes[:, :2] <= 0).any(1) | (boxes[:, 2:] <= 1 - np.array(ink.shape)).any(1)
+    inner = mass * np.where(touches, BORDER_WEIGHT * (at_border <= 0.5), 1)
+    usual = usual_height(heights, inner) or usual_height(heights, mass)
+    mass[(at_border > 0.5) & (np.abs(heights / max(usual, 1) - 1) > ALIKE)] = 0
     tall = (mass > 0) & (heights >= TALL * usual) & (heights <= TALLEST * usual)
     if not usual or not tall.any():
         raise UnreadableError(Reason.BLANK, "no mark in the picture is as tall as a digit")
     kept = (mass > LEAST_INK * np.median(mass[tall])) & (heights <= TALLEST * usual)
     return np.concatenate([[False], kept])[labels]
+
+
+def _dots(labels: Ints, boxes: Floats, mass: Floats) -> Mask:
+    """Find the dots of dotted paper: many small, round marks of one size beside taller ones."""
+    sizes = 1 - boxes[:, :2] - boxes[:, 2:]
+    pixels = np.bincount(labels.ravel(), minlength=len(boxes) + 1)[1:]
+    longest = sizes.max(1)
+    dots = (mass > 0) & (longest <= tuning.DOT * max(labels.shape))
+    dots &= (sizes.min(1) >= ROUND * longest) & (pixels >= ROUND * sizes.prod(1))
+    if dots.sum() < tuning.LEAST_DOTS:
+        return np.zeros(len(boxes), bool)
+    usual = np.median(longest[dots])
+    has_taller = (longest[mass > 0] > 2 * usual).any()
+    return np.asarray(dots & has_taller & (longest < 1.7 * usual))
 
 
 def usual_height(heights: Floats, mass: Floats) -> float:

@@ -4,25 +4,29 @@ Each line is cut into pieces. The judge scores every piece as a digit or as no d
 classifies it. The best path through the pieces is the text of the line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from nanograd.errors import UnreadableError
 from nanograd.models.model import Assessment, Model
 from nanograd.numbers.judge import load_judge
 from nanograd.numbers.lattice import NO_DIGIT, best_path
-from nanograd.numbers.locate import Line, find_lines
+from nanograd.numbers.locate import Found, Line, Way, find_lines
 from nanograd.numbers.pieces import Pieces, cut
 from nanograd.numbers.seams import find_seams
 from nanograd.pictures.morphology import pen_width
-from nanograd.runtime.arrays import Bytes, Doubles, Floats
+from nanograd.runtime.arrays import Bytes, Floats
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
-# Thinnest pen in pixels of a line, and least probability of a digit.
-_THINNEST, LEAST = 2.0, 1e-6
+# Thinnest pen in pixels of a line.
+_THINNEST = 2.0
+# A picture is searched in other ways unless each line has more than the confidence _SURE. A line
+# with less than _DOUBTFUL counts against a result. Longest sides in pixels of the other copies.
+_SURE, _DOUBTFUL, _OTHER_SIDES = 0.5, 0.3, (240, 960)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +62,9 @@ def divide(line: Line) -> Pieces:
     return cut(line.ink, find_seams(line.ink, pen), pen, line.top, line.bottom)
 
 
-def total_scores(pieces: Pieces, probabilities: Floats) -> Doubles:
-    """Add the scores of the judge for P pieces and the logs of a model's probabilities.
-
-    `probabilities` is (P, 10). The result is (P, 11) float64.
-    """
-    scores = load_judge().scores(pieces).astype(np.float64)
-    scores[:, :NO_DIGIT] += np.log(np.maximum(probabilities, LEAST))
-    return scores
-
-
 def read_line(line: Line, pieces: Pieces, assessed: Assessment) -> Number | None:
     """Read a line from its pieces and the model's assessment of them; None without a digit."""
-    path = best_path(pieces, total_scores(pieces, assessed.probabilities))
+    path = best_path(pieces, load_judge().scores(pieces, assessed.probabilities))
     if path is None or (path.classes == NO_DIGIT).all():
         return None
     boxes = [line.place(pieces.boxes[each]) for each in path.pieces]
@@ -105,16 +99,55 @@ def around(boxes: Sequence[Box]) -> Box:
     return (*sides[:, :2].min(0).tolist(), *sides[:, 2:].max(0).tolist())
 
 
-def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> list[Number]:
-    """Read the lines of digits in a picture, from top to bottom, then from left to right.
-
-    Raises:
-        UnreadableError: no mark is as tall as a digit, or none can be told from the paper.
-    """
+def read_lines(lines: Sequence[Line], model: Model) -> list[Number]:
+    """Read lines that were found, without those that have no digit."""
     numbers = []
-    for line in find_lines(picture, polarity):
+    for line in lines:
         pieces = divide(line)
         if len(pieces.first):
             number = read_line(line, pieces, model.assess(pieces.images))
             numbers += [number] if number else []
     return numbers
+
+
+def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> list[Number]:
+    """Read the lines of digits in a picture, from top to bottom, then from left to right.
+
+    Where the result is doubtful, the picture is searched in other ways, and the result with most
+    digits that are certain is returned.
+
+    Raises:
+        UnreadableError: no mark is as tall as a digit, or none can be told from the paper.
+    """
+    best, most, refused = list[Number](), -np.inf, None
+    ways = [Way(polarity)]
+    for number, way in enumerate(ways):
+        found = None
+        try:
+            found = find_lines(picture, way)
+        except UnreadableError as error:
+            refused = refused if number else (error.reason, error.detail)
+        numbers = read_lines(found.lines, model) if found else []
+        value = sum(len(each.digits) * (each.confidence - _DOUBTFUL) for each in numbers)
+        if numbers and value > most:
+            best, most = numbers, value
+        sure = bool(numbers) and min(each.confidence for each in numbers) > _SURE
+        if not number:
+            ways += _other_ways(polarity, found, sure)
+        elif sure:
+            break
+    if refused and not best:
+        raise UnreadableError(*refused)
+    return best
+
+
+def _other_ways(polarity: str, found: Found | None, sure: bool) -> Iterator[Way]:
+    """Yield the ways to search a picture again; `found` is the result of the first way."""
+    if found and found.has_sheet:
+        yield Way(polarity, sheets=False)  # digits at the border may look like surroundings
+    if sure:
+        return
+    if found and polarity == "auto":
+        yield Way("dark-on-light" if found.inverted else "light-on-dark")
+    for side in _OTHER_SIDES:
+        yield Way(polarity, side=side)

@@ -40,6 +40,7 @@ class Search:
 
     polarity: str = "auto"  # or `dark-on-light`, `light-on-dark`
     side: int = tuning.SEARCH_SIDE  # longest side of the reduced copy in pixels
+    sheets: bool = True  # whether to cut off bands along the border as surroundings of a sheet
     choose: Callable[[Floats, Levels], Mask] = marks.choose_marks  # the pixels to read
 
 
@@ -151,7 +152,7 @@ def _find(picture: Image.Image, reduced: Image.Image, how: Search) -> Candidate:
     """
     plain = _locate(picture, reduced, how)
     is_bitmap = max(picture.size) <= tuning.BITMAP_SIDE
-    if plain.levels and not is_bitmap:
+    if plain.levels and not is_bitmap and how.sheets:
         box = find_sheet(plain.ink > plain.levels.weak)
         if box is not None:
             edges = np.round(np.array(box) * (*picture.size, *picture.size)).astype(int)

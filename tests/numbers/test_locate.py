@@ -36,7 +36,7 @@ def test_line_has_its_height_and_its_place_in_the_picture(slope: float, scale: f
     picture = draw_bars(boxes)
     picture = picture.resize([round(side * scale) for side in picture.size])
 
-    (line,) = find_lines(picture)
+    (line,) = find_lines(picture).lines
 
     assert line.bottom - line.top == pytest.approx(LINE, abs=3)
     columns = np.flatnonzero((line.ink > 0.5).any(0))
@@ -53,7 +53,7 @@ def test_lines_are_in_reading_order() -> None:
     rows = [row_of(3, 20), row_of(2, 22, left=250), row_of(4, 80, left=60), row_of(2, 140)]
     picture = draw_bars([box for row in reversed(rows) for box in row])
 
-    lines = find_lines(picture)
+    lines = find_lines(picture).lines
 
     places = [line.place(np.array([0, 0, *line.ink.shape[::-1]]))[:2] for line in lines]
     expected = [row[0][:2] for row in rows]
@@ -71,7 +71,7 @@ def test_specks_rules_and_surrounding_boxes_are_no_lines() -> None:
     for x, y in ((300, 30), (350, 150), (20, 170)):
         canvas.ellipse((x, y, x + 3, y + 3), fill=20)
 
-    (line,) = find_lines(picture)
+    (line,) = find_lines(picture).lines
 
     columns = np.flatnonzero((line.ink > 0.5).any(0))
     assert np.count_nonzero(np.diff(columns, prepend=-9) > 5) == 4

@@ -14,6 +14,7 @@ def test_sweep_finds_the_shortest_paths_and_their_origins(seed: int) -> None:
     draw = np.random.default_rng(seed)
     height, width = draw.integers(2, 7, 2).tolist()
     price = np.where(draw.random((height, width)) < 0.5, draw.random((height, width)), 0)
+    other = draw.random((height, width))
     # From a pixel, a path enters the pixel below or beside it, and pays for the pixel it enters.
     graph = lil_matrix((height * width + 1, height * width + 1))
     dear = seams.SIDEWAYS * price + seams.STEP
@@ -28,7 +29,7 @@ def test_sweep_finds_the_shortest_paths_and_their_origins(seed: int) -> None:
             graph[here + 1, here] = dear[y, x]
     expected = dijkstra(graph.tocsr(), indices=height * width)[:-1].reshape(height, width)
 
-    costs, origins = seams.sweep(price)
+    (costs, _), (origins, _) = seams.sweep(np.stack([price, other]))
 
     assert costs == pytest.approx(expected, abs=1e-9)
     assert ((origins >= 0) & (origins < width)).all()

@@ -1,0 +1,103 @@
+"""Numbers in drawn pictures, and pictures that are no numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+import nanograd
+from nanograd.errors import Reason, UnreadableError
+from simulators.own_numbers import draw_numbers, write_digits
+from simulators.strings import Style, write
+
+
+def test_most_own_numbers_are_read_right() -> None:
+    pictures = list(draw_numbers(12, 5))
+
+    read = ["+".join(each.text for each in nanograd.read_numbers(p)) for _, p in pictures]
+
+    assert sum(text == found for (text, _), found in zip(pictures, read, strict=True)) >= 8
+
+
+def test_own_numbers_depend_on_the_seed_alone() -> None:
+    first, again, other = ([t for t, _ in draw_numbers(9, seed)] for seed in (5, 5, 6))
+
+    assert first == again
+    assert first != other
+
+
+def sheet_of(rows: int, columns: int) -> tuple[list[str], Image.Image]:
+    """Draw lines of digits below each other."""
+    random = np.random.default_rng(8)
+    texts = ["".join(map(str, random.integers(0, 10, columns))) for _ in range(rows)]
+    lines = [write(write_digits(text, random), Style(), random) for text in texts]
+    sheet = Image.new("L", (max(each.shape[1] for each in lines), 90 * rows), 255)
+    for number, line in enumerate(lines):
+        sheet.paste(Image.fromarray(255 - line), (0, 90 * number + 10))
+    return texts, sheet
+
+
+def test_sheet_of_200_digits_has_its_lines_in_order() -> None:
+    texts, sheet = sheet_of(20, 10)
+
+    numbers = nanograd.read_numbers(sheet)
+
+    assert len(numbers) == 20
+    right = sum(number.text == text for number, text in zip(numbers, texts, strict=True))
+    assert right >= 10
+
+
+def letters(text: str) -> Image.Image:
+    picture = Image.new("L", (500, 120), 255)
+    ImageDraw.Draw(picture).text((20, 20), text, 0, ImageFont.load_default(60))
+    return picture
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        letters("Hamwky"),
+        sheet_of(1, 5)[1].rotate(180),
+        sheet_of(1, 5)[1].rotate(90, expand=True),
+        Image.effect_noise((300, 200), 60),
+        Image.linear_gradient("L"),
+    ],
+    ids=["letters", "upside down", "on its side", "noise", "gradient"],
+)
+def test_what_is_no_number_is_refused_or_doubtful(picture: Image.Image) -> None:
+    try:
+        numbers = nanograd.read_numbers(picture)
+    except UnreadableError as error:
+        assert error.reason in (Reason.BLANK, Reason.LOW_CONTRAST)
+    else:
+        assert all(0 <= number.confidence <= 1 for number in numbers)
+        assert len(numbers) <= 20
+
+
+LARGE = """
+import resource, sys
+import numpy as np
+from PIL import Image
+import nanograd
+[number] = nanograd.read_numbers(sys.argv[1])
+print(number.text, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_photo_of_40_megapixels_needs_less_than_1_gib(tmp_path: Path) -> None:
+    [text], sheet = sheet_of(1, 6)
+    photo = Image.new("RGB", (7300, 5500), (225, 220, 210))
+    photo.paste(sheet.resize([4 * side for side in sheet.size]), (1500, 2500))
+    photo.save(tmp_path / "large.jpg")
+
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE, tmp_path / "large.jpg"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    found, peak = done.stdout.split()
+    assert found == text
+    assert int(peak) * 1024 < 2**30
