@@ -148,24 +148,27 @@ def _resample(
         scale: (P,) pixels of the picture for a pixel of the line.
         size: height and width of the pictures.
     """
-    (low, high), (x, y), height = span, middle, len(sums)
+    (x, y), (height, width), sums = middle, sums.shape, sums.ravel()
     down, across = (
-        (np.arange(side + 1) - side / 2) / scale[:, None] + centre[:, None]
+        ((np.arange(side + 1) - side / 2) / scale[:, None] + centre[:, None]).astype(np.float32)
         for side, centre in zip(size, (y, x), strict=True)
     )
     # Between two columns or rows, the sum of the ink grows linearly.
-    place = np.clip(across[:, None], low[..., None], high[..., None])
+    low, high = (each.astype(np.float32)[..., None] for each in span)
+    place = np.minimum(np.maximum(across[:, None], low), high)
     column = place.astype(np.intp)
-    row = np.arange(height)[:, None]
-    value = sums[row, column]
-    value += (place - column).astype(np.float32) * (sums[row, column + 1] - value)
+    place -= column
+    column += width * np.arange(height)[:, None]
+    value = sums.take(column)
+    column += 1
+    value += place * (sums.take(column) - value)
     within = np.zeros((len(x), height + 2, size[1]), np.float32)
-    within[:, 1:-1] = np.diff(value, axis=2).cumsum(1)
+    np.cumsum(np.diff(value, axis=2), axis=1, out=within[:, 1:-1])
     within[:, -1] = within[:, -2]
     place = np.clip(down, 0, height)
     row, number = place.astype(np.intp), np.arange(len(x))[:, None]
     value = within[number, row]
-    value += (place - row).astype(np.float32)[..., None] * (within[number, row + 1] - value)
+    value += (place - row)[..., None] * (within[number, row + 1] - value)
     return np.asarray(np.diff(value, axis=1) * (scale**2)[:, None, None], np.float32)
 
 

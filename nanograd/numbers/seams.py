@@ -44,8 +44,8 @@ def find_seams(ink: Floats, pen: float) -> Seams:
     """Find the seams of a line, (height, width) float32, 0 to 1, with strokes of `pen` pixels."""
     height, width = ink.shape
     price = np.where(ink > FAINT, ink**POWER, 0)
-    down, from_above = sweep(price)
-    up, from_below = (each[::-1] for each in sweep(price[::-1]))
+    (down, up), (from_above, from_below) = sweep(np.stack([price, price[::-1]]))
+    up, from_below = up[::-1], from_below[::-1]
     rows = np.flatnonzero((ink > STRONG).any(1))
     costs, paths = [], []
     for share in HEIGHTS:
@@ -66,9 +66,11 @@ def find_seams(ink: Floats, pen: float) -> Seams:
     cost, path = cost[order], path[order]
     left = price.cumsum(1)[np.arange(height), path]  # ink to the left in each row
     mass, whole, square = left.sum(1), price.sum(), pen * pen
-    inside = np.flatnonzero((mass >= LEAST * square) & (mass <= whole - LEAST * square))
+    _, distinct = np.unique(np.round([cost, mass], 6), axis=1, return_index=True)
+    distinct.sort()
+    inside = (mass >= LEAST * square) & (mass <= whole - LEAST * square)
     kept: list[int] = []
-    for each in inside.tolist():
+    for each in distinct[inside[distinct]].tolist():
         if len(kept) > FEW + width / DENSITY:
             break
         if not kept or np.abs(left[kept] - left[each]).sum(1).min() >= COPY * square:
@@ -81,29 +83,33 @@ def find_seams(ink: Floats, pen: float) -> Seams:
 
 
 def sweep(price: Floats) -> tuple[Floats, Ints]:
-    """Compute the cost of the cheapest path from the first row to each pixel.
+    """Compute the cost of the cheapest path from the first row to each pixel of N lines.
+
+    Args:
+        price: (N, height, width) cost of each pixel.
 
     Returns:
-        (height, width) costs, and the column from which each path enters its row.
+        (N, height, width) costs, and the column from which each path enters its row.
     """
-    height, width = price.shape
     dear = SIDEWAYS * price + STEP
-    right = dear.cumsum(1)  # cost of the way along a row from its start, including a pixel
+    right = dear.cumsum(2)  # cost of the way along a row from its start, including a pixel
     left = right - dear  # the same, without the pixel
-    costs, origins = np.empty_like(right), np.empty((height, width), np.int64)
-    columns, above = np.arange(width), np.zeros(width)
-    for y in range(height):
-        entered = above + price[y]
+    costs, origins = np.empty_like(right), np.empty(price.shape, np.int64)
+    width = price.shape[2]
+    columns, above = np.arange(width), np.zeros((len(price), width))
+    for y in range(price.shape[1]):
+        entered = above + price[:, y]
         # From the left: min over x' <= x of entered(x') + right(x) - right(x').
-        value = entered - right[y]
-        least = np.minimum.accumulate(value)
-        origin = np.maximum.accumulate(np.where(value == least, columns, 0))
+        value = entered - right[:, y]
+        least = np.minimum.accumulate(value, 1)
+        origin = np.maximum.accumulate(np.where(value == least, columns, 0), 1)
         # From the right: min over x' >= x of entered(x') + left(x') - left(x).
-        value = (entered + left[y])[::-1]
-        least_back = np.minimum.accumulate(value)
-        origin_back = width - 1 - np.maximum.accumulate(np.where(value == least_back, columns, 0))
-        forth, back = least + right[y], least_back[::-1] - left[y]
+        value = (entered + left[:, y])[:, ::-1]
+        least_back = np.minimum.accumulate(value, 1)
+        origin_back = np.maximum.accumulate(np.where(value == least_back, columns, 0), 1)
+        forth, back = least + right[:, y], least_back[:, ::-1] - left[:, y]
         is_back = back < forth
         above = np.where(is_back, back, forth)
-        costs[y], origins[y] = above, np.where(is_back, origin_back[::-1], origin)
+        costs[:, y] = above
+        origins[:, y] = np.where(is_back, width - 1 - origin_back[:, ::-1], origin)
     return costs, origins
