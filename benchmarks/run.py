@@ -25,7 +25,7 @@ _THEMES = (
     "predict",
 )
 # Benchmarks that run only on request, because they need more data or half an hour.
-_ON_REQUEST = ("handwriting", "accuracy", "scores")
+_ON_REQUEST = ("handwriting", "accuracy", "scores", "read_numbers")
 # Pictures of a benchmark: the flag for its file, and the caption.
 _PICTURES = {
     "scaling": ("--plot", "images/s by workers"),
@@ -92,6 +92,7 @@ def main() -> None:
     for theme in options.only:
         flags = ["--data", options.data]
         flags += ["--pictures", options.pictures] if theme in ("handwriting", "scores") else []
+        flags += ["--tesseract", "30"] if theme == "read_numbers" else []
         write(theme, flags, options.place)
 
 

@@ -1,6 +1,8 @@
 """Train the judge of `nanograd.numbers` on lines of MNIST's training digits.
 
-    python -m scripts.make_judge --data FOLDER_OF_MNIST
+    python -m scripts.make_judge --data FOLDER_OF_MNIST --lines-in FOLDER
+
+The folder keeps the lines, so a stopped run continues, and training can be repeated.
 
 A line of digits is drawn or photographed (`simulators`), found and cut into pieces by the package
 itself. Only its text is known, not which pieces are digits. The score of a digit is the sum of the
@@ -14,6 +16,8 @@ References:
 """
 
 import argparse
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, partial
@@ -25,24 +29,55 @@ from typing import Any
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from nanograd.api import load_model
-from nanograd.digits.dataset import Dataset
+from nanograd.digits.dataset import SIDE, Dataset
+from nanograd.digits.variants import draw_variants
 from nanograd.errors import UnreadableError
 from nanograd.images import sources
+from nanograd.models.model import Model
 from nanograd.numbers import judge, locate, recognise
 from nanograd.numbers.lattice import NO_DIGIT
+from nanograd.numbers.pieces import CONTEXT
 from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints, Mask
-from simulators.photos import photograph
+from nanograd.runtime.json_files import JsonObject
+from scripts.make_model import DATA_SHA256, PARAMS_SHA256
+from simulators.photos import photograph, write_with
 from simulators.scenes import KINDS
-from simulators.strings import HEIGHT, Style, write
+from simulators.strings import (
+    HEIGHT,
+    Style,
+    cut_boxes,
+    put_beside,
+    underline,
+    write,
+    write_in_boxes,
+)
 
-OUTPUT = Path("nanograd/numbers/judge.safetensors")
-# Lines per task, and share of the lines that are photographed.
-_TASK, _PHOTOS = 100, 0.1
+OUTPUT = Path(judge.__file__).with_name("judge.safetensors")
+Stage = tuple[int, int, float]  # number of lines, epochs, share of hidden units that are dropped
+# How the judge in the package was made: the seed of the weights and the stages of each net whose
+# scores are averaged; and the checksum of the file.
+NETS: tuple[tuple[int, Stage, Stage], ...] = (
+    (0, (15_500, 14, 0.2), (31_800, 6, 0.1)),
+    (1, (25_600, 7, 0.2), (31_800, 6, 0.1)),
+)
+SHA256 = "fc167c492f6395056af01b2b2c10135faeb24fa1df5bb1e35c503b36d08fa565"
+Halves = NDArray[np.float16]
+# Lines in a file. The last images of the training set are left for validation.
+_TASK, _VALIDATION = 100, 10_000
+# Shares of lines: photos, forms, other pens on white, and MNIST's pen on white. Shares of those on
+# white with a part of another digit, and of the rest with an underline.
+_PHOTOS, _FORMS, _PENS, _BESIDE, _UNDERLINED = 0.12, 0.1, 0.25, 0.05, 0.04
+# Shares of lines whose digits are all drawn from `nanograd.digits.variants`, or some of them.
+_DRAWN, _MIXED, _NUM_DRAWN = 0.15, 0.1, 20_000
 _HIDDEN, _BATCH, _RATE, _DECAY = 500, 128, 1e-3, 0.01
+# Pieces with smaller gradients are left out. They have less than 1 % of the gradient.
+_LEAST_SLOPE = 1e-3
 _NEVER = -1e30
 
 
@@ -50,7 +85,7 @@ _NEVER = -1e30
 class Lines:
     """Pieces of L lines, one line after the other; see `nanograd.numbers.pieces.Pieces`."""
 
-    texts: tuple[str, ...]
+    texts: NDArray[np.str_]  # (L,)
     nodes: Ints  # (L,)
     counts: Ints  # (L,) number of pieces
     first: Ints
@@ -66,7 +101,7 @@ class Lines:
         rows = np.concatenate([np.arange(ends[n] - self.counts[n], ends[n]) for n in chosen])
         pieces = ("first", "last", "images", "context", "geometry", "known")
         return Lines(
-            tuple(self.texts[n] for n in chosen),
+            self.texts[chosen],
             self.nodes[chosen],
             self.counts[chosen],
             *(getattr(self, name)[rows] for name in pieces),
@@ -76,23 +111,38 @@ class Lines:
     def join(parts: Sequence["Lines"]) -> "Lines":
         """Join lines."""
         arrays: list[Any] = [
-            np.concatenate([getattr(part, each.name) for part in parts])
-            for each in fields(Lines)[1:]
+            np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Lines)
         ]
-        return Lines(sum((part.texts for part in parts), ()), *arrays)
+        return Lines(*arrays)
 
 
-def draw_picture(digits: Bytes, draw: Generator) -> Image.Image:
-    """Draw digits, (n, 784), as a picture of one line: on white, or as a photo."""
+def draw_picture(digits: Bytes, other: Bytes, draw: Generator) -> Image.Image:
+    """Draw digits, (n, 784), as a picture of one line: on white, in a form, or as a photo.
+
+    A part of the `other` digit may be beside them.
+    """
+    images, kind = list(digits.reshape(-1, 28, 28)), draw.random()
+    if kind < _FORMS:
+        form = write_in_boxes(images, draw)
+        return Image.fromarray(cut_boxes(form, draw) if draw.random() < 0.7 else form)
     style = Style(
-        touching=draw.random() < 0.65,
-        marks=0.2 * (draw.random() < 0.2),
+        touching=draw.random() < 0.6,
+        marks=0.25 * (draw.random() < 0.25),
         pale=0.2 * (draw.random() < 0.15),
+        spread=draw.choice([1.0, 1.0, 1.5, 2.2]),
     )
-    ink = write(list(digits.reshape(-1, 28, 28)), style, draw)
-    if draw.random() < _PHOTOS:
+    ink = write(images, style, draw)
+    if kind < _FORMS + _PHOTOS:
         data = photograph(ink, str(draw.choice(list(KINDS))), int(draw.integers(2**31)), HEIGHT)
         return Image.open(BytesIO(data))
+    if draw.random() < _BESIDE:
+        ink = put_beside(ink, other.reshape(28, 28), draw)
+    elif draw.random() < _UNDERLINED:
+        ink = underline(ink, draw)
+    if kind < _FORMS + _PHOTOS + _PENS:
+        scene = KINDS[str(draw.choice(["plain", "thin pen", "marker", "faint", "squares"]))]
+        pen = write_with(ink, scene, draw, HEIGHT)
+        ink = np.asarray(pen.resize([side // 2 for side in pen.size], Image.Resampling.BOX))
     picture = Image.fromarray(255 - (ink * draw.uniform(0.5, 1)).astype(np.uint8))
     scale = draw.choice([0.5, 0.7, 1.0, 1.5])
     size = [max(1, round(side * scale)) for side in picture.size]
@@ -100,33 +150,67 @@ def draw_picture(digits: Bytes, draw: Generator) -> Image.Image:
 
 
 @cache
-def load_digits(name: str) -> Dataset:
-    """Load the training digits, once in each process."""
-    return sources.load([name]).train
+def load_digits(name: str) -> tuple[Dataset, Dataset]:
+    """Load the training digits without the validation digits, and draw others, once a process."""
+    return sources.load([name]).train.take(slice(-_VALIDATION)), draw_variants(_NUM_DRAWN, 30)
 
 
-def make_lines(seed: int, name: str) -> Lines:
-    """Draw lines of 1 to 5 digits and cut them into pieces, without lines that are not found."""
-    data, draw = load_digits(name), np.random.default_rng([seed, 30])
+def choose_digits(name: str, draw: Generator) -> tuple[Bytes, str]:
+    """Choose the images of 1 to 5 digits, (n, 784), and return their text."""
+    written, drawn = load_digits(name)
+    length, kind = draw.integers(1, 6), draw.random()
+    share = 1.0 if kind < _DRAWN else 0.5 if kind < _DRAWN + _MIXED else 0.0
+    images, text = [], ""
+    for _ in range(length):
+        data = drawn if draw.random() < share else written
+        number = int(draw.integers(len(data)))
+        images.append(data.images[number])
+        text += str(data.labels[number])
+    return np.stack(images), text
+
+
+def make_lines(seed: int, name: str, folder: Path) -> None:
+    """Draw lines, cut them into pieces and save them, without lines that are not found."""
+    path = folder / f"{seed}.npz"
+    if path.exists():
+        return
+    draw, model = np.random.default_rng([seed, 30]), built_in()
     found = []
     for _ in range(_TASK):
-        chosen = draw.integers(0, len(data), draw.integers(1, 6))
-        picture = draw_picture(data.images[chosen], draw)
+        digits, text = choose_digits(name, draw)
+        other, _ = choose_digits(name, draw)
         try:
-            cut = locate.find_lines(picture)
+            cut = locate.find_lines(draw_picture(digits, other[0], draw)).lines
         except UnreadableError:
             continue
         pieces = recognise.divide(cut[0])
         if len(cut) > 1 or not len(pieces.first):
             continue
-        text = "".join(map(str, data.labels[chosen]))
         counts = np.array([pieces.num_nodes]), np.array([len(pieces.first)])
-        probabilities = np.maximum(load_model().probabilities(pieces.images), recognise.LEAST)
-        known = np.pad(np.log(probabilities), ((0, 0), (0, 1)))
+        probabilities = np.maximum(model.probabilities(pieces.images), judge.LEAST)
+        known = np.pad(np.log(probabilities), ((0, 0), (0, 1))).astype(np.float32)
         names = ("first", "last", "images", "context", "geometry")
         own: dict[str, Any] = {name: getattr(pieces, name) for name in names}
-        found.append(Lines(texts=(text,), nodes=counts[0], counts=counts[1], known=known, **own))
-    return Lines.join(found)
+        texts = np.array([text])
+        found.append(Lines(texts=texts, nodes=counts[0], counts=counts[1], known=known, **own))
+    new = path.with_suffix(".new")
+    with new.open("wb") as stream:
+        np.savez(stream, **vars(Lines.join(found)))
+    new.replace(path)
+
+
+def load_lines(paths: Sequence[Path]) -> Lines:
+    """Load saved lines."""
+    files = [np.load(path) for path in paths]
+    return Lines(
+        **{each.name: np.concatenate([file[each.name] for file in files]) for each in fields(Lines)}
+    )
+
+
+@cache
+def built_in() -> Model:
+    """Load the model of the package, once in each process."""
+    return load_model()
 
 
 def add(one: Doubles, other: Doubles) -> Doubles:
@@ -199,10 +283,9 @@ def _flat(gradient: Doubles, used: Mask, size: int) -> Floats:
     return (gradient[used] / size).astype(np.float32)
 
 
-def train(data: Lines, epochs: int, seed: int) -> Mapping[str, Floats]:
-    """Train the net by AdamW with a cosine schedule."""
-    draw = np.random.default_rng(seed)
-    inputs = data.images.shape[1] + data.context.shape[1] + data.geometry.shape[1]
+def train(folder: Path, seed: int, *stages: Stage) -> Mapping[str, Floats]:
+    """Train a net on saved lines, one stage after the other."""
+    draw, inputs = np.random.default_rng(seed), SIDE**2 + CONTEXT[0] * CONTEXT[1] + 10 + NO_DIGIT
     net = {
         "hidden_weight": draw.normal(0, np.sqrt(2 / inputs), (inputs, _HIDDEN)),
         "hidden_bias": np.zeros(_HIDDEN),
@@ -210,15 +293,30 @@ def train(data: Lines, epochs: int, seed: int) -> Mapping[str, Floats]:
         "bias": np.zeros(NO_DIGIT + 1),
     }
     net = {name: each.astype(np.float32) for name, each in net.items()}
+    for stage in stages:
+        fit(net, folder, stage, draw)
+    return net
+
+
+def fit(net: dict[str, Floats], folder: Path, stage: Stage, draw: Generator) -> None:
+    """Fit a net to the texts of saved lines by AdamW with a cosine schedule."""
+    lines, epochs, dropout = stage
+    data = load_lines([folder / f"{number}.npz" for number in range(lines // _TASK)])
+    print(f"{len(data.texts):,} lines, {len(data.first):,} pieces", flush=True)
     means = {name: np.zeros_like(each) for name, each in net.items()}
     squares = {name: np.zeros_like(each) for name, each in net.items()}
     steps, began, loss = epochs * (len(data.texts) // _BATCH), perf_counter(), 0.0
     for step, chosen in enumerate(_batches(len(data.texts), epochs, draw), 1):
         batch = data.take(chosen)
-        given = judge.features(batch.images, batch.context, batch.geometry)
+        known = batch.known[:, :NO_DIGIT]
+        given = judge.features(batch.images, batch.context, batch.geometry, known)
         hidden = np.maximum(given @ net["hidden_weight"] + net["hidden_bias"], 0)
+        kept = draw.random(hidden.shape, np.float32) > dropout
+        hidden *= kept / np.float32(1 - dropout)
         losses, slope = learn(hidden @ net["weight"] + net["bias"] + batch.known, batch)
-        inner = (slope @ net["weight"].T) * (hidden > 0)
+        steep = np.abs(slope).max(1) > _LEAST_SLOPE / _BATCH
+        given, hidden, slope = given[steep], hidden[steep], slope[steep]
+        inner = (slope @ net["weight"].T) * (hidden > 0) / np.float32(1 - dropout)
         gradient = {
             "hidden_weight": given.T @ inner,
             "hidden_bias": inner.sum(0),
@@ -236,7 +334,18 @@ def train(data: Lines, epochs: int, seed: int) -> Mapping[str, Floats]:
         loss += 0.02 * (float(losses.mean()) - loss)
         if step % 50 == 0:
             print(f"{step}/{steps}  loss {loss:.4f}  {perf_counter() - began:.0f} s", flush=True)
-    return net
+
+
+def join(nets: Sequence[Mapping[str, Floats]]) -> Mapping[str, Halves]:
+    """Make one net whose scores are the means of the scores of several nets."""
+    hidden, bias, weight, shift = zip(*(net.values() for net in nets), strict=True)
+    joined = {
+        "hidden_weight": np.concatenate(hidden, axis=1),
+        "hidden_bias": np.concatenate(bias),
+        "weight": np.concatenate(weight) / len(nets),
+        "bias": np.mean(shift, axis=0),
+    }
+    return {name: each.astype(np.float16) for name, each in joined.items()}
 
 
 def _batches(count: int, epochs: int, draw: Generator) -> Iterator[Ints]:
@@ -246,22 +355,51 @@ def _batches(count: int, epochs: int, draw: Generator) -> Iterator[Ints]:
             yield np.sort(order[start : start + _BATCH])
 
 
+def recipe() -> JsonObject:
+    """Return all settings on which the judge depends."""
+    shares = {"photos": _PHOTOS, "forms": _FORMS, "pens": _PENS, "beside": _BESIDE}
+    shares |= {"underlined": _UNDERLINED, "drawn": _DRAWN, "mixed": _MIXED}
+    net = {"hidden": _HIDDEN, "batch": _BATCH, "rate": _RATE, "decay": _DECAY}
+    data = {"data_sha256": DATA_SHA256, "model_params_sha256": PARAMS_SHA256}
+    nets = {"nets": json.loads(json.dumps(NETS)), "validation": _VALIDATION}
+    return {**nets, **shares, **net, **data}
+
+
+def save(net: Mapping[str, Halves], file: Path) -> None:
+    """Write a judge with its recipe."""
+    save_file(dict(net), file, metadata={"recipe": json.dumps(recipe(), sort_keys=True)})
+
+
+def find_problems(file: Path = OUTPUT) -> list[str]:
+    """Return in which ways a judge is not the one that this script makes."""
+    with safe_open(file, framework="numpy") as tensors:
+        found = json.loads((tensors.metadata() or {}).get("recipe", "{}"))
+    wanted = recipe()
+    problems = [
+        f"{name} is {found.get(name)!r}, not {wanted.get(name)!r}"
+        for name in {**wanted, **found}
+        if found.get(name) != wanted.get(name)
+    ]
+    if (sha256 := hashlib.sha256(file.read_bytes()).hexdigest()) != SHA256:
+        problems.append(f"the checksum of {file.name} is {sha256}, not {SHA256}")
+    return problems
+
+
 def main() -> None:
-    """Draw the lines, train the net and write it."""
+    """Draw the lines, train the nets and write the judge."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", default="auto", help="folder of MNIST")
-    parser.add_argument("--lines", type=int, default=60_000)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lines-in", type=Path, required=True, help="folder of the lines")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     given = parser.parse_args()
-    seeds = range(given.seed * 10**6, given.seed * 10**6 + given.lines // _TASK)
+    given.lines_in.mkdir(exist_ok=True)
+    make = partial(make_lines, name=given.data, folder=given.lines_in)
     with Pool(given.processes) as pool:
-        found = Lines.join(pool.map(partial(make_lines, name=given.data), seeds, chunksize=1))
-    print(f"{len(found.texts):,} lines, {len(found.first):,} pieces")
-    net = train(found, given.epochs, given.seed)
-    save_file({name: each.astype(np.float16) for name, each in net.items()}, given.output)
+        most = max(lines for _, *stages in NETS for lines, *_ in stages)
+        pool.map(make, range(most // _TASK), chunksize=1)
+        nets = pool.starmap(partial(train, given.lines_in), NETS, chunksize=1)
+    save(join(nets), given.output)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ def photograph(digit: Bytes, kind: str, seed: int, height: int = 20) -> bytes:
     scene = KINDS[kind]
     draw = np.random.default_rng([seed, list(KINDS).index(kind)])
     if scene.tight:
-        return _crop(_stroke(digit, scene, draw, height), scene, draw)
+        return _crop(write_with(digit, scene, draw, height), scene, draw)
     size = _size(scene, draw, is_wide=digit.shape[1] > digit.shape[0])
-    cover = _lay_down(_stroke(digit, scene, draw, height), size, scene, draw)
+    cover = _lay_down(write_with(digit, scene, draw, height), size, scene, draw)
     sheet = _sheet(scene, size, draw)
     ink = _ink(scene, cover.shape, draw)
     if scene.equal_light:
@@ -108,8 +108,11 @@ def _size(scene: Scene, draw: Generator, *, is_wide: bool) -> tuple[int, int]:
     return sides if draw.random() < 0.5 or is_wide else sides[::-1]
 
 
-def _stroke(digit: Bytes, scene: Scene, draw: Generator, height: int) -> Image.Image:
-    """Write the digit with a pen of the scene, 80 pixels high, as a picture of mode L."""
+def write_with(digit: Bytes, scene: Scene, draw: Generator, height: int) -> Image.Image:
+    """Write the digit with a pen of the scene, 80 pixels high, as a picture of mode L.
+
+    Ink is 255 on 0. See `photograph` for `digit` and `height`.
+    """
     size = digit.shape[1] * _DIGIT // height, digit.shape[0] * _DIGIT // height
     large = Image.fromarray(digit).resize(size, Image.Resampling.BICUBIC)
     if scene.pen is None:

@@ -2,7 +2,8 @@
 
 A line has a size, a slant and a drift, and each digit varies a little around them. Digits
 that touch overlap by up to four pixels of forty; others have a gap of 3 to 22 pixels. Some lines
-have hyphens, dots, commas or slashes between digits, or strokes with pale places.
+have hyphens, slashes or letters between digits, strokes with pale places, an underline, a part of
+another digit beside them, or parts of printed boxes around them.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from nanograd.runtime.arrays import Bytes, Floats
 
@@ -21,6 +22,8 @@ HEIGHT = 40
 _INK = 0.35
 # Share of the pairs that touch, in a line of touching digits.
 _TOUCHING = 0.35
+# Letters that do not look like digits, and other marks.
+_LETTERS = "ACDEFHKMNPRTUVWXYacdefhkmnprtuvwxy+=:()#%&*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Style:
     touching: bool = False  # at least one pair touches
     marks: float = 0.0  # probability of a mark that is no digit between two digits
     pale: float = 0.0  # probability of pale places in the strokes of a digit
+    spread: float = 1.0  # how much slant, drift, sizes and heights vary
 
 
 def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
@@ -43,16 +47,17 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
     Returns:
         (height, width) uint8, ink 255 on 0, digits about 40 pixels high, with a margin of 8 pixels.
     """
-    size, slant = draw.uniform(0.85, 1.15), draw.normal(0, 0.12)
-    drift, stretch = draw.normal(0, 0.03), draw.uniform(0.88, 1.1)
+    wide = style.spread
+    size, slant = draw.uniform(0.85, 1.15), draw.normal(0, 0.12 * wide)
+    drift, stretch = draw.normal(0, 0.03 * wide), draw.uniform(0.88, 1.1)
     items: list[_Item] = []
     for image in digits:
-        if items and draw.random() < style.marks:
+        if (items or style.marks) and draw.random() < style.marks:
             items.append(_mark(HEIGHT * size, draw))
         ink = _draw(
             image,
-            size * draw.uniform(0.86, 1.14),
-            slant + draw.normal(0, 0.04),
+            size * draw.uniform(1 - 0.14 * wide, 1 + 0.14 * wide),
+            slant + draw.normal(0, 0.04 * wide),
             stretch * draw.uniform(0.95, 1.05),
         )
         items.append(_Item(_fade(ink, draw) if draw.random() < style.pale else ink))
@@ -62,7 +67,7 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
     base, x, start, end = 4 * HEIGHT, 20, 0, 0
     for number, item in enumerate(items):
         height, width = item.ink.shape
-        wobble = draw.normal(0, 2.5 if item.is_digit else 1.0)
+        wobble = wide * draw.normal(0, 2.5 if item.is_digit else 1.0)
         top = int(base - height - item.foot * HEIGHT * size + wobble + drift * x)
         top = min(max(top, 2), len(canvas) - height - 2)
         place = canvas[top : top + height]
@@ -112,6 +117,43 @@ def write_in_boxes(digits: Sequence[Bytes], draw: Generator) -> Bytes:
     return np.round(255 * light).astype(np.uint8)
 
 
+def cut_boxes(form: Bytes, draw: Generator) -> Bytes:
+    """Cut a picture of `write_in_boxes` near its boxes, so that parts of their sides are left."""
+    ends = []
+    for side in form.shape:
+        first, last = (
+            HEIGHT + int(draw.integers(-6, 5))
+            if draw.random() < 0.7
+            else int(draw.integers(HEIGHT))
+            for _ in range(2)
+        )
+        ends.append(slice(first, side - last))
+    return form[tuple(ends)]
+
+
+def put_beside(ink: Bytes, digit: Bytes, draw: Generator) -> Bytes:
+    """Put a part of another digit, (28, 28), beside a line, cut off by the border."""
+    other = np.round(255 * np.clip(_draw(digit, draw.uniform(0.85, 1.15), 0, 1), 0, 1))
+    width = max(3, round(other.shape[1] * draw.uniform(0.1, 0.45)))
+    part = other[: len(ink), :width]
+    wide = np.zeros((len(ink), ink.shape[1] + width + int(draw.integers(-2, 14))), np.uint8)
+    wide[:, : ink.shape[1]] = ink
+    top = int(np.clip((len(ink) - len(part)) // 2 + draw.normal(0, 3), 0, len(ink) - len(part)))
+    wide[top : top + len(part), -width:] = np.maximum(wide[top : top + len(part), -width:], part)
+    # It is the left part of a digit on both sides, because a cut is a cut.
+    return wide if draw.random() < 0.5 else np.concatenate([wide[:, -width:], wide[:, :-width]], 1)
+
+
+def underline(ink: Bytes, draw: Generator) -> Bytes:
+    """Draw a line below the digits, which may touch them."""
+    picture = Image.fromarray(np.pad(ink, ((0, 12), (0, 0))))
+    width, y = picture.width, len(ink) - 8 + draw.uniform(-2, 12)
+    x, rise = draw.uniform(0, 0.15, 2) * width, draw.normal(0, 0.02) * width
+    ends = (x[0], y, width - x[1], min(y + rise, len(ink) + 9))
+    ImageDraw.Draw(picture).line(ends, 255, round(draw.uniform(2, 6)))
+    return np.asarray(picture)
+
+
 @dataclass(frozen=True)
 class _Item:
     ink: Floats  # cropped
@@ -158,11 +200,17 @@ def _fade(ink: Floats, draw: Generator) -> Floats:
 
 
 def _mark(height: float, draw: Generator) -> _Item:
-    """Draw a hyphen, dot, comma or slash beside digits of a height."""
-    kind, pen, side = draw.integers(4), draw.uniform(3, 6), int(1.6 * height)
+    """Draw a hyphen, dot, comma, slash or letter beside digits of a height."""
+    kind, pen, side = draw.integers(6), draw.uniform(3, 6), int(1.6 * height)
     picture, middle = Image.new("L", (side, side)), side / 2
     canvas = ImageDraw.Draw(picture)
-    if kind == 1:
+    if kind >= 4:
+        letter, foot = _LETTERS[draw.integers(len(_LETTERS))], 0.0
+        font = ImageFont.load_default(height * draw.uniform(0.8, 1.35))
+        canvas.text((middle, middle), letter, 255, font, "mm", stroke_width=int(draw.integers(3)))
+        turned = picture.rotate(draw.normal(0, 8), Image.Resampling.BICUBIC)
+        picture = turned if turned.getbbox() else picture
+    elif kind == 1:
         radius, foot = pen * draw.uniform(0.5, 0.9), 0.0
         canvas.ellipse((middle - radius, middle - radius, middle + radius, middle + radius), 255)
     else:
