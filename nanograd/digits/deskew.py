@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from nanograd.digits.dataset import SIDE
-from nanograd.digits.resample import PIECE, resample, resample_rows
+from nanograd.digits.resample import resample, resample_rows
 from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
 
 # Number of images to deskew together; for more, the working arrays do not fit into the cache.
-_BLOCK = 128
+_BLOCK = 96
 _CENTRE = 14
 # Maximum slant in horizontal pixels per row. Handwriting is never more slanted, but the measured
 # slant of a short dash can be larger.
@@ -19,7 +19,6 @@ MAX_SLANT = 1.0
 MAX_STRETCH = 1.2
 
 _FROM_CENTRE = np.arange(SIDE) - _CENTRE
-_PIECE_FROM_CENTRE = np.arange(PIECE) - _CENTRE
 _ROW, _COLUMN = (axis.reshape(-1) for axis in np.mgrid[:SIDE, :SIDE])
 # (784, 6): 1, x, y, xx, xy, yy of each pixel
 MONOMIALS = np.stack(
@@ -62,13 +61,10 @@ def deskew(images: Bytes, size: Size = UNCHANGED) -> Bytes:
         if size != UNCHANGED:
             deskewed[block] = np.rint(resample(few, deskewed_coordinates(few, size)))
             continue
-        # Without scaling, this gives the same bits as `deskewed_coordinates` in 3/4 of the time.
+        # Without scaling, this gives the same bits as `deskewed_coordinates` in half of the time.
         mean_x, mean_y, slant, *_ = _measure(few)
-        x = np.empty((len(few), SIDE, PIECE), np.float32)
-        across, along = (mean_x + _PIECE_FROM_CENTRE)[:, None], (slant * _FROM_CENTRE)[:, :, None]
-        np.add(across, along, out=x, casting="same_kind")
         y = (mean_y + _FROM_CENTRE).astype(np.float32)
-        deskewed[block] = np.rint(resample_rows(few, x, y))
+        deskewed[block] = resample_rows(few, mean_x + _FROM_CENTRE, slant * _FROM_CENTRE, y)
     return deskewed
 
 

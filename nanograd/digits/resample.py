@@ -3,20 +3,19 @@
 import numpy as np
 
 from nanograd.digits.dataset import SIDE
-from nanograd.runtime.arrays import Bytes, Floats
+from nanograd.runtime.arrays import Bytes, Doubles, Floats
 
 # Images are padded with zeros to ROW x ROW: one row above, one column at the left, and three rows
 # and columns below and at the right.
 ROW = 32
 _INSIDE = slice(1, 1 + SIDE)
 
-# `resample_rows` needs SIDE + 1 neighbouring pixels of a row. It reads PIECE pixels at a time, the
-# next power of two.
-PIECE = 32
-_STEPS = np.arange(PIECE, dtype=np.float32)
-# In `resample_rows`, each row is padded with `_BEFORE` zeros before it and zeros after it to
-# `_CANVAS_ROW` pixels, because a piece may begin outside the image.
-_BEFORE, _CANVAS_ROW = SIDE + 1, 64
+# In `resample_rows`, a row has _CANVAS_ROW pixels, and those of the image begin at _BEFORE. The
+# others are 0, because a piece of SIDE pixels may begin up to SIDE + 1 pixels outside the image.
+_BEFORE, _CANVAS_ROW = 32, 64
+_NUM_WORDS = _CANVAS_ROW // 8
+# Row k + SIDE + 1 has the numbers k, k + 1, ..., k + SIDE - 1.
+_STEPS = (np.arange(-SIDE - 1, SIDE + 2)[:, None] + np.arange(SIDE)).astype(np.float32)
 
 
 def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
@@ -55,47 +54,59 @@ def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
     return _mix(_mix(left_above, above, x), _mix(left, beside, x), y)
 
 
-def resample_rows(images: Bytes, x: Floats, y: Floats) -> Floats:
-    """Interpolate as `resample` does, with the same bits, if y is constant in a row of the result.
+def resample_rows(images: Bytes, columns: Doubles, shifts: Doubles, y: Floats) -> Bytes:
+    """Interpolate as `resample` does at x = columns + shifts, and round; y is constant in a row.
 
-    This is faster, because the pixels of a row are read at once and share one vertical fraction.
+    This has the same bits and takes half of the time, because the pixels of a row are read at once,
+    and rows without ink are left out.
 
     Args:
         images: (B, 784) uint8.
-        x: (B, 28, PIECE) float32, source columns in steps of 1; only the first 28 are used.
+        columns: (B, 28) float64, source column of each column of the result, in steps of 1.
+        shifts: (B, 28) float64, added to the source columns of each row of the result.
         y: (B, 28) float32, source row of each row of the result.
 
     Returns:
-        (B, 784) float32.
+        (B, 784) uint8.
     """
+    canvas = np.zeros((len(images), ROW, _CANVAS_ROW), np.uint8)
+    canvas[:, _INSIDE, _BEFORE : _BEFORE + SIDE] = images.reshape(-1, SIDE, SIDE)
+    words = canvas.reshape(-1).view(np.uint64).reshape(-1, _NUM_WORDS)
+    ink = words[:, 4] | words[:, 5] | words[:, 6] | words[:, 7]
+    ink[:-1] |= ink[1:]
     down = np.clip(y, -1, SIDE)
     down += 1
     row = np.floor(down)
     down -= row
-    share = x + 1
-    start = np.floor(share[:, :, 0])
-    share -= start[:, :, None] + _STEPS
+    source = row.astype(np.intp)
+    source += ROW * np.arange(len(images))[:, None]
+    inked = np.flatnonzero(ink.take(source))
+    x = columns.take(inked // SIDE, axis=0)
+    x += shifts.take(inked)[:, None]
+    share = x.astype(np.float32)
+    share += 1
+    start = np.clip(np.floor(share[:, 0]), -SIDE - 1, SIDE + 1).astype(np.intp)
+    share -= _STEPS.take(start + SIDE + 1, axis=0)
     # In rare cases, rounding to float32 moves only some of the columns past a whole number.
-    if len(x) and not 0 <= share.min() <= share.max() < 1:
-        coordinates = [x[:, :, :SIDE], np.broadcast_to(y[:, :, None], (len(y), SIDE, SIDE))]
-        return resample(images, np.stack(coordinates).reshape(2, -1, SIDE * SIDE))
-    column = np.clip(start, -SIDE, SIDE + 1).astype(np.intp) + (_BEFORE - 1)
-    index = (np.arange(len(x))[:, None] * ROW + row.astype(np.intp)) * _CANVAS_ROW + column
-    canvas = np.zeros((len(images), ROW, _CANVAS_ROW), np.uint8)
-    canvas[:, _INSIDE, _BEFORE : _BEFORE + SIDE] = images.reshape(-1, SIDE, SIDE)
-    # A view in which item i is the PIECE pixels that begin at pixel i.
-    pieces = np.ndarray((max(canvas.size - PIECE, 0),), f"V{PIECE}", canvas, strides=(1,))
-    rows = []
-    for at in (index, index + _CANVAS_ROW):
-        # Interpolate between each pixel and the next; the last result of a piece is unused.
-        pixels = pieces[at].view(np.uint8).astype(np.float32).reshape(-1)
-        step = np.zeros_like(pixels)
-        np.subtract(pixels[1:], pixels[:-1], out=step[:-1])
-        step *= share.reshape(-1)
-        step += pixels
-        rows.append(step)
-    result = _mix(rows[0], rows[1], np.repeat(down, PIECE))
-    return result.reshape(-1, SIDE, PIECE)[:, :, :SIDE].reshape(-1, SIDE * SIDE)
+    if len(inked) and not 0 <= share.min() <= share.max() < 1:
+        all_x = (columns[:, None] + shifts[:, :, None]).astype(np.float32)
+        coordinates = np.stack([all_x, np.broadcast_to(y[:, :, None], all_x.shape)])
+        pixels = resample(images, coordinates.reshape(2, -1, SIDE * SIDE))
+        return np.rint(pixels, out=pixels).astype(np.uint8)
+    index = _CANVAS_ROW * source.take(inked) + start + (_BEFORE - 1)
+    # A view in which item i is the SIDE pixels that begin at pixel i.
+    pieces = np.ndarray((max(canvas.size - SIDE, 0),), f"V{SIDE}", canvas, strides=(1,))
+
+    def read(step: int) -> Floats:
+        read: Bytes = pieces[index + step].view(np.uint8)
+        return read.astype(np.float32).reshape(-1, SIDE)
+
+    above = _mix(read(0), read(1), share)
+    below = _mix(read(_CANVAS_ROW), read(_CANVAS_ROW + 1), share)
+    pixels = _mix(above, below, down.take(inked)[:, None])
+    rows = np.zeros(SIDE * len(images), pieces.dtype)
+    rows[inked] = np.rint(pixels, out=pixels).astype(np.uint8).view(pieces.dtype)[:, 0]
+    return rows.view(np.uint8).reshape(-1, SIDE * SIDE)
 
 
 def _mix(first: Floats, second: Floats, share: Floats) -> Floats:
