@@ -35,6 +35,8 @@ _SIGNATURE = re.compile(
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-7][ \t\r\n]+[#0-9]",
     re.DOTALL,
 )
+# Whether a picture file may begin with a byte.
+_FIRST_BYTES = np.isin(np.arange(256), list(b"\x89\xffGIMRBP"))
 # A digit or -1 as text; pandas writes 7.0 if the column has missing values.
 _LABEL = r"^(?:-1|[0-9])(?:\.0*)?$"
 
@@ -124,18 +126,18 @@ def read_images(
             read = partial(_read_spark, options=options, convert=to_image)
             _read_each(enumerate(zip(*fields, strict=True)), read, found, refused)
         case ImageKind.ENCODED:
-            files, paths, raw = _split_files(array)
-            rows = np.flatnonzero(raw)
-            pictures = [tensors.from_raw([files[row] or b"" for row in rows], rows, refused)]
-            encoded = [None if is_raw else data for data, is_raw in zip(files, raw, strict=True)]
+            data, paths = _split_files(array)
+            raw = _find_raw(data)
+            pictures = [tensors.from_raw(data, np.flatnonzero(raw), refused)]
+            files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
             is_plain = np.zeros(len(files), np.bool_)
             if convert is None:
-                images, is_plain = read_plain(encoded, options)
-                found.append((images, np.flatnonzero(is_plain)))
-            left = ((row, row) for row in np.flatnonzero(~is_plain & ~raw).tolist())
+                images, is_plain = read_plain(files, options)
+                found.append((images, owners[is_plain]))
+            left = np.flatnonzero(~is_plain).tolist()
             _read_each(
-                left,
-                lambda row: read_encoded(files[row], options, to_image, paths[row]),
+                zip(owners[left].tolist(), left, strict=True),
+                lambda at: read_encoded(files[at], options, to_image, paths[owners[at]]),
                 found,
                 refused,
             )
@@ -198,19 +200,28 @@ def _child(array: pa.StructArray, name: str) -> pa.Array:
     return array.flatten()[array.type.get_field_index(name)]
 
 
-def _split_files(array: pa.Array) -> tuple[list[bytes | None], list[str | None], Mask]:
-    """Return the bytes and the path of each row, and which rows hold raw pixels."""
+def _split_files(array: pa.Array) -> tuple[pa.Array, list[str | None]]:
+    """Return the bytes and the path of each row."""
     paths: list[str | None] = [None] * len(array)
-    if is_any(array.type, "struct"):
-        names, whole = array.type.names, array
-        array = pa.nulls(len(whole), pa.binary())
-        if "bytes" in names:
-            array = tensors.without_views(_child(whole, "bytes"))
-        if "path" in names and columns.is_text(whole.type.field("path").type):
-            paths = to_python(_child(whole, "path"))
-    files, is_pixels = array.to_pylist(), is_any(array.type, "fixed_size_binary")
-    raw = (data is not None and (is_pixels or is_raw(data)) for data in files)
-    return files, paths, np.fromiter(raw, np.bool_, len(files))
+    if not is_any(array.type, "struct"):
+        return array, paths
+    names, data = array.type.names, pa.nulls(len(array), pa.binary())
+    if "bytes" in names:
+        data = tensors.without_views(_child(array, "bytes"))
+    if "path" in names and columns.is_text(array.type.field("path").type):
+        paths = to_python(_child(array, "path"))
+    return data, paths
+
+
+def _find_raw(array: pa.Array) -> Mask:
+    """Test which values of a binary array are raw pixels, as `is_raw` does."""
+    data, starts = tensors.split_bytes(array)
+    raw: Mask = (np.diff(starts) == NUM_PIXELS) & array.is_valid().to_numpy(zero_copy_only=False)
+    if not is_any(array.type, "fixed_size_binary"):
+        rows = np.flatnonzero(raw)
+        rows = rows[_FIRST_BYTES[data[starts[rows]]]]
+        raw[rows] = [is_raw(data[starts[row] : starts[row + 1]].tobytes()) for row in rows]
+    return raw
 
 
 def _as_grey(pictures: Bytes) -> Bytes:
@@ -290,7 +301,7 @@ def read_encoded(
     if not is_raw(data):
         return convert(decode.decode(data, options))
     refused: list[Refused] = []
-    pictures, _ = tensors.from_raw([data], np.zeros(1, np.int64), refused)
+    pictures, _ = tensors.from_raw(pa.array([data]), np.zeros(1, np.int64), refused)
     for _, reason, detail in refused:
         raise UnreadableError(reason, detail)
     return read_array(pictures[0], options, convert)

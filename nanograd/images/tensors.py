@@ -186,10 +186,23 @@ def from_tensors(
     yield from _by_shape(data, list(place), owner, tensor, refused)
 
 
-def from_raw(images: Sequence[bytes], rows: Ints, refused: list[Refused]) -> Pictures:
-    """Return the pictures in images of 784 bytes each."""
-    values = np.frombuffer(b"".join(images), np.uint8).reshape(len(images), NUM_PIXELS)
+def from_raw(array: pa.Array, rows: Ints, refused: list[Refused]) -> Pictures:
+    """Return the pictures in some rows of a binary array, whose values have 784 bytes each."""
+    data, starts = split_bytes(array)
+    # A view in which item i is the 784 bytes that begin at byte i.
+    sizes = (max(len(data) - NUM_PIXELS + 1, 0),)
+    pieces = np.ndarray(sizes, f"V{NUM_PIXELS}", data, strides=(1,))
+    values = pieces[starts[rows]].view(np.uint8).reshape(-1, NUM_PIXELS)
     return _scale(values, rows, None, refused)
+
+
+def split_bytes(array: pa.Array) -> tuple[Bytes, Ints]:
+    """Return the bytes of a binary array, and where each value begins and the last one ends."""
+    array = array.cast(pa.large_binary())
+    _, offsets, data = array.buffers()
+    starts = np.frombuffer(offsets or bytes(8), np.int64)
+    values = np.frombuffer(data or b"", np.uint8)
+    return values, starts[array.offset : array.offset + len(array) + 1]
 
 
 def _by_shape(

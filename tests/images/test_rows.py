@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -199,3 +200,48 @@ def test_broken_spark_picture_does_not_affect_others(change, reason):
 
     assert found.rows.tolist() == [0, 3]
     assert reasons(rejections) == [(1, reason), (2, "no_bytes")]
+
+
+RAW_COLUMNS: dict[str, Callable[[pa.Array], pa.Array | pa.ChunkedArray]] = {
+    "binary": lambda rows: rows,
+    "large": lambda rows: rows.cast(pa.large_binary()),
+    "view": lambda rows: rows.cast(pa.binary_view()),
+    "dictionary": lambda rows: rows.dictionary_encode(),
+    "slice": lambda rows: pa.concat_arrays([rows[3:], rows])[len(rows) - 3 :],
+    "chunks": lambda rows: pa.chunked_array([rows[:1], rows[1:1], rows[1:6], rows[6:]]),
+    "struct": lambda rows: pa.StructArray.from_arrays([rows], ["bytes"]),
+    "slice of a struct": lambda rows: pa.concat_arrays(
+        [pa.StructArray.from_arrays([each], ["bytes"]) for each in (rows[:5], rows)]
+    )[5:],
+}
+
+
+@pytest.mark.parametrize("kind", RAW_COLUMNS)
+@pytest.mark.parametrize("polarity", ["auto", "dark-on-light"])
+def test_raw_rows_among_others_give_what_each_gives_alone(kind, polarity):
+    bar, start = bar_image().tobytes(), b"\x89PNG"
+    values = [bar, None, to_png(bar_image()), bytes(784), bar[:783], bar[::-1], b"", b"\xff" + bar]
+    values += [start + bar[4:], b"P" + bar[1:], bytes(255 - bar_image()), b"\1" * 784]
+    column = RAW_COLUMNS[kind](pa.array(values, pa.binary()))
+
+    found, rejections = read_column(column, polarity=polarity)
+
+    alone = [read_column([value], pa.binary(), polarity=polarity) for value in values]
+    read = [row for row, (batch, _) in enumerate(alone) if len(batch.images)]
+    assert found.rows.tolist() == read
+    assert np.array_equal(found.images, np.concatenate([batch.images for batch, _ in alone]))
+    assert [(each.origin.row, each.reason, each.detail) for each in rejections] == [
+        (row, each.reason, each.detail) for row, (_, some) in enumerate(alone) for each in some
+    ]
+
+
+def test_fixed_size_raw_rows_are_read_in_slices_and_beside_nulls():
+    bar = bar_image().tobytes()
+    rows = pa.array([bytes(784), bar, None, b"\x89PNG" + bar[4:], bar], pa.binary(784))
+
+    found, rejections = read_column(rows[1:], normalise="never")
+
+    assert found.rows.tolist() == [0, 2, 3]
+    assert found.images.tobytes() == bar + b"\x89PNG" + bar[4:] + bar
+    assert reasons(rejections) == [(1, "no_bytes")]
+    assert len(read_column(rows[:0])[0].images) == 0
