@@ -70,7 +70,7 @@ def flat_columns(names: Sequence[str]) -> tuple[str, ...] | None:
     >>> flat_columns(["label", *(f"pixel{number}" for number in range(783, -1, -1))])[:2]
     ('pixel0', 'pixel1')
     """
-    for pattern in _FLAT:
+    for pattern in _FLAT if len(names) >= NUM_PIXELS else ():
         matches = {name: match for name in names if (match := pattern.fullmatch(name))}
         if len(matches) == NUM_PIXELS:
             return tuple(sorted(matches, key=lambda name: [*map(int, matches[name].groups())]))

@@ -252,9 +252,10 @@ def content_of(file: str) -> str:
     object can take minutes. Its entity tag does not identify the content: two copies of the same
     object have different tags if one was uploaded in parts.
     """
+    if not storage.is_remote(file):  # Arrow's stream takes twice as long
+        with storage.reading(file), storage.local_path(file).open("rb", buffering=0) as local:
+            return file_digest(local, "sha256").hexdigest()
     with storage.open_file(file) as stream:
-        if not storage.is_remote(file):
-            return file_digest(stream, "sha256").hexdigest()
         start = max(0, stream.size() - _END_BYTES)
         return storage.checksum(stream.read_at(_END_BYTES, 0) + stream.read_at(_END_BYTES, start))
 

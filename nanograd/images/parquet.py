@@ -98,21 +98,23 @@ def read_parquet(
         rows = rows or RowRange((0, footer.num_row_groups), 0, 0, footer.num_rows)
         if footer.num_row_groups < rows.row_groups[1]:
             raise DataError(f"{file} was changed after the job began; start the job again")
-        names = list(columns(parquet.schema_arrow))
-        scales, done = _find_scales(parquet, names), 0
+        schema = parquet.schema_arrow
+        names, found = list(columns(schema)), leaf_places(schema)
+        places = [place for name in names for place in found[name]]
+        scales, done = _find_scales(footer, schema, names, found), 0
         try:
-            for batch in _read_some(parquet, names, rows):
+            for batch in _read_some(parquet, places, rows):
                 yield with_scales(batch, scales)
                 done += len(batch)
         except _FAILURES as error:
             if not isinstance(error, MemoryError):  # smaller batches may fit into memory
                 check_storage(file, error)
-            for some in _read_carefully(file, parquet, rows, names, done):
+            for some in _read_carefully(file, parquet, rows, places, done):
                 yield some if isinstance(some, list) else with_scales(some, scales)
 
 
 def _read_carefully(
-    file: str, parquet: pq.ParquetFile, rows: RowRange, names: list[str], done: int
+    file: str, parquet: pq.ParquetFile, rows: RowRange, places: list[int], done: int
 ) -> Iterator[pa.RecordBatch | list[Refused]]:
     """Read the rows after the first `done` rows, one row group at a time."""
     skip, left = rows.skip + done, rows.num_rows - done
@@ -124,7 +126,7 @@ def _read_carefully(
         while num_read < wanted:
             some = RowRange((group, group + 1), skip + num_read, 0, wanted - num_read)
             try:
-                for batch in _read_some(parquet, names, some, _CAREFUL_ROWS):
+                for batch in _read_some(parquet, places, some, _CAREFUL_ROWS):
                     yield batch
                     num_read, failures = num_read + len(batch), 0
             except _FAILURES as error:
@@ -138,11 +140,10 @@ def _read_carefully(
 
 
 def _read_some(
-    parquet: pq.ParquetFile, names: list[str], rows: RowRange, max_rows: int = MAX_ROWS
+    parquet: pq.ParquetFile, places: list[int], rows: RowRange, max_rows: int = MAX_ROWS
 ) -> Iterator[pa.RecordBatch]:
     """Read rows in batches of bounded size; raise ArrowInvalid if the file has fewer rows."""
-    groups, found = range(*rows.row_groups), leaf_places(parquet.schema_arrow)
-    places = [place for name in names for place in found[name]]
+    groups = range(*rows.row_groups)
     row_bytes = max((_row_bytes(parquet, group, places) for group in groups), default=0)
     num_rows = int(max(1, min(max_rows, BATCH_BYTES / max(row_bytes, 1))))
     if num_rows > _CHUNK_ROWS:
@@ -198,20 +199,27 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
     return found
 
 
-def _find_scales(parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, int | None]:
+def _find_scales(
+    footer: pq.FileMetaData,
+    schema: pa.Schema,
+    names: Sequence[str],
+    places: Mapping[str, Sequence[int]],
+) -> dict[str, int | None]:
     """Return the scale of each column of pixels by the footer; flat columns share one scale."""
-    schema, places = parquet.schema_arrow, leaf_places(parquet.schema_arrow)
     found = dict[str, Sequence[int]]()
     for name in names:
         type_ = schema.field(name).type
+        is_extension = isinstance(type_, pa.BaseExtensionType)
+        if not is_extension and not is_any(type_, "nested"):
+            continue
         if is_any(type_, "struct") and "data" in type_.names:  # tensors beside their shapes
             inner = leaf_places(pa.schema(type_.fields))["data"]
             found[name] = [places[name][place] for place in inner]
-        elif isinstance(type_, pa.BaseExtensionType) or is_list(type_):
+        elif is_extension or is_list(type_):
             found[name] = places[name]
     if flat := flat_columns(names):
         found[flat[0]] = [places[name][0] for name in flat]
-    groups = [parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups)]
+    groups = [footer.row_group(group) for group in range(footer.num_row_groups if found else 0)]
     return {
         name: scale_of(_largest(group.column(place)) for group in groups for place in some)
         for name, some in found.items()
@@ -230,6 +238,8 @@ def _largest(chunk: pq.ColumnChunkMetaData) -> float | None:
 
 def with_scales(batch: pa.RecordBatch, scales: Mapping[str, int | None]) -> pa.RecordBatch:
     """Store the scales of columns (see `levels.scale_of`) in their metadata."""
+    if not scales:
+        return batch
     fields = [
         field
         if (scale := scales.get(field.name)) is None

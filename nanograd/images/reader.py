@@ -114,7 +114,7 @@ def read(
             raise DataError(f"{file}: {error}") from error
         return [name for name in schema.names if name in {*wanted, *keep.names}]
 
-    held, num_bytes = list[tuple[str, Ints, pa.Table]](), 0
+    held, num_rows, num_bytes = list[tuple[str, Ints, pa.Table]](), 0, 0
     for file, rows in files:
         first = rows.first_row if rows else 0
         for part in read_rows(file, rows, partial(names_of, file=file)):
@@ -129,13 +129,13 @@ def read(
                     table = table.filter(pa.array(wanted))
                 if held and not _are_alike(held[-1][-1], table):
                     yield from _decode(held, options, keep, convert)
-                    held, num_bytes = [], 0
+                    held, num_rows, num_bytes = [], 0, 0
                 held.append((file, numbers[wanted], table))
+                num_rows += table.num_rows
                 num_bytes += table.nbytes
-                num_rows = sum(each.num_rows for _, _, each in held)
                 if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
                     yield from _decode(held, options, keep, convert)
-                    held, num_bytes = [], 0
+                    held, num_rows, num_bytes = [], 0, 0
             first += len(part)
     if held:
         yield from _decode(held, options, keep, convert)

@@ -153,7 +153,12 @@ def read(place: str, max_bytes: int | None = None) -> bytes:
 
 def open_file(place: str) -> Any:
     """Open a file for random access, as a pyarrow file."""
+    import pyarrow as pa
+
     with reading(place):
+        if not is_remote(place):
+            # A Path takes longer than opening the file.
+            return pa.OSFile(os.fsencode(place if place.startswith("/") else local_path(place)))
         filesystem, path = arrow_filesystem(place)
         return filesystem.open_input_file(os.fsencode(path))
 
