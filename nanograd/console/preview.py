@@ -81,7 +81,8 @@ def _first_rows(output: str, format_: str, receipts: Sequence[Receipt]) -> list[
 
 def _folder(rows: Sequence[JsonObject]) -> str:
     """Return the longest folder, with a slash, that all pictures are in; "" if there is none."""
-    common = commonprefix([row["path"] for row in rows])  # noqa: RUF071 - commonpath changes s3://
+    paths = [row["path"] for row in rows]
+    common: str = commonprefix(paths)  # noqa: RUF071 - commonpath changes s3://
     return common[: common.rfind("/") + 1]
 
 
