@@ -102,6 +102,7 @@ class ParameterServer:
         self._nodes = frozenset(nodes(self._root))
         self._arrived: dict[TreeNode, Contribution] = {}
         self._sums = {node: np.empty_like(snapshot.vector) for node in self._nodes}
+        self._totals: list[Contribution] = []  # the sums over the largest tree nodes of own shards
         self.own(frozenset(range(recipe.plan.num_shards)))
 
     @property
@@ -144,25 +145,40 @@ class ParameterServer:
         return self._own - {shard for node in self._arrived for shard in range(*node)}
 
     def submit(self, contribution: Contribution) -> Refusal | None:
-        """Accept a contribution (None) or refuse it; apply the round if it is complete."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            if refusal := self._check(contribution):
-                return refusal
-            first, end = contribution.node
-            for node in [n for n in self._arrived if first <= n[0] and n[1] <= end]:
-                del self._arrived[node]  # the new sum includes it, with the same bits
-            self._arrived[contribution.node] = contribution
-        if self._own_nodes == [self._root] and not self.missing():
-            self.apply(self.sums()[0])
-        return None
+        """Accept a contribution (None) or refuse it; apply the round if it is complete.
 
-    def sums(self) -> list[Contribution]:
-        """Return the sums over the largest tree nodes of the own shards, which must be complete."""
+        A gradient that is not finite is refused when the contributions of all own shards have
+        arrived, because checking the sum alone takes less time.
+        """
+        if refusal := self._check(contribution):
+            return refusal
+        first, end = contribution.node
+        for node in [n for n in self._arrived if first <= n[0] and n[1] <= end]:
+            del self._arrived[node]  # the new sum includes it, with the same bits
+        self._arrived[contribution.node] = contribution
+        if self.missing():
+            return None
 
         def add_in_place(left: Contribution, right: Contribution) -> Contribution:
             return add(left, right, out=self._sums[left.node[0], right.node[1]])
 
-        return [tree_sum(node, self._arrived.get, add_in_place) for node in self._own_nodes]
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._totals = [tree_sum(n, self._arrived.get, add_in_place) for n in self._own_nodes]
+            # A sum of finite gradients may overflow; `apply` detects this.
+            if not all(_is_finite(total.gradient) for total in self._totals):
+                arrived = self._arrived.items()
+                faulty = [node for node, each in arrived if not _is_finite(each.gradient)]
+                for node in faulty:
+                    del self._arrived[node]
+                if faulty:
+                    return Refusal.NOT_FINITE
+        if self._own_nodes == [self._root]:
+            self.apply(self._totals[0])
+        return None
+
+    def sums(self) -> list[Contribution]:
+        """Return the sums over the largest tree nodes of the own shards, which are complete."""
+        return self._totals
 
     def apply(self, total: Contribution) -> None:
         """Update the parameters, which ends the round.
@@ -179,14 +195,17 @@ class ParameterServer:
         if now.round % self._recipe.plan.rounds_per_epoch == 0:
             now.progress = LossSum()
         now.round += 1
+        squares = 0.0
         with np.errstate(over="ignore", invalid="ignore"):  # the check below detects an overflow
             for start in range(0, len(now.vector), _CHUNK):
                 part = slice(start, start + _CHUNK)
                 gradient = self._sums[self._root][part]
                 np.multiply(total.gradient[part], np.float32(1 / total.num_images), out=gradient)
                 state = {name: vector[part] for name, vector in now.state.items()}
-                self._optimizer.update(now.vector[part], gradient, state, rate, now.round)
-            if not np.isfinite(now.vector @ now.vector):
+                vector = now.vector[part]
+                self._optimizer.update(vector, gradient, state, rate, now.round)
+                squares += float(vector @ vector)
+            if not np.isfinite(squares):
                 raise DivergedError(
                     f"a parameter is not finite after round {now.round - 1}: lower --learning-rate"
                 )
@@ -208,10 +227,13 @@ class ParameterServer:
             return Refusal.REPEATED
         if (gradient.shape, gradient.dtype) != (vector.shape, vector.dtype):
             return Refusal.WRONG_SHAPE
-        # The sum of squares is cheaper, but can overflow although every element is finite.
-        is_finite = np.isfinite(gradient @ gradient) or np.isfinite(gradient).all()
-        if not (is_finite and np.isfinite(contribution.loss)):
+        if not np.isfinite(contribution.loss):
             return Refusal.NOT_FINITE
         parts = [self._recipe.plan.micro_batch(self.round, shard) for shard in range(*node)]
         planned = sum(part.stop - part.start for part in parts)
         return None if contribution.num_images == planned else Refusal.WRONG_COUNT
+
+
+def _is_finite(vector: Vector) -> bool:
+    # The sum of squares is cheaper, but can overflow although every element is finite.
+    return bool(np.isfinite(vector @ vector) or np.isfinite(vector).all())
