@@ -1,3 +1,4 @@
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -30,14 +31,18 @@ def test_limit_holds_until_the_last_thread_leaves():
             both_inside.wait()
         first_out.wait()
 
-    def leave_last() -> set[int]:
+    def leave_last() -> tuple[set[int], float]:
         with process.one_thread():
             both_inside.wait()
             first_out.wait()
-            return num_threads()
+            return num_threads(), sys.getswitchinterval()
 
+    before = sys.getswitchinterval()
     with threadpool_limits(limits=2, user_api="blas"), ThreadPoolExecutor(2) as pool:
         first, last = pool.submit(leave_first), pool.submit(leave_last)
         first.result()
-        assert last.result() == {1}
+        limits, switch_s = last.result()
+        assert limits == {1}
+        assert switch_s < before
         assert num_threads() == {2}
+        assert sys.getswitchinterval() == before
