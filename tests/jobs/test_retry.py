@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from nanograd.errors import OutputExistsError
+from nanograd.jobs.output import read_receipts
 from nanograd.runtime import json_files
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, sources
@@ -79,6 +80,9 @@ def test_retry_with_other_settings_belongs_to_the_same_job(case):
     found = case.table().to_pylist()
     assert all(row in found for row in kept)
     receipts = json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]
+    stored = read_receipts(str(case.out))  # a replaced quarantine is recorded there, too
+    files = {each["part"]: set(each["files"]) for each in receipts}
+    assert {part: set(each.files) for part, each in stored.items()}.items() <= files.items()
     readings = [each["reading"] for each in receipts if each["reading"]]
     assert [(depth, options["image_column"]) for depth, options in readings] == [(1, "scan")] * 2
     case.refuse(OutputExistsError, r"another job \(other image_column\)", image_column="scan")
