@@ -116,10 +116,10 @@ def session(
 
 
 def num_actors(asked: int | None, most: int | None = None) -> int:
-    """Return the number of one-CPU actors: as asked, or one per free CPU but at most `most`.
+    """Return how many one-CPU actors to start: `asked`, or one per free CPU up to `most`.
 
     Raises:
-        ClusterError: too few CPUs are free, even after some seconds.
+        ClusterError: fewer CPUs than that are free, or none, even after some seconds.
     """
     total = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     wanted = asked or min(total, most or total) or 1

@@ -63,9 +63,9 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
     with m^ = m / (1 - b1^t) and v^ = v / (1 - b2^t).
 
     References:
-        Kingma & Ba (2015), "Adam: a method for stochastic optimization", algorithm 1, in the
-        reordered form at the end of section 2: bias correction is part of the rate, and epsilon^
-        of this form is epsilon of the algorithm times sqrt(1 - b2^t).
+        Kingma & Ba (2015), "Adam: a method for stochastic optimization", algorithm 1,
+        computed as at the end of section 2: w <- w - lr' m / (sqrt(v) + epsilon') with
+        lr' = lr sqrt(1 - b2^t) / (1 - b1^t) and epsilon' = epsilon sqrt(1 - b2^t).
     """
 
     def init(num_parameters: int) -> State:

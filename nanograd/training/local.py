@@ -71,8 +71,9 @@ class LocalGroup:
     """A parameter server and one worker per core, as threads of this process, without Ray.
 
     numpy releases the GIL in matrix products, so the threads compute in parallel. Each matrix
-    product uses one BLAS thread, so the bits are the same as with a single worker. The listener and
-    the stop signal of `StartGroup` are ignored, because threads do not fail.
+    product uses one BLAS thread, and each sum has a fixed order, so the bits are the same as with a
+    single worker. The listener and the stop signal of `StartGroup` are ignored, because no thread
+    is lost while the process lives.
     """
 
     def __init__(
