@@ -286,13 +286,13 @@ def _flat(gradient: Doubles, used: Mask, size: int) -> Floats:
 def train(folder: Path, seed: int, *stages: Stage) -> Mapping[str, Floats]:
     """Train a net on saved lines, one stage after the other."""
     draw, inputs = np.random.default_rng(seed), SIDE**2 + CONTEXT[0] * CONTEXT[1] + 10 + NO_DIGIT
-    net = {
+    start = {
         "hidden_weight": draw.normal(0, np.sqrt(2 / inputs), (inputs, _HIDDEN)),
         "hidden_bias": np.zeros(_HIDDEN),
         "weight": draw.normal(0, np.sqrt(0.25 / _HIDDEN), (_HIDDEN, NO_DIGIT + 1)),
         "bias": np.zeros(NO_DIGIT + 1),
     }
-    net = {name: each.astype(np.float32) for name, each in net.items()}
+    net: dict[str, Floats] = {name: each.astype(np.float32) for name, each in start.items()}
     for stage in stages:
         fit(net, folder, stage, draw)
     return net
