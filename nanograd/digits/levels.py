@@ -71,11 +71,11 @@ def array_to_levels(images: NDArray[Any]) -> tuple[Bytes, tuple[int, str] | None
 
 
 def to_levels(values: NDArray[Any], scale: int | None = None) -> tuple[Bytes, NDArray[np.int8]]:
-    """Convert n images, booleans or real numbers of any dtype, to grey levels.
+    """Convert n images to grey levels; their values are booleans or real numbers of any dtype.
 
     Args:
         values: (n, ...), n images.
-        scale: result of `scale_of` for the column of the images.
+        scale: result of `scale_of` for the column of the images; None if it is unknown.
 
     Returns:
         levels: (n, ...) uint8; meaningless for images with a problem.

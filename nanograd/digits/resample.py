@@ -57,8 +57,8 @@ def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
 def resample_rows(images: Bytes, columns: Doubles, shifts: Doubles, y: Floats) -> Bytes:
     """Interpolate as `resample` does at x = columns + shifts, and round; y is constant in a row.
 
-    This has the same bits and takes half of the time, because the pixels of a row are read at once,
-    and rows without ink are left out.
+    The bits are those of `resample`, in half of the time, because the pixels of a row are read at
+    once, and rows without ink are left out.
 
     Args:
         images: (B, 784) uint8.

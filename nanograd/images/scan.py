@@ -184,7 +184,7 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str]) -> pa.Sche
     "*" in `keep` means all columns except the images.
 
     Raises:
-        UsageError: no file has a column in `keep`.
+        UsageError: a column in `keep` is in none of the files.
         DataError: no type holds the values of a column in all files.
     """
     usable = [each for each in scanned if each.columns]

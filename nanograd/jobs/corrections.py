@@ -83,14 +83,14 @@ class Decisions:
         return len(self._rows)
 
     def decide(self, row: int, label: int | None) -> bool:
-        """Save the label of a row; return False if the row has another label already.
+        """Save the label of a row; keep an earlier label that differs, and return False.
 
         Args:
             row: number of the row in the list.
             label: digit, or None for a picture without a digit.
 
         Raises:
-            StorageError: saving failed; the decision is not taken.
+            StorageError: saving failed; the label is not recorded.
             OutputExistsError: another process holds the output.
         """
         with self._lock:

@@ -162,7 +162,7 @@ class PredictWork:
     ) -> Iterator[Batch | list[Rejected]]:
         """Read the images of a part. Each row of the part is in a batch, or is rejected.
 
-        `contents` receives what identifies the content of pictures. `convert`: see `reader.read`.
+        `contents` is filled with a hash of each picture's bytes. `convert`: see `reader.read`.
         """
         if part.rejection is not None:
             yield [part.rejection]

@@ -1,4 +1,4 @@
-"""Lines of digits in a picture: which marks belong to them, and their ink at one height.
+"""Find lines of digits in a picture: the marks of each line, and its ink scaled to one height.
 
 The picture is searched as for a single digit (`pictures.normalise`), but all marks with the height
 of digits are kept. Marks side by side form a line.

@@ -47,9 +47,10 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
 
 
 def measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Floats, Floats, Floats]:
-    """Measure each mark: its ink (0 without a strong pixel), the share at the border, and its box.
+    """Measure each mark: its ink (0 without a strong pixel), share at the border, and box.
 
-    A box is (top, left, -bottom, -right), so the minimum of several boxes is the box around them.
+    The share is that of its pixels that lie at the border of the picture. A box is (top, left,
+    -bottom, -right), so the minimum of several boxes is the box around them.
     """
     y, x = np.nonzero(labels > 0)
     number, values = labels[y, x] - 1, ink[y, x]

@@ -218,7 +218,9 @@ class InspectSpec(PictureOptions):
     output: Given[Place, str] = setting(REQUIRED, "PNG file or URI for the sheet", place=True)
     model: Given[Place | None, str | None] = _MODEL
     digits: Digits = setting("one", "what a picture holds: one digit, or many, as lines of digits")
-    limit: int = setting(100, "draw at most this many pictures, one per row", least=1, most=1000)
+    limit: int = setting(
+        100, "show at most this many pictures, one per row of the sheet", least=1, most=1000
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

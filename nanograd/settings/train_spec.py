@@ -115,7 +115,9 @@ class TrainSpec(ReportSpec):
     schedule: Literal["constant", "cosine"] = _optimization(
         "cosine", "learning rate schedule, after the warm-up", rare=True
     )
-    warmup: int = _optimization(80, "rounds of linear learning rate warm-up", least=0, rare=True)
+    warmup: int = _optimization(
+        80, "number of rounds in which the learning rate rises linearly", least=0, rare=True
+    )
     ema: float = _rare_optimization(
         0.99,
         "decay of the exponential moving average of the weights; 0 = use the last weights",
