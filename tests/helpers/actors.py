@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from time import sleep
 from typing import Any
 
@@ -47,7 +48,9 @@ def before(kind: type, method: str, action: Callable[[Any], object]) -> type:
 
 
 def end(number: signal.Signals = signal.SIGKILL) -> None:
+    """Kill or stop this process."""
     os.kill(os.getpid(), number)
+    Event().wait()  # the signal may reach another thread first, and this one must do no more
 
 
 def freeze(actor: object) -> None:
@@ -66,7 +69,7 @@ def freezes_once(mark: Path) -> type:
     def freeze(actor: object) -> None:
         if not mark.exists():
             mark.touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            end(signal.SIGSTOP)
 
     return before(ServerActor, "__init__", freeze)
 
