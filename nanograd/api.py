@@ -74,10 +74,10 @@ def read_numbers(
         polarity: auto, dark-on-light or light-on-dark ink.
 
     Returns:
-        The lines from top to bottom, then from left to right; [] if no mark is a digit.
+        The lines from top to bottom, then from left to right; at least one.
 
     Raises:
-        UnreadableError: no mark was found; `reason` and `detail` say why.
+        UnreadableError: no mark is a digit, or none was found; `reason` and `detail` say why.
         UsageError: an argument has another type or value.
     """
     with process.one_thread():

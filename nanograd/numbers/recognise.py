@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from nanograd.errors import UnreadableError
+from nanograd.errors import Reason, UnreadableError
 from nanograd.models.model import Assessment, Model
 from nanograd.numbers.judge import load_judge
 from nanograd.numbers.lattice import NO_DIGIT, best_path
@@ -117,9 +117,10 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
     digits that are certain is returned.
 
     Raises:
-        UnreadableError: no mark is as tall as a digit, or none can be told from the paper.
+        UnreadableError: no mark is a digit, or none can be told from the paper.
     """
-    best, most, refused = list[Number](), -np.inf, None
+    best, most = list[Number](), -np.inf
+    refused = (Reason.BLANK, "no mark in the picture is a digit")
     ways = [Way(polarity)]
     for number, way in enumerate(ways):
         found = None
@@ -136,7 +137,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             ways += _other_ways(polarity, found, sure)
         elif sure:
             break
-    if refused and not best:
+    if not best:
         raise UnreadableError(*refused)
     return best
 

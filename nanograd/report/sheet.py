@@ -21,7 +21,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
+from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
 from nanograd.images.columns import ImageKind, find_image_column
 from nanograd.images.inputs import expand_pictures, is_table
 from nanograd.images.parquet import RowRange, open_parquet
@@ -161,8 +161,6 @@ def inspect_pictures(
         small.thumbnail((side, side))
         if digits == "many" and model is not None:
             numbers = read_numbers(picture, model, options.polarity)
-            if not numbers:
-                raise UnreadableError(Reason.BLANK, "no mark in the picture is a digit")
             found = {"picture": small, "size": picture.size, "numbers": numbers}
             return {**found, "steps": Candidate()}
         steps = normalise.trace(picture, polarity=options.polarity)
