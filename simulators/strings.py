@@ -140,7 +140,7 @@ def put_beside(ink: Bytes, digit: Bytes, draw: Generator) -> Bytes:
     wide[:, : ink.shape[1]] = ink
     top = int(np.clip((len(ink) - len(part)) // 2 + draw.normal(0, 3), 0, len(ink) - len(part)))
     wide[top : top + len(part), -width:] = np.maximum(wide[top : top + len(part), -width:], part)
-    # It is the left part of a digit on both sides, because a cut is a cut.
+    # On both sides, this is the left part of a digit. It shall only not look like a whole digit.
     return wide if draw.random() < 0.5 else np.concatenate([wide[:, -width:], wide[:, :-width]], 1)
 
 

@@ -3,9 +3,9 @@
 It is a three-layer perceptron with ReLU units. Its inputs are the piece in MNIST's form, the ink
 around it, ten numbers on its shape and the logs of a model's probabilities. Its eleven outputs are
 scores of the digits and of "no digit". `scripts/make_judge.py` trained it on lines of MNIST's
-training digits, with only their texts as labels. A path is a way
-to cut a line into pieces and to label them. Training maximises the share of the probability of all
-paths that goes to the paths that spell the right text.
+training digits, with only their texts as labels. A path is a way to cut a line into pieces and to
+label the pieces. Training maximises the share of the probability of all paths that goes to the
+paths that spell the right text.
 
 References:
     LeCun et al. (1998), "Gradient-based learning applied to document recognition", VI.

@@ -57,7 +57,8 @@ def read(
     Args:
         file: path or URI.
         options: `max_bytes` limits the size.
-        read: reads at most so many bytes of a file; `Archives.read` reads files in archives, too.
+        read: returns the bytes of a file, at most as many as its second argument says.
+            `Archives.read` also reads files in archives.
 
     Raises:
         UnreadableError: `no_file`, `no_permission` or `too_large`, or a reason of `read`.
