@@ -110,7 +110,8 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     labels = labels * found.marks
     mass, _, boxes = measure(found.ink, labels, count, found.strength)
     usual, side = usual_height(1 - boxes[:, 0] - boxes[:, 2], mass), max(found.marks.shape)
-    larger = min(round(side * HIGH / max(usual, 1)), max(picture.size), LARGEST_SIDE)
+    largest = min(max(found.picture.size), LARGEST_SIDE)  # of the sheet, if one was cut out
+    larger = min(round(side * HIGH / max(usual, 1)), largest)
     if usual < LOW and side < 0.9 * larger:
         return find_lines(picture, replace(way, side=larger))
     groups = _group(boxes, mass)

@@ -77,6 +77,19 @@ def test_specks_rules_and_surrounding_boxes_are_no_lines() -> None:
     assert np.count_nonzero(np.diff(columns, prepend=-9) > 5) == 4
 
 
+def test_small_line_beside_a_dark_band_is_found_in_a_small_picture() -> None:
+    picture = draw_bars([], (81, 19))
+    canvas = ImageDraw.Draw(picture)
+    canvas.rectangle((0, 0, 10, 19), fill=100)
+    for x in range(20, 68, 12):
+        canvas.ellipse((x, 6, x + 6, 14), outline=0)
+
+    (line,) = find_lines(picture).lines
+
+    columns = np.flatnonzero((line.ink > 0.5).any(0))
+    assert np.count_nonzero(np.diff(columns, prepend=-9) > 5) == 4
+
+
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_paper_without_marks_is_refused(level: int) -> None:
     with pytest.raises(UnreadableError) as caught:
