@@ -101,6 +101,7 @@ def train(
     """
     plain, arrays = sources.separate_arrays({"workers": workers, **settings})
     with resolved(TrainSpec, spec, plain) as chosen, shown(listener, progress) as audience:
+        chosen.require_shared(chosen.output)
         place = chosen.output or f"runs/{chosen.preset}-{strftime('%Y%m%d-%H%M%S')}"
         if chosen.kernel == kernel.PORTABLE:
             process.require_portable()
@@ -183,6 +184,7 @@ def ingest(
         resolved(IngestSpec, spec, {"workers": workers, **settings}) as chosen,
         shown(listener, progress) as audience,
     ):
+        chosen.require_shared(chosen.output)
         job, work = ingest_parts.plan(places(inputs), chosen, audience)
         if chosen.dry_run:
             return Ingestion(plan=Plan(**describe_job(job)))
@@ -221,6 +223,7 @@ def predict(
         resolved(PredictSpec, spec, {"workers": workers, **settings}) as chosen,
         shown(listener, progress) as audience,
     ):
+        chosen.require_shared(chosen.output)
         job, work = predict_parts.plan(places(inputs), chosen, audience)
         if chosen.dry_run:
             return Prediction(plan=Plan(**describe_job(job, parts_to_retry(job))))

@@ -180,7 +180,6 @@ class PartsSpec(JobSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_shared(self.output)
         for each in fields(self) if self.overwrite else ():
             if properties(each).group == _EXISTING and getattr(self, each.name):
                 flag = flag_name(each.name)

@@ -195,7 +195,6 @@ class TrainSpec(ReportSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_shared(self.output)
         self.port_range()
         # Fill in the defaults that depend on other settings, so that the run records their values.
         if self.momentum is None and self.optimizer == "momentum":

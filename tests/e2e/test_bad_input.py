@@ -104,6 +104,21 @@ def test_relative_output_of_a_job_and_unknown_variables_are_refused(
     assert contents(tmp_path) == {}
 
 
+def test_job_writes_reports_and_reads_runs(nanograd, tmp_path):
+    """The settings of a finished run are read without an output."""
+    trained = nanograd(
+        *TRAIN.replace(" run", f" {tmp_path}/run").split(), "--workers", "0", **IN_A_JOB
+    )
+    model = f"{tmp_path}/run/model"
+    words = ("--model", model, "--output", f"{tmp_path}/read", "--workers", "0", "--limit", "9")
+    data = ["--data", "sample", "--output", str(tmp_path / "png")]
+    assert nanograd("data", "export", *data).code == 0
+    predicted = nanograd("predict", str(tmp_path / "png"), *words, **IN_A_JOB)
+
+    assert trained.last["report"] == f"{tmp_path}/run/report.html"
+    assert predicted.last["report"] == f"{tmp_path}/read/report.html"
+
+
 def wrong_magic_number(data: bytes) -> bytes:
     plain = gzip.decompress(data)
     return gzip.compress(plain[:2] + b"\x0d" + plain[3:])

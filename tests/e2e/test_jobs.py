@@ -89,6 +89,8 @@ def test_three_jobs_train_ingest_and_predict(ended, folder):
     assert results["ingest"]["ingested"] == 100
     assert results["predict"]["predicted"] == 120
     assert len(pq.read_table(f"{folder}/out/predictions")) == 120
+    assert results["train"]["report"] == f"{folder}/run/report.html"
+    assert results["predict"]["report"] == f"{folder}/out/report.html"
 
 
 def test_job_with_a_bad_path_fails_and_names_it(ended):
