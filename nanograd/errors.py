@@ -7,7 +7,7 @@ fits; 76 is specific to nanograd. A second Ctrl-C exits with 130.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class NanogradError(Exception):
@@ -130,3 +130,4 @@ class Rejected(NamedTuple):
     origin: Origin
     reason: Reason
     detail: str  # one sentence for the user
+    kept: Any = None  # an Arrow table of one row, the columns to keep; None if they are null

@@ -121,7 +121,7 @@ def _align(
     """Return the new columns with one value per row of the batch; null where a row has none."""
     places, told = np.full(num_rows, -1), np.full((2, num_rows), None)
     places[found.rows] = np.arange(len(found.rows))
-    for origin, reason, detail in rejected:
+    for origin, reason, detail, _ in rejected:
         told[:, origin.row] = str(reason), detail
     where = pa.array(places, mask=places < 0)
     return {

@@ -189,7 +189,7 @@ class JobCounts(Result):
             return str(self.plan)
         if self.reasons:
             reasons = sorted(self.reasons.items(), key=lambda each: -each[1])
-            named = ", ".join(f"{number:,} {reason}" for reason, number in reasons[:3])
+            named = ", ".join(f"{number:,} {reason}" for reason, number in reasons)
             done += f"; {self.quarantined:,} quarantined ({named})"
         if self.broken_files:
             done += f"; {count(self.broken_files, 'file')} cannot be read"
@@ -263,7 +263,7 @@ class Prediction(JobCounts):
                 "numbers": numbers,
                 "predictions": predictions,
                 "quarantine": storage.join(self.output, "quarantine"),
-                "most often": str(Detail(**self.details[0])) if self.details else None,
+                "for example": str(Detail(**self.details[0])) if self.details else None,
                 "review": self.review
                 and f"nanograd review {shlex.quote(self.output)} corrects the least certain rows",
                 "report": self.report,

@@ -293,9 +293,16 @@ def _decode(
         num_dark=num_dark,
         paths=paths.take(pa.array(places)),
     )
+    lost = np.array([row for row, *_ in refused], np.int64)
+    kept = pa.table([_keep(table, field, lost) for field in keep], keep)
     return batch, [
-        Rejected(Origin(files[owners[row]], int(numbers[row]), paths[row].as_py()), reason, detail)
-        for row, reason, detail in refused
+        Rejected(
+            Origin(files[owners[row]], int(numbers[row]), paths[row].as_py()),
+            reason,
+            detail,
+            kept.slice(number, 1) if keep.names else None,
+        )
+        for number, (row, reason, detail) in enumerate(refused)
     ]
 
 

@@ -353,7 +353,7 @@ def _read_csv(file: str, listener: Listener, options: ReadOptions) -> Dataset:
         )
     found = list[Labelled | list[Rejected]]()
     for each in reader.read([(file, None)], replace(options, normalise="never")):
-        for (_, row, _), reason, detail in each if isinstance(each, list) else ():
+        for (_, row, _), reason, detail, _ in each if isinstance(each, list) else ():
             if reason is Reason.BAD_PIXEL:
                 table.scan()  # raises a clearer error if the label is in another column
             raise DataError(f"{file}, line {table.line_of(row or 0)}: {detail}")
@@ -421,7 +421,7 @@ def _collect(
     total = int(has_label.sum()) + missing + len(rejected)
     about = ""
     if rejected:
-        (file, row, _), _, detail = rejected[0]
+        (file, row, _), _, detail, _ = rejected[0]
         reasons = Counter(str(each.reason) for each in rejected).most_common(3)
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
         place = file if row is None else f"row {row:,} of {file}"

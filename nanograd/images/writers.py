@@ -237,8 +237,8 @@ def _folder(name: str, text: str) -> str:
     return folder
 
 
-def quarantine_table(rejected: Iterable[Rejected]) -> pa.Table:
-    """Make the quarantine table of rows and files."""
+def quarantine_table(rejected: Sequence[Rejected], kept: Iterable[pa.Field] = ()) -> pa.Table:
+    """Make the quarantine table of rows and files; its first columns are `kept`."""
     rows = [
         {
             "path": as_text(path or file),
@@ -247,9 +247,20 @@ def quarantine_table(rejected: Iterable[Rejected]) -> pa.Table:
             "reason": str(reason),
             "detail": as_text(detail),
         }
-        for (file, row, path), reason, detail in rejected
+        for (file, row, path), reason, detail, _ in rejected
     ]
-    return pa.Table.from_pylist(rows, QUARANTINE)
+    columns = [
+        pa.chunked_array(
+            [
+                pa.nulls(1, field.type) if each.kept is None else each.kept[number].combine_chunks()
+                for each in rejected
+            ],
+            field.type,
+        )
+        for number, field in enumerate(kept)
+    ]
+    found = pa.Table.from_pylist(rows, QUARANTINE)
+    return pa.table([*columns, *found.columns], pa.schema([*kept, *QUARANTINE]))
 
 
 def as_text(place: str) -> str:

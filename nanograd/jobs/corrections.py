@@ -1,7 +1,7 @@
 """The decisions of a person about the rows of a review list, as labelled pictures.
 
-    OUT/_corrections.pq    a row per decision, in order: path, source_file, source_row, prediction,
-                           label, image; the label is null if the picture shows no digit
+    OUT/_corrections.pq    a row per decision, in order: the columns of the list without its scores.
+                           The label is null if the picture shows no digit
 
 `nanograd train --data` and `nanograd evaluate --data` read this file. Each decision and each undo
 commits the whole file, so it is complete at any moment. A decision is about a picture of a row. If
@@ -28,10 +28,11 @@ from nanograd.runtime.lease import Lease
 
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _TYPES = {**{field.name: field.type for field in PREDICTIONS}, "image": _PICTURE}
-# Columns of decisions, and further columns of a list. `--no-probabilities` leaves out the last one.
+# Columns that every file of decisions has, and the scores of a list, which decisions do not have.
 _SAVED = ("path", "source_file", "source_row", "prediction", "label", "image")
-_LISTED = (*_SAVED, "confidence", "unfamiliarity")
-_OPTIONAL = ("probabilities",)
+_SCORES = ("confidence", "unfamiliarity", "probabilities", "doubt")
+# Maximum letters that the page shows of the value of a kept column.
+_MAX_LETTERS = 40
 
 
 def read_list(output: str) -> pa.Table:
@@ -52,7 +53,7 @@ def read_list(output: str) -> pa.Table:
     if REVIEW not in names:
         text = f"{place} does not exist; start the predict command again, which makes it if its"
         raise DataError(f"{text} --review-share is above 0")
-    return _read(place, _LISTED, _OPTIONAL)
+    return _read(place, (*_SAVED, "confidence", "unfamiliarity"))
 
 
 class Decisions:
@@ -70,9 +71,11 @@ class Decisions:
     def __init__(self, output: str, rows: pa.Table, lease: Lease) -> None:
         self.output, self.file = output, storage.join(output, CORRECTIONS)
         self._rows, self._lease, self._lock, self._is_closed = rows, lease, Lock(), False
-        self._table = pa.schema([(name, _TYPES[name]) for name in _SAVED]).empty_table()
+        self._saved = [name for name in rows.column_names if name not in _SCORES]
+        self._table = rows.select(self._saved).slice(0, 0)
         if storage.exists(self.file):
-            self._table = _read(self.file, _SAVED)
+            old = _read(self.file, _SAVED)
+            self._table = pa.concat_tables([old, self._table], promote_options="permissive")
         numbers = {picture: number for number, picture in enumerate(_pictures(rows))}
         # The row of each decision; None if the list does not have it.
         self._order = [numbers.get(picture) for picture in _pictures(self._table)]
@@ -97,7 +100,7 @@ class Decisions:
             if row in self._labels:
                 return self._labels[row] == label
             [found] = self._rows.slice(row, 1).to_pylist()
-            added = {**{name: found[name] for name in _SAVED}, "label": label}
+            added = {**{name: found[name] for name in self._saved}, "label": label}
             table = pa.Table.from_pylist([added], self._table.schema)
             # A table of many chunks takes long to encode.
             self._commit(pa.concat_tables([self._table, table]).combine_chunks())
@@ -129,9 +132,11 @@ class Decisions:
             return state
         [found] = self._rows.slice(row, 1).to_pylist()
         source = {name: found[name] for name in ("path", "source_file", "source_row")}
+        names = self._saved[: self._saved.index("path")]
+        kept = [f"{name}: {str(found[name])[:_MAX_LETTERS]}" for name in names]
         return {
             **state,
-            "place": SourceRow(**source).place,
+            "place": " · ".join([SourceRow(**source).place, *kept]),
             "is_unfamiliar": (found["unfamiliarity"] or 0) > UNFAMILIAR,
             "probabilities": found.get("probabilities"),
             "image": b64encode(found["image"]["bytes"]).decode(),
@@ -159,13 +164,15 @@ class Decisions:
         self._table = table
 
 
-def _read(place: str, needed: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
-    """Read columns of a Parquet file."""
+def _read(place: str, needed: Sequence[str]) -> pa.Table:
+    """Read a Parquet file that has the `needed` columns with their types."""
     try:
         with open_parquet(place) as parquet:
             table = parquet.read()
-        names = [*needed, *(each for each in optional if each in table.column_names)]
-        return table.select(names).cast(pa.schema([(name, _TYPES[name]) for name in names]))
+        wrong = [name for name in needed if table.schema.field(name).type != _TYPES[name]]
+        if wrong:
+            raise DataError(f"{wrong} have other types")
+        return table.replace_schema_metadata()
     except (DataError, pa.ArrowException, OSError, KeyError) as error:
         check_storage(place, error)
         raise DataError(f"{place} is damaged, or another program wrote it; move it away") from error

@@ -1,7 +1,7 @@
 """Rows of a prediction whose pictures hold lines of digits.
 
-    OUT/numbers/part-NAME.parquet   path, source_file, source_row, line, text, confidence, left,
-                                    top, right, bottom, digits, left_out
+    OUT/numbers/part-NAME.parquet   kept columns, path, source_file, source_row, line, text,
+                                    confidence, left, top, right, bottom, digits, left_out
 
 Predictions then have a row for each digit, with its line, position and box. Rows of input are
 pictures: each is either in numbers or in quarantine.
@@ -42,8 +42,10 @@ def _read(picture: Image.Image, model: Model, polarity: str) -> NDArray[Any]:
     return item
 
 
-def divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, pa.Array]]:
-    """Divide n pictures with numbers into lines and digits.
+def divide_batch(
+    found: Batch, kept: pa.Schema
+) -> tuple[pa.Table, Batch, Assessment, dict[str, pa.Array]]:
+    """Divide n pictures with numbers into lines and digits; `kept` names the columns to keep.
 
     Returns:
         The table of lines; a batch of all digits; their assessment, whose probabilities sum to at
@@ -56,10 +58,10 @@ def divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, p
         for line, number in lines
         for position, digit in enumerate(number.digits)
     ]
-    origins = found.repeat(_counts(map(len, pictures)), found.images[:0]).origins()
+    of_line = found.repeat(_counts(map(len, pictures)), found.images[:0])
     boxes = np.array([number.box for _, number in lines], np.int32).reshape(-1, len(_SIDES))
     columns = {
-        **origins,
+        **of_line.origins(),
         "line": [line for line, _ in lines],
         "text": [number.text for _, number in lines],
         "confidence": np.array([number.confidence for _, number in lines], np.float32),
@@ -67,7 +69,9 @@ def divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, p
         "digits": [len(number.digits) for _, number in lines],
         "left_out": [len(number.left_out) for _, number in lines],
     }
-    numbers = pa.table([pa.array(columns[field.name], field.type) for field in NUMBERS], NUMBERS)
+    own = [pa.array(columns[field.name], field.type) for field in NUMBERS]
+    schema = pa.schema([*kept, *NUMBERS])
+    numbers = pa.table([*of_line.kept.columns, *own], schema)
     of_picture = (sum(len(number.digits) for number in numbers) for numbers in pictures)
     images = np.array([each.image for *_, each in digits], np.uint8).reshape(-1, NUM_PIXELS)
     batch = found.repeat(_counts(of_picture), images)

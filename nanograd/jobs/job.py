@@ -226,13 +226,14 @@ def _run_parts(
     limited = {part.id: part.num_rows for part in job.parts if retried.isdisjoint(part.files)}
     num_rows = sum(limited.values())
     bad = sum(receipt.counts.quarantined for receipt in own if receipt.part in limited)
-    _check_error_rate(job, own, bad, num_rows)  # parts of an earlier command may exceed the limit
+    # Parts of an earlier command may exceed the limit.
+    _check_error_rate(job, folder, own, bad, num_rows)
     left = [replace(part, output=folder) for part in job.parts if part.id not in done]
     for receipt, seconds in run_parts(left):
         own.append(receipt)
         meter.count(receipt, seconds=seconds)
         bad += receipt.counts.quarantined * (receipt.part in limited)
-        _check_error_rate(job, own, bad, num_rows)
+        _check_error_rate(job, folder, own, bad, num_rows)
     _check_accounts(job, own)
     storage.remove_leftovers(folder)  # temporary files of workers that were killed in a commit
     lease.check()
@@ -279,7 +280,7 @@ def _write_empty_tables(job: Job, folder: str, receipts: Sequence[Receipt]) -> l
     return [receipt]
 
 
-def _check_error_rate(job: Job, done: Sequence[Receipt], bad: int, rows: int) -> None:
+def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], bad: int, rows: int) -> None:
     """Raise DataError if all rows of a prediction are quarantined, or more than allowed."""
     if job.is_retry or not isinstance(job.spec, PredictSpec):
         return
@@ -291,7 +292,7 @@ def _check_error_rate(job: Job, done: Sequence[Receipt], bad: int, rows: int) ->
     remedy = "change the settings" if none_left else "allow more"
     raise DataError(
         f"{bad:,} of {rows:,} rows are unusable (most often {Counts.total(done).most_often()})"
-        f"{limit}; see {job.output}/quarantine, then repair the input or {remedy}"
+        f"{limit}; see {folder}/quarantine, then repair the input or {remedy}"
     )
 
 

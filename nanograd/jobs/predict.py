@@ -3,7 +3,7 @@
     OUT/predictions/part-NAME.parquet   kept columns, path, source_file, source_row, prediction,
                                         confidence, unfamiliarity, probabilities, label
     OUT/numbers/part-NAME.parquet       with --digits many: the lines of digits, see `digit_lines`
-    OUT/quarantine/part-NAME.parquet    path, source_file, source_row, reason, detail
+    OUT/quarantine/part-NAME.parquet    kept columns, path, source_file, source_row, reason, detail
 
     OUT/_review.pq                      the most doubtful rows with their pictures, see `review`
 
@@ -92,12 +92,14 @@ class PredictWork:
         # Every file stores this too, because it may be copied without the manifest.
         facts = {f"nanograd.{name}": str(v) for name, v in {**made, "revision": REVISION}.items()}
         shape = (spec.format, spec.rows_per_file, spec.partition_by)
+        quarantine = pa.schema([*self.kept, *QUARANTINE])
         files = {
             "predictions": OutputFiles(stem, self.schema, *shape, lineage=facts),
-            "quarantine": OutputFiles(stem, QUARANTINE, spec.format, lineage=facts),
+            "quarantine": OutputFiles(stem, quarantine, spec.format, lineage=facts),
         }
         if self.has_numbers:
-            files["numbers"] = OutputFiles(stem, NUMBERS, spec.format, lineage=facts)
+            columns = pa.schema([*self.kept, *NUMBERS])
+            files["numbers"] = OutputFiles(stem, columns, spec.format, lineage=facts)
         return files
 
     def __call__(self, part: Part) -> receipts.Receipt:
@@ -113,13 +115,13 @@ class PredictWork:
         convert = digit_lines.reader_of(model, self.spec.polarity) if self.has_numbers else None
         for found in self._read(part, contents, convert):
             if isinstance(found, list):
-                table = writers.quarantine_table(found)
+                table = writers.quarantine_table(found, self.kept)
                 tables["quarantine"].write(table)
                 counts += receipts.count_quarantine(table, **per_line)
                 continue
             places = dict[str, pa.Array]()
             if self.has_numbers:
-                lines, found, assessed, places = digit_lines.divide_batch(found)  # noqa: PLW2901
+                lines, found, assessed, places = digit_lines.divide_batch(found, self.kept)  # noqa: PLW2901
                 tables["numbers"].write(lines)
             else:
                 assessed = model.assess(found.images)
@@ -168,7 +170,7 @@ class PredictWork:
             yield [part.rejection]
             return
         options = ReadOptions(**part.reading.options) if part.reading else self.spec
-        quarantine = read_quarantine(part, self.spec.format)
+        quarantine = read_quarantine(part, self.spec.format, self.kept)
         if not part.has_tables:
             process.keep_freed()
             pictures = [
@@ -296,7 +298,11 @@ def plan(
     writers.check_columns(kept, spec.format)
     names = writers.rename_taken(
         kept.names,
-        [*PREDICTIONS.names, *(digit_lines.PLACE.names if spec.digits == "many" else ())],
+        [
+            *PREDICTIONS.names,
+            *QUARANTINE.names,
+            *((*digit_lines.PLACE.names, *NUMBERS.names) if spec.digits == "many" else ()),
+        ],
     )
     renamed = pa.schema([field.with_name(name) for field, name in zip(kept, names, strict=True)])
     work = PredictWork(spec=spec, model_sha256=model_sha256, kept=renamed, partitions=partitions)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.images.inputs import kind_of
 from nanograd.images.parquet import RowRange
+from nanograd.images.writers import QUARANTINE
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime.arrays import Ints
@@ -335,7 +336,8 @@ def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> 
         rows: number of input rows for which each row of the table stands.
         files: 1 if each row of the table stands for a file with an unknown number of rows, else 0.
     """
-    details = _commonest(Detail(**row, rows=rows, files=files) for row in quarantine.to_pylist())
+    found = quarantine.select(QUARANTINE.names).to_pylist()
+    details = _commonest(Detail(**row, rows=rows, files=files) for row in found)
     reasons = Counter[str]()
     for each in details:
         reasons[each.reason] += each.rows

@@ -13,6 +13,8 @@ from dataclasses import replace
 from sys import maxsize
 from typing import cast
 
+import pyarrow as pa
+
 from nanograd.errors import DataError, Origin, Reason, Rejected, UsageError
 from nanograd.images import scan
 from nanograd.images.inputs import InputFile
@@ -116,14 +118,21 @@ def parts_to_retry(job: Job) -> list[Part]:
     return [part for plan in plans for part in plan.parts]
 
 
-def read_quarantine(part: Part, format_: str) -> dict[str, list[Rejected]]:
-    """Return the quarantined rows that a retry reads, by input file; {} if it is no retry."""
+def read_quarantine(part: Part, format_: str, kept: pa.Schema) -> dict[str, list[Rejected]]:
+    """Return the quarantined rows that a retry reads, by input file; {} if it is no retry.
+
+    Only Parquet stores every type of the columns `kept`. In other formats, they count as null.
+    """
+    kept = kept if format_ == "parquet" else pa.schema([])
     names = {as_text(file): file for file in part.files}
     found: dict[str, list[Rejected]] = {file: [] for file in part.files if part.quarantine}
     for place in part.quarantine:
-        for row in decode(storage.read(place), QUARANTINE, format_).to_pylist():
+        table = decode(storage.read(place), pa.schema([*kept, *QUARANTINE]), format_)
+        for number, row in enumerate(table.select(QUARANTINE.names).to_pylist()):
             origin = Origin(names[row["source_file"]], row["source_row"], row["path"])
-            found[origin.file].append(Rejected(origin, Reason(row["reason"]), row["detail"]))
+            values = table.select(kept.names).slice(number, 1) if kept.names else None
+            rejected = Rejected(origin, Reason(row["reason"]), row["detail"], values)
+            found[origin.file].append(rejected)
     return found
 
 

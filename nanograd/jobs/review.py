@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import ceil
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +28,9 @@ from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.images.writers import PREDICTIONS, fits, rename_taken, to_parquet
+from nanograd.jobs import digit_lines
 from nanograd.jobs.part import part_id
-from nanograd.jobs.receipts import Receipt, doubt_of, files_of
+from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of, files_of
 from nanograd.pictures.fast_png import encode_plain
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
@@ -54,7 +56,8 @@ class PartReview:
     def __init__(self, spec: PredictSpec, num_rows: int, kept: pa.Schema) -> None:
         share = ceil(_CONCENTRATION * spec.review_share * num_rows)
         self._limit = min(max(share, LEAST_OF_PART), MAX_OF_PART) if spec.review_share else 0
-        if spec.review_below is not None:
+        # A picture may have many digits.
+        if spec.review_below is not None or spec.digits == "many":
             self._limit = MAX_OF_PART
         self._least = _least(spec)
         self._columns, self._schema = _columns(spec, kept, _PIXELS)
@@ -98,7 +101,8 @@ def write_review(
         storage.remove(place)
         return
     files = {name: each for name, each in files_of(receipts).items() if name.startswith(OF_PARTS)}
-    number = ceil(spec.review_share * sum(receipt.counts.usable for receipt in receipts))
+    counts = (cast("PredictionCounts", receipt.counts) for receipt in receipts)
+    number = ceil(spec.review_share * sum(int(each.predicted_as.sum()) for each in counts))
     number = MAX_ROWS if spec.review_below is not None else min(number, MAX_ROWS)
     selection = {"share": spec.review_share, "below": spec.review_below}
     made_of = part_id(selection, number, sorted(files.items())).encode()
@@ -131,6 +135,7 @@ def _columns(spec: PredictSpec, kept: pa.Schema, picture: pa.Field) -> tuple[lis
     few = [field for field in kept if fits(field.type, "jsonl")]
     left_out = ["probabilities"] if spec.no_probabilities else []
     predicted = [field for field in PREDICTIONS if field.name not in left_out]
+    predicted += digit_lines.PLACE if spec.digits == "many" else []
     own = [*predicted, pa.field("doubt", pa.float32()), picture]
     names = rename_taken([field.name for field in few], [field.name for field in own])
     schema = pa.schema([each.with_name(name) for each, name in zip(few, names, strict=True)] + own)

@@ -5,9 +5,11 @@ import json
 import shlex
 import tomllib
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +19,9 @@ import yaml
 from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
+from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.models import model as model_io
+from nanograd.runtime.lease import exclusive
 from tests.conftest import ROOT, Nanograd
 from tests.docs.test_docs import DOCUMENTS, FENCE, name_of
 from tests.helpers.image_columns import PICTURE, raw
@@ -27,10 +31,11 @@ from tests.helpers.models import some_model
 PARSERS: dict[str, Callable[[str], Any]] = {
     "python": ast.parse, "json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load,
 }  # fmt: skip
-OTHERS = {"", "text", "sh", "fish", "mermaid", "{toctree}", "{eval-rst}"}
+OTHERS = {"", "text", "sh", "sql", "fish", "mermaid", "{toctree}", "{eval-rst}"}
 PIXELS = [f"pixel{number}" for number in range(784)]
 ROWS = 29
-REVIEW = (ROOT / "docs/review.md").read_text()
+REVIEW, _, CORRECT = (ROOT / "docs/review.md").read_text().partition("## Correct it")
+NIGHTLY = (ROOT / "docs/resume.md").read_text()
 YOUR_DATA, _, KAGGLE = (ROOT / "docs/your-data.md").read_text().partition("## Kaggle")
 
 
@@ -77,8 +82,16 @@ def test_predictions_become_a_list_to_review(nanograd, folder):
     predicted, drawn = run_blocks(REVIEW, nanograd)
 
     assert (predicted["predicted"], drawn["pictures"]) == (20, 1)
-    assert len(pd.read_csv("review.csv")) == 1
-    assert len(pd.read_csv("refused.csv")) == 0
+    rows = read_list(str(folder / "read"))
+    with exclusive(str(folder / "read")) as lease:
+        Decisions(str(folder / "read"), rows, lease).decide(0, 3)
+    [code] = [block["text"] for block in FENCE.finditer(CORRECT) if block["info"] == "python"]
+    memory: dict[str, Any] = {}
+    exec(code, memory)  # noqa: S102 - our own documentation
+    table = memory["corrected"].df()
+    assert len(table) == 20
+    assert table[table.reviewed].corrected.tolist() == [3]
+    assert table[table.reviewed].source_row.tolist() == rows["source_row"].to_pylist()
 
 
 def test_files_of_kaggle_become_a_submission(nanograd, sample, tmp_path):
@@ -140,3 +153,6 @@ def test_every_block_about_your_data_runs_and_predicts_every_row(data, nanograd,
     days = pq.read_table(data / "read-spark/predictions")
     assert days.num_rows == 2 * ROWS
     assert sorted(set(days["day"].to_pylist())) == ["2026-11-26", "2026-11-27"]
+    [query] = [each["text"] for each in FENCE.finditer(NIGHTLY) if each["info"] == "sql"]
+    found = duckdb.sql(query.replace("s3://bucket/read", "read-spark")).fetchall()
+    assert sorted(row[:2] for row in found) == [(date(2026, 11, day), ROWS) for day in (26, 27)]

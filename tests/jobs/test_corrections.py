@@ -189,3 +189,22 @@ def test_row_with_another_picture_is_to_decide_again(output, sample, tmp_path):
     state = open_decisions(output).state()
     assert (state["decided"], state["row"] is not None) == (ROWS - 1, True)
     assert "row 0" in state["place"]
+
+
+def test_decisions_have_the_columns_to_keep(output, sample, tmp_path):
+    open_decisions(output).decide(0, 7)  # of a list without them
+    file = tmp_path / "in" / f"{ROWS}.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("id", [[f"id {n}" for n in range(ROWS)]]), file)
+    predict(sample.test.take(slice(0, ROWS)), tmp_path, keep=("id",), overwrite=True)
+    decisions = open_decisions(output)
+    state = decisions.state()
+
+    assert decisions.decide(state["row"], 3)
+
+    listed = read_list(output).slice(state["row"], 1).to_pylist()[0]
+    first, second = corrections(output)
+    assert (first["id"], first["label"]) == (None, 7)
+    assert (second["id"], second["label"]) == (listed["id"], 3)
+    assert listed["id"] == f"id {listed['source_row']}"
+    assert state["place"].endswith(f"row {listed['source_row']} · id: {listed['id']}")

@@ -86,8 +86,10 @@ def test_limit_of_rows_is_not_diluted_by_what_stands(case, share):
     pq.write_table(table.set_column(0, "image", [images]), night)
 
     before = untimed_contents(case.out)
-    with pytest.raises(DataError, match=rf"{bad} of 30 rows are unusable"):
+    staged = rf"{bad} of 30 rows are unusable.* see .*/_next/quarantine"
+    with pytest.raises(DataError, match=staged):
         case.run(max_error_rate=share)
+    assert len(pq.read_table(case.out / "_next/quarantine")) == bad
     after = untimed_contents(case.out)
 
     assert before.items() <= after.items()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -172,3 +173,21 @@ def test_kept_columns_with_the_names_of_places_are_renamed(pictures):
     table = pictures.table()
     assert set(table["input_line"].to_pylist()) == {"x", "y"}
     assert set(table["line"].to_pylist()) == {0, 1}
+
+
+def test_kept_columns_are_in_each_table(pictures, tmp_path):
+    files = sorted(pictures.folder.rglob("*.png"))
+    data = [file.read_bytes() for file in files]
+    columns = {"image": pa.array(data, pa.binary()), "text": [file.stem for file in files]}
+    table = pictures.write("rows.parquet", columns)
+
+    pictures.run(table, digits="many", keep=("text",), review_share=1.0)
+
+    rows = {name: pictures.table(name).to_pylist() for name in ("numbers", "predictions")}
+    assert {row["input_text"] for row in rows["numbers"]} == {"ä 1", "2", "3"}
+    assert {row["input_text"] for row in pictures.table("quarantine").to_pylist()} == {"blank", "c"}
+    listed = pq.read_table(pictures.out / "_review.pq").to_pylist()
+    names = ("input_text", "source_row", "line", "position", "prediction")
+    assert sorted(tuple(row[name] for name in names) for row in listed) == sorted(
+        tuple(row[name] for name in names) for row in rows["predictions"]
+    )

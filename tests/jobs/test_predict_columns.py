@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.errors import DataError, OutputExistsError, UsageError
-from nanograd.images.writers import PREDICTIONS, QUARANTINE
+from nanograd.images.writers import PREDICTIONS, QUARANTINE, decode
 from tests.helpers.image_columns import fixed_list, raw
 from tests.jobs.conftest import ROWS
 
@@ -376,3 +376,35 @@ def test_times_of_several_units_are_kept_where_the_finest_holds_them(unit, case,
 
     found = case.table()["at"].cast(pa.timestamp("us"), safe=False).to_pylist()
     assert found[:ROWS] == times
+
+
+@FORMATS
+def test_each_row_has_its_columns_to_keep_in_predictions_or_quarantine(case, images, format_):
+    rows = [image.tobytes() for image in images]
+    for file in range(3):
+        ids = [f"{file}-{row}" for row in range(ROWS)]
+        data = [b"no picture" if row % 5 == file else rows[row] for row in range(ROWS)]
+        case.write(f"{file}.parquet", {"image": data, "Reason": range(ROWS), "id": ids})
+    case.write("broken.parquet", b"no table")
+
+    figures = case.run(keep=("id", "Reason"), format=format_, max_broken_files=1)
+
+    names = ["id", "input_Reason", "source_row"]
+    columns = pa.schema(
+        [("id", pa.string()), ("input_Reason", pa.int64()), ("source_row", "int64")]
+    )
+    found = {
+        name: pa.concat_tables(
+            [decode(file.read_bytes(), columns, format_) for file in (case.out / name).iterdir()]
+        ).to_pylist()
+        for name in ("predictions", "quarantine")
+    }
+    assert len(found["quarantine"]) == figures["quarantined"] + 1
+    every = [row for rows in found.values() for row in rows if row["source_row"] is not None]
+    assert sorted(row["id"] for row in every) == sorted(
+        f"{file}-{row}" for file in range(3) for row in range(ROWS)
+    )
+    assert all(row["id"].endswith(f"-{row['source_row']}") for row in every)
+    assert all(row["input_Reason"] == row["source_row"] for row in every)
+    [broken] = [row for row in found["quarantine"] if row["source_row"] is None]
+    assert not any(broken[name] for name in names)  # CSV has no null text

@@ -161,3 +161,15 @@ def test_retry_with_growth_reads_both(case, retried):
 
     assert accounts(grown, case.run()) == [(26, 2), (26, 2)]
     assert sources(case.out) == every_row(0, 1, 2, 3)
+
+
+def test_rows_that_are_quarantined_again_still_have_their_columns_to_keep(case, images):
+    for name in ("image", "scan"):
+        data = {name: pa.array([b"no picture", images[0].tobytes()], pa.binary()), "id": [name, ""]}
+        case.write(f"{name}.parquet", data)
+    case.run(keep=("id",))
+    before = case.table("quarantine").select(["id", "source_file"]).to_pylist()
+
+    case.run(keep=("id",), **SCAN)  # fits only one of the files
+
+    assert case.table("quarantine").select(["id", "source_file"]).to_pylist() == before
