@@ -31,8 +31,13 @@ project_copyright = ""
 root_doc = "docs/index"
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 include_patterns = [
-    *("README.md", "README.zh-TW.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/*.ipynb"),
-    *("docs/**.md", "benchmarks/results/*.md", "nanograd/images/sample/README.md"),
+    *("README.md", "README.zh-TW.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),
+    *(
+        "docs/**.md",
+        "examples/*.ipynb",
+        "benchmarks/results/*.md",
+        "nanograd/images/sample/README.md",
+    ),
 ]
 exclude_patterns = [".*", "build", "demo", "runs", "tests", "**/node_modules"]
 
