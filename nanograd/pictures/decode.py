@@ -105,6 +105,9 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS) -> Image.Image:
             elif data.startswith(_ARCHIVES) or data[257:262] == _TAR:
                 detail = "of all archives only ZIP files are read; pack the pictures into one"
             raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
+        except Image.DecompressionBombError as error:  # `max_pixels` is at most Pillow's limit
+            detail = f"the picture has more than {options.max_pixels} pixels"
+            raise UnreadableError(Reason.TOO_LARGE, detail) from error
         with picture:
             return _load(picture, options.max_pixels)
 
@@ -125,7 +128,7 @@ def _refusals() -> Iterator[None]:
     """Convert errors of Pillow, and warnings that filters turn into errors, to UnreadableError."""
     try:
         yield
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombWarning as error:
         raise UnreadableError(Reason.TOO_LARGE, f"{error}") from error
     except (Warning, *_BROKEN) as error:
         detail = f"the picture is damaged or cut short ({error or type(error).__name__})"

@@ -226,7 +226,8 @@ def ink_levels(ink: Floats) -> Levels:
     level = _threshold(ink)
     above = ink > level
     if float(np.quantile(ink, 0.999)) < tuning.LEAST_CONTRAST or above.all() or not above.any():
-        raise UnreadableError(Reason.BLANK, "the picture shows nothing but paper")
+        detail = "the picture shows nothing but paper, or the digit is too small"
+        raise UnreadableError(Reason.BLANK, detail)
     level = max(level, tuning.ABOVE_GRAIN * _grain(ink, float(ink[above].mean())))
     stronger = _threshold(ink[ink > level])
     height, width = _extent(ink > stronger)

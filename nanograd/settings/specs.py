@@ -61,7 +61,11 @@ class PictureOptions(Spec):
 
     polarity: Polarity = _pictures("auto", "contrast of ink and paper")
     max_pixels: int = _pictures(
-        50_000_000, "quarantine pictures with more pixels (width x height)", least=784, rare=True
+        50_000_000,
+        "quarantine pictures with more pixels (width x height)",
+        least=784,
+        most=178_956_970,  # Pillow refuses larger pictures
+        rare=True,
     )
     formats: str = _pictures(
         ",".join(FORMATS), "accepted picture formats, whatever the file names", rare=True

@@ -1,11 +1,13 @@
 import pickle
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nanograd.errors import UnreadableError
+from nanograd.errors import UnreadableError, UsageError
 from nanograd.pictures.decode import decode
 from nanograd.settings.specs import PictureOptions
 from tests.helpers.odd_files import encoded
@@ -88,6 +90,17 @@ def test_too_many_pixels_are_refused_before_they_are_loaded():
 
     with pytest.raises(UnreadableError, match=r"^too_large"):
         decode(header_only, PictureOptions(max_pixels=1000))
+
+
+def test_more_pixels_than_pillow_decodes_are_refused_with_the_number_of_the_setting():
+    data = bytearray(encoded(Image.new("L", (9, 9))))
+    data[16:24] = struct.pack(">II", 30_000, 30_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+
+    with pytest.raises(UnreadableError, match=r"too_large: .*more than 50000000 pixels"):
+        decode(bytes(data))
+    with pytest.raises(UsageError, match="max-pixels is 178956971: it must be at most"):
+        PictureOptions(max_pixels=2 * (Image.MAX_IMAGE_PIXELS or 0) + 1)
 
 
 @pytest.mark.parametrize(
