@@ -45,26 +45,40 @@ _UNITS = {
 
 
 class ScannedFile(NamedTuple):
-    """A Parquet or CSV file, or a damaged archive."""
+    """A Parquet or CSV file, a picture (one row, no columns), or a damaged archive."""
 
     file: InputFile
     schema: pa.Schema = _NOTHING  # columns of the file; empty if it cannot be opened
     group_rows: tuple[int, ...] = ()  # number of rows in each row group
     rejected: Rejected | None = None  # why the file cannot be used
-    num_bytes: int = 0  # uncompressed bytes of all columns
-    tag: str | None = None  # entity tag, in an object store
+    num_bytes: int = 0  # uncompressed bytes of all columns; of a picture, bytes of its file
+    # What else determines the rows: the entity tag in an object store, or the label of a picture.
+    more: tuple[int | str | None, ...] = ()
     whole: pa.Schema = _NOTHING  # columns of the file and of its folder names
     columns: Columns | None = None  # columns of images and labels; None if it cannot be used
 
     @property
-    def version(self) -> tuple[int | str, ...]:
-        """The values that `check_version` compares."""
-        return (*self.file[1:], self.tag) if self.tag else self.file[1:]
+    def version(self) -> tuple[int | str | None, ...]:
+        """The values that `check_version` and `find_earlier` compare."""
+        return (*self.file[1:], *self.more)
 
     @property
     def num_rows(self) -> int:
         """Number of rows in the file."""
         return sum(self.group_rows)
+
+
+def as_pictures(files: Sequence[InputFile], labels: Sequence[int | None]) -> dict[str, ScannedFile]:
+    """Describe pictures and their labels, by path. A damaged archive has no row."""
+    return {
+        file.place: ScannedFile(
+            file,
+            group_rows=() if kind_of(file.place) == "archive" else (1,),
+            num_bytes=file.num_bytes,
+            more=(label,),
+        )
+        for file, label in zip(files, labels, strict=True)
+    }
 
 
 def scan_files(
@@ -91,14 +105,14 @@ def scan_files(
     partitions = find_partitions((file.place for file in all_files), roots)
 
     def scan(file: InputFile) -> ScannedFile:
-        origin, tag = Origin(file.place, None), None
+        origin, more = Origin(file.place, None), list[str]()
         try:
             if kind_of(file.place) == "archive":
                 with Archives() as archives:
                     archives.read(file.place, 1)  # raises again what happened when it was listed
             if storage.is_remote(file.place):
                 with storage.open_file(file.place) as stream:
-                    tag = entity_tag(stream)
+                    more = [tag] if (tag := entity_tag(stream)) else []
             if file.place.lower().endswith(CSV):
                 table = CsvFile(file.place)
                 num_rows, num_bytes = table.scan()
@@ -119,7 +133,7 @@ def scan_files(
         except DataError as error:
             detail = f"{error} (all {sum(rows):,} rows of the file)"
             return scanned._replace(rejected=Rejected(origin, Reason.WRONG_SCHEMA, detail))
-        return scanned._replace(num_bytes=num_bytes, tag=tag, columns=found)
+        return scanned._replace(num_bytes=num_bytes, more=tuple(more), columns=found)
 
     if any(storage.is_remote(file.place) for file in files):
         with ThreadPoolExecutor(_NUM_THREADS) as pool:

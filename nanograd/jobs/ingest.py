@@ -17,10 +17,11 @@ from nanograd.errors import Origin, Rejected, UnreadableError
 from nanograd.images.inputs import expand_pictures, kind_of
 from nanograd.images.labels import find_labels, parse_label_source
 from nanograd.images.reader import checksum_of_picture, read_pictures
+from nanograd.images.scan import as_pictures
 from nanograd.images.writers import as_text, quarantine_table, to_parquet
 from nanograd.jobs.earlier import find_earlier
 from nanograd.jobs.job import Job
-from nanograd.jobs.part import Part, commit_part, plan_pictures
+from nanograd.jobs.part import Part, commit_part, group, plan_parts
 from nanograd.jobs.receipts import Counts, Receipt
 from nanograd.pictures import normalise
 from nanograd.pictures.archives import Archives
@@ -97,14 +98,14 @@ def plan(
     parse_label_source(spec.label_from)  # report a mistake before listing all pictures
     files = expand_pictures(inputs, listener=listener)[: spec.limit]
     labels = find_labels([file.place for file in files], inputs, spec.label_from, listener)
-    # The attributes in the `InputFile` of each file, and its label.
-    versions = {file.place: (*file[1:], label) for file, label in zip(files, labels, strict=True)}
+    pictures = as_pictures(files, labels)
+    versions = {place: each.version for place, each in pictures.items()}
     with Archives() as archives:
         content_of = partial(checksum_of_picture, options=spec, archives=archives)
         earlier = find_earlier(spec, identity, versions, content_of, listener)
     done = earlier.files()
-    new_files = [file for file in files if file.place not in done]
-    parts = list(plan_pictures([spec.identity()], new_files, versions, spec.part_rows))
-    facts = {"files": len(files), "new_files": len(new_files)}
+    new = [each for place, each in pictures.items() if place not in done]
+    parts = list(plan_parts([spec.identity()], group(new, spec.part_rows)))
+    facts = {"files": len(files), "new_files": len(new)}
     job = Job(spec=spec, identity=identity, parts=parts, earlier=earlier, facts=facts)
     return job, IngestWork(spec=spec)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from sys import maxsize
 from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 from nanograd.errors import Rejected
-from nanograd.images.inputs import InputFile, kind_of
 from nanograd.images.parquet import RowRange
 from nanograd.images.scan import ScannedFile
 from nanograd.jobs.output import commit_files, commit_receipt
@@ -32,7 +31,6 @@ _MAX_CUTS = 8
 _MAX_ROWS_PER_FILE = 1_000_000
 
 FileRows: TypeAlias = tuple[ScannedFile, RowRange]
-AnyFile = TypeVar("AnyFile", InputFile, ScannedFile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +123,7 @@ def plan_parts(
 
     Args:
         settings: JSON values that determine the output of a row.
-        groups: result of `group`. A file that cannot be read is a group of its own.
+        groups: result of `group`. A table that cannot be read is a group of its own.
         limit: maximum number of rows; later rows are left out.
     """
     numbers = Counter[str]()
@@ -139,16 +137,15 @@ def plan_parts(
         if not scanned:
             return
         first, rejection = scanned[0].file.place, scanned[0].rejected
-        what = [
-            (each.file, None if rejection else rows)
-            for each, rows in zip(scanned, ranges, strict=True)
-        ]
+        has_tables = rejection is not None or scanned[0].columns is not None
+        versions = [each.version for each in scanned]
+        what = [[e.file.place for e in scanned], versions, None if rejection else ranges]
         yield Part(
-            id=part_id(*settings, what),
+            id=part_id(*settings, *what),
             name=part_id(first, str(numbers[first])),
             files=tuple(each.file.place for each in scanned),
-            versions=tuple(each.version for each in scanned),
-            ranges=tuple(ranges),
+            versions=tuple(versions),
+            ranges=tuple(ranges) if has_tables else (),
             num_rows=sum(rows.num_rows for rows in ranges),
             rejection=rejection,
         )
@@ -160,7 +157,7 @@ def group(
     rows_per_file: int | None = None,
     together: Iterable[Sequence[str]] = (),
 ) -> Iterator[list[FileRows]]:
-    """Divide files into groups of rows, one group for each part.
+    """Divide tables, or pictures, into groups of rows, one group for each part.
 
     Args:
         scanned: the files.
@@ -170,14 +167,18 @@ def group(
     num_rows = sum(each.num_rows for each in scanned if not each.rejected)
     wanted = min(rows_per_file or wanted_rows(num_rows), _MAX_ROWS_PER_FILE)
     merge = len(scanned) > _NUM_PARTS or rows_per_file is not None
-    for owner, files in _by_owner(scanned, (each.file.place for each in scanned), together):
+    earlier = {place: some[0] for some in together for place in some}
+    by_owner: dict[str | None, list[ScannedFile]] = {}
+    for each in scanned:
+        by_owner.setdefault(earlier.get(each.file.place), []).append(each)
+    for owner, files in by_owner.items():
         small, small_rows, small_bytes = list[FileRows](), 0, 0
         for each in files:
             if each.rejected:
                 yield [(each, RowRange((0, 0), 0, 0, each.num_rows))]
                 continue
             ranges = list(cut(each.group_rows, wanted, each.num_bytes))
-            if len(ranges) > 1 or not (merge or owner):
+            if len(ranges) > 1 or not (merge or owner or each.columns is None):
                 yield from ([(each, rows)] for rows in ranges)
                 continue
             small.append((each, ranges[0]))
@@ -188,52 +189,6 @@ def group(
                 small, small_rows, small_bytes = [], 0, 0
         if small:
             yield small
-
-
-def plan_pictures(
-    settings: Sequence[Any],
-    files: Sequence[InputFile],
-    versions: Mapping[str, tuple[int | None, ...]],
-    max_rows: int,
-    together: Iterable[Sequence[str]] = (),
-) -> Iterator[Part]:
-    """Yield parts of at most `max_rows` pictures and `_MAX_BYTES` bytes, but at least one picture.
-
-    Args:
-        settings: JSON values that determine the output of a picture.
-        files: the pictures.
-        versions: `Part.versions` by picture; the last item is its label.
-        max_rows: maximum pictures of a part.
-        together: the pictures of each earlier part, which are not mixed with other pictures.
-    """
-    for _, some in _by_owner(files, (each.place for each in files), together):
-        start, num_bytes = 0, 0
-        for end, file in enumerate([*some, None]):
-            added = file.num_bytes if file else 0
-            is_full = end - start == max_rows or num_bytes + added > _MAX_BYTES
-            if end > start and (is_full or file is None):
-                places = tuple(each.place for each in some[start:end])
-                found = tuple(versions[place] for place in places)
-                yield Part(
-                    id=part_id(*settings, [version[-1] for version in found], *some[start:end]),
-                    name=part_id(places[0]),
-                    files=places,
-                    versions=found,
-                    num_rows=sum(kind_of(place) != "archive" for place in places),
-                )
-                start, num_bytes = end, 0
-            num_bytes += added
-
-
-def _by_owner(
-    files: Iterable[AnyFile], places: Iterable[str], together: Iterable[Sequence[str]]
-) -> Iterable[tuple[str | None, list[AnyFile]]]:
-    """Return the files of each earlier part with its first file; None for all other files."""
-    earlier = {place: some[0] for some in together for place in some}
-    sets: dict[str | None, list[AnyFile]] = {}
-    for file, place in zip(files, places, strict=True):
-        sets.setdefault(earlier.get(place), []).append(file)
-    return sets.items()
 
 
 def wanted_rows(num_job_rows: int) -> int:

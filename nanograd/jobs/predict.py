@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
+from itertools import chain
 from sys import maxsize
 from typing import cast
 
@@ -45,8 +46,6 @@ from nanograd.jobs.part import (
     commit_part,
     group,
     plan_parts,
-    plan_pictures,
-    wanted_rows,
 )
 from nanograd.jobs.retry import read_quarantine, retries_of
 from nanograd.jobs.review import PartReview
@@ -270,10 +269,9 @@ def plan(
         spec = replace(spec, **{name: before.job[name] for name in made})
     settings = {"model_sha256": model_sha256, **spec.identity()}
     identity = {"command": "predict", "revision": REVISION, **settings}
-    of_pictures = {
-        file.place: (*file[1:], label) for file, label in zip(pictures, labels, strict=True)
-    }
-    versions = {**{file.place: file[1:] for file in tables}, **of_pictures}
+    of_pictures = scan.as_pictures(pictures, labels)
+    versions = {file.place: file[1:] for file in tables}
+    versions |= {place: each.version for place, each in of_pictures.items()}
     retry = spec.retry_quarantine
     with Archives() as archives:
         of_picture = partial(reader.checksum_of_picture, options=spec, archives=archives)
@@ -315,12 +313,9 @@ def plan(
     to_do = [each for each in scanned if each.file.place not in done]
     together = [each.inputs for each in earlier.stale]
     left = (spec.limit or maxsize) - sum(each.counts.rows for each in earlier.kept)
-    groups = group(to_do, spec.rows_per_file, together)
+    new = [each for place, each in of_pictures.items() if place not in done]
+    groups = chain.from_iterable(group(each, spec.rows_per_file, together) for each in (to_do, new))
     parts = list(plan_parts([settings, columns], groups, left))
-    left = max(0, left - sum(part.num_rows for part in parts))
-    new = [file for file in pictures if file.place not in done][:left]
-    max_rows = spec.rows_per_file or wanted_rows(len(new))
-    parts += plan_pictures([settings, columns], new, of_pictures, max_rows, together)
     job = Job(
         spec=spec,
         identity={**identity, **columns},

@@ -1,11 +1,11 @@
 """Rows are cut into parts without a gap or an overlap."""
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanograd.errors import Origin, Reason, Rejected
+from nanograd.images.columns import Columns, ImageColumn, ImageKind
 from nanograd.images.inputs import InputFile
 from nanograd.images.scan import ScannedFile
 from nanograd.jobs.part import cut, group, part_id, plan_parts, wanted_rows
@@ -57,7 +57,8 @@ def scanned(number: int, num_rows: int) -> ScannedFile:
     file = InputFile(f"{number:06d}", 1, 1)
     if num_rows < 0:
         return ScannedFile(file, rejected=Rejected(Origin("a", None), Reason.BROKEN_FILE, ""))
-    return ScannedFile(file, pa.schema([]), (num_rows,), num_bytes=784 * num_rows)
+    columns = Columns(ImageColumn(ImageKind.ENCODED, ("image",)), None)
+    return ScannedFile(file, group_rows=(num_rows,), num_bytes=784 * num_rows, columns=columns)
 
 
 @given(
