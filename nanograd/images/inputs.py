@@ -53,6 +53,8 @@ class InputFile(NamedTuple):
     inode: int = 0
 
 
+# Size and times of a file, and what else determines its rows (see `scan.ScannedFile`).
+Version: TypeAlias = tuple[int | str | None, ...]
 # Path of a file with links resolved, the file, and why it is skipped ("" if it is not).
 Found: TypeAlias = tuple[str, InputFile, str]
 _OTHERS = "file of another kind"
@@ -226,7 +228,7 @@ def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
     return roots
 
 
-def check_version(file: str, version: tuple[int | str | None, ...]) -> None:
+def check_version(file: str, version: Version) -> None:
     """Raise DataError unless a file still has the `ScannedFile.version` that was planned."""
     size, mtime, _, _, *tag = version
     try:

@@ -25,7 +25,7 @@ from nanograd.images.columns import (
     list_names,
 )
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.inputs import InputFile, entity_tag, kind_of
+from nanograd.images.inputs import InputFile, Version, entity_tag, kind_of
 from nanograd.images.parquet import leaf_places, open_parquet
 from nanograd.images.tensors import is_any
 from nanograd.pictures.archives import Archives
@@ -53,12 +53,12 @@ class ScannedFile(NamedTuple):
     rejected: Rejected | None = None  # why the file cannot be used
     num_bytes: int = 0  # uncompressed bytes of all columns; of a picture, bytes of its file
     # What else determines the rows: the entity tag in an object store, or the label of a picture.
-    more: tuple[int | str | None, ...] = ()
+    more: Version = ()
     whole: pa.Schema = _NOTHING  # columns of the file and of its folder names
     columns: Columns | None = None  # columns of images and labels; None if it cannot be used
 
     @property
-    def version(self) -> tuple[int | str | None, ...]:
+    def version(self) -> Version:
         """The values that `check_version` and `find_earlier` compare."""
         return (*self.file[1:], *self.more)
 

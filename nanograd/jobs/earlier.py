@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from nanograd.errors import DataError, OutputExistsError
+from nanograd.images.inputs import Version
 from nanograd.jobs.output import Manifest, find_files, find_lost
 from nanograd.jobs.receipts import Receipt
 from nanograd.runtime.events import Listener, count, info, warning
@@ -25,7 +26,7 @@ class Earlier(NamedTuple):
 def find_earlier(
     spec: PartsSpec,
     identity: JsonObject,
-    versions: Mapping[str, tuple[int | None, ...]],
+    versions: Mapping[str, Version],
     content_of: Callable[[str], str | None],
     listener: Listener,
     *,
@@ -56,7 +57,7 @@ def find_earlier(
     receipts = [receipt for receipt in manifest.receipts if receipt.inputs]
     if not receipts or any(manifest.job.get(name) != value for name, value in identity.items()):
         return Earlier()
-    read, contents = dict[str, tuple[int | str | None, ...]](), dict[str, str]()
+    read, contents = dict[str, Version](), dict[str, str]()
     for receipt in receipts:
         inputs = zip(receipt.inputs, receipt.versions, receipt.contents, strict=True)
         for file, version, content in inputs:

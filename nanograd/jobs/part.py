@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
 from nanograd.errors import Rejected
+from nanograd.images.inputs import Version
 from nanograd.images.parquet import RowRange
 from nanograd.images.scan import ScannedFile
 from nanograd.jobs.output import commit_files, commit_receipt
@@ -40,7 +41,7 @@ class Part:
     id: str  # the name of its receipt
     files: tuple[str, ...]  # the input files that it reads
     # For each file: the attributes of its `InputFile`, and what else determines its rows (a label).
-    versions: tuple[tuple[int | str | None, ...], ...] = ()
+    versions: tuple[Version, ...] = ()
     ranges: tuple[RowRange, ...] = ()  # the rows to read of each file, if the files are tables
     num_rows: int = 0  # number of rows that its receipt must count
     rejection: Rejected | None = None  # why its only file cannot be read

@@ -270,7 +270,7 @@ def plan(
     settings = {"model_sha256": model_sha256, **spec.identity()}
     identity = {"command": "predict", "revision": REVISION, **settings}
     of_pictures = scan.as_pictures(pictures, labels)
-    versions = {file.place: file[1:] for file in tables}
+    versions: dict[str, inputs.Version] = {file.place: file[1:] for file in tables}
     versions |= {place: each.version for place, each in of_pictures.items()}
     retry = spec.retry_quarantine
     with Archives() as archives:

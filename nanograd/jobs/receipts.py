@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_CLASSES
-from nanograd.images.inputs import kind_of
+from nanograd.images.inputs import Version, kind_of
 from nanograd.images.parquet import RowRange
 from nanograd.images.writers import QUARANTINE
 from nanograd.models.reference import UNFAMILIAR
@@ -275,7 +275,7 @@ class Receipt:
 
     part: str  # id of the part
     inputs: tuple[str, ...]  # input files
-    versions: tuple[tuple[int | str | None, ...], ...]  # version of each input file
+    versions: tuple[Version, ...]  # version of each input file
     contents: tuple[str | None, ...]  # what identifies the content of each input; None if unknown
     files: Mapping[str, Written]  # output files by their names in the output
     name: str = ""  # part of the names of the output files
