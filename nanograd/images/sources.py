@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from nanograd.digits import download
 from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset, Mnist, Source, concatenate, hold_out
@@ -32,7 +31,6 @@ from nanograd.errors import (
     Reason,
     Rejected,
     StorageError,
-    UnreadableError,
     UsageError,
 )
 from nanograd.images import columns, reader
@@ -44,11 +42,9 @@ from nanograd.images.reader import Batch
 from nanograd.images.rows import are_dark_on_light
 from nanograd.pictures.archives import SUFFIX
 from nanograd.pictures.decode import SUFFIXES
-from nanograd.pictures.normalise import normalise
 from nanograd.runtime import storage
-from nanograd.runtime.arrays import Bytes
 from nanograd.runtime.events import Listener, count, ignore, info, warning
-from nanograd.settings.specs import PictureOptions, ReadOptions
+from nanograd.settings.specs import ReadOptions
 
 ARRAYS = "arrays"  # the name of a data set that was passed as arrays
 WORDS = ("auto", "mnist", "sample")
@@ -65,9 +61,6 @@ _LABELS_FROM = {
 _IDX = re.compile(r"[-.]idx[13]-ubyte(\.gz)?$", re.IGNORECASE)
 _PICTURES = (*SUFFIXES, SUFFIX)
 _DEFAULTS = ReadOptions()
-
-
-Labelled: TypeAlias = tuple[Bytes, NDArray[np.int8]]  # images and their labels; -1 for no label
 
 
 class UnlabelledError(DataError):
@@ -215,7 +208,9 @@ def _load_each(
         flags = "--image-column and --label-column"
         raise UsageError(f"{', '.join(sources)}: there are no tables; leave {flags} out")
 
-    def load_one(name: str, places: Mapping[str, Sequence[str]]) -> Source:
+    def load_one(source: str, places: Mapping[str, Sequence[str]]) -> Source:
+        name = source if source in WORDS else storage.absolute(source)
+
         def read(part: str) -> Dataset | None:
             if name == "mnist":
                 sha256s = {each: download.FILES[each] for each in IDX_NAMES[part]}
@@ -235,17 +230,15 @@ def _load_each(
         return Source(name, train, test)
 
     for source, places in zip(sources, files, strict=True):
-        if source != "auto":
-            yield load_one(source if source in WORDS else storage.absolute(source), places)
-            continue
         try:
-            found = load_one("mnist", places)
+            yield load_one("mnist" if source == "auto" else source, places)
         except (DataError, StorageError) as error:
+            if source != "auto":
+                raise
             listener(warning(str(error)))
             text = "using the built-in sample of 4,000 + 1,000 images INSTEAD OF MNIST"
             listener(warning(f"{text}; its accuracy is not MNIST's"))
-            found = load_one("sample", _find_files("sample", listener))
-        yield found
+            yield load_one("sample", _find_files("sample", listener))
 
 
 def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
@@ -328,18 +321,14 @@ def _read_part(
                 raise
             return None
     if kind == "rows":
-        return _collect(_read_tables(places, name, options, listener), name, kind, listener)
+        partitions = find_partitions(places, roots_of([name], listener))
+        rows = reader.read(((place, None) for place in places), options, partitions)
+        return _collect(rows, name, kind, listener)
     labels = {place: label_of(place, "auto") for place in places}
     # A damaged archive is in the list, and has no label.
     known = [each for each in places if labels[each] is not None or each.lower().endswith(SUFFIX)]
-    found = list[Labelled | list[Rejected]]()
-    pictures = reader.read_pictures(((e, None) for e in known), normalise, PictureOptions())
-    for place, (_, image) in zip(known, pictures, strict=True):
-        if isinstance(image, UnreadableError):
-            found.append([Rejected(Origin(place, None), image.reason, image.detail)])
-        else:
-            found.append((image.reshape(1, NUM_PIXELS), np.array([labels[place]], np.int8)))
-    return _collect(found, name, kind, listener, len(places) - len(known))
+    pictures = reader.read_files(((place, labels[place]) for place in known), _DEFAULTS)
+    return _collect(pictures, name, kind, listener, missing=len(places) - len(known))
 
 
 def _read_csv(file: str, listener: Listener, options: ReadOptions) -> Dataset:
@@ -351,19 +340,8 @@ def _read_csv(file: str, listener: Listener, options: ReadOptions) -> Dataset:
             f"{file} has no {what}: name a column label, digit or target, choose a --label-column, "
             "or put labels first in a file without a header"
         )
-    found = list[Labelled | list[Rejected]]()
-    for each in reader.read([(file, None)], replace(options, normalise="never")):
-        for (_, row, _), reason, detail, _ in each if isinstance(each, list) else ():
-            if reason is Reason.BAD_PIXEL:
-                table.scan()  # raises a clearer error if the label is in another column
-            raise DataError(f"{file}, line {table.line_of(row or 0)}: {detail}")
-        if isinstance(each, Batch):
-            for bad in each.bad_labels:
-                line = table.line_of(int(each.rows[bad]))
-                raise DataError(f"{file}, line {line}: the label is no digit from 0 to 9")
-            found.append((each.images, each.labels))
-    table.scan()
-    return _invert(_collect(found, file, "rows", listener), file, listener)
+    rows = reader.read([(file, None)], replace(options, normalise="never"))
+    return _invert(_collect(rows, file, "rows", listener, table=table), file, listener)
 
 
 def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:
@@ -375,57 +353,59 @@ def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:
     listener(warning(f"{name}: {text} light paper"))
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(data.images.ravel()), NUM_PIXELS)
     table = pa.table({"image": pixels, "label": data.labels})
-    batch, rejected = reader.read_table(table, ReadOptions())
-    return _collect([(batch.images, batch.labels), rejected], name, "rows", listener)
-
-
-def _read_tables(
-    files: Sequence[str], source: str, options: ReadOptions, listener: Listener
-) -> Iterator[Labelled | list[Rejected]]:
-    partitions = find_partitions(files, roots_of([source], listener))
-    for file in files:
-        done = 0
-        for each in reader.read([(file, None)], options, partitions):
-            if isinstance(each, list):
-                done += len(each)
-                yield each
-                continue
-            done += len(each.rows)
-            if number := len(each.bad_labels):
-                raise DataError(
-                    f"{file}: {number:,} of the first {done:,} rows have a label that is no digit "
-                    "from 0 to 9; correct them, or set them to null"
-                )
-            yield each.images, each.labels
+    return _collect(reader.read_table(table, _DEFAULTS), name, "rows", listener)
 
 
 def _collect(
-    found: Iterable[Labelled | list[Rejected]],
+    found: Iterable[Batch | list[Rejected]],
     source: str,
     what: str,
     listener: Listener,
+    *,
     missing: int = 0,
+    table: CsvFile | None = None,
 ) -> Dataset:
-    """Join labelled images; `missing` counts images without a label that were not read."""
-    images, labels = [np.zeros((0, NUM_PIXELS), np.uint8)], [np.zeros(0, np.int8)]
-    rejected = list[Rejected]()
+    """Join labelled images.
+
+    Args:
+        found: images and rejected rows.
+        source: name of the data set, for messages.
+        what: what the images are, `rows` or `pictures`.
+        listener: receives warnings about what is left out.
+        missing: number of images without a label that were not read.
+        table: the CSV file of all rows, if every row must be readable.
+    """
+
+    def place(origin: Origin) -> str:
+        if table is not None:
+            return f"{origin.file}, line {table.line_of(origin.row or 0)}"
+        is_file = origin.row is None or kind_of(origin.file) in ("picture", "archive")
+        return origin.file if is_file else f"row {origin.row:,} of {origin.file}"
+
+    batches, rejected = list[Batch](), list[Rejected]()
     for each in found:
-        if isinstance(each, list):
-            rejected += each
-        else:
-            images.append(each[0])
-            labels.append(each[1])
-    known = np.concatenate(labels)
+        if isinstance(each, Batch):
+            for bad in each.bad_labels.tolist():
+                text = "the label is no digit from 0 to 9; correct or remove it"
+                raise DataError(f"{place(each.origin(bad))}: {text}")
+            batches.append(each)
+            continue
+        for lost in each if table is not None else ():
+            if table is not None and lost.reason is Reason.BAD_PIXEL:
+                table.scan()  # raises a clearer error if the label is in another column
+            raise DataError(f"{place(lost.origin)}: {lost.detail}")
+        rejected += each
+    if table is not None:
+        table.scan()
+    known = np.concatenate([np.zeros(0, np.int8), *(each.labels for each in batches)])
     has_label = known >= 0
     missing += int((~has_label).sum())
     total = int(has_label.sum()) + missing + len(rejected)
     about = ""
     if rejected:
-        (file, row, _), _, detail, _ = rejected[0]
         reasons = Counter(str(each.reason) for each in rejected).most_common(3)
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
-        place = file if row is None else f"row {row:,} of {file}"
-        about = f" ({counts}; first {place}: {detail})"
+        about = f" ({counts}; first {place(rejected[0].origin)}: {rejected[0].detail})"
     if not has_label.any():
         raise DataError(
             f"{source}: none of {total:,} {what} has a label and can be read; labels come from "
@@ -434,4 +414,5 @@ def _collect(
     for number, why in ((missing, "without a label"), (len(rejected), f"unreadable{about}")):
         if number:
             listener(warning(f"{source}: {number:,} of {total:,} {what} are left out, {why}"))
-    return Dataset(np.concatenate(images)[has_label], known[has_label].astype(np.uint8))
+    images = np.concatenate([each.images for each in batches])
+    return Dataset(images[has_label], known[has_label].astype(np.uint8))
