@@ -1,17 +1,15 @@
 """The columns and rows of files: Parquet files by their footers, CSV files by a whole read.
 
 Files of one job may differ in their image column and in columns that are not read. A kept column
-may have different types, if one type can hold the values of all files.
+may have different types, if one type can hold them; a value that does not fit it ends the job.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from nanograd.errors import DataError, Origin, Reason, Rejected, UnreadableError, UsageError
@@ -26,7 +24,7 @@ from nanograd.images.columns import (
 )
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import InputFile, Version, entity_tag, kind_of
-from nanograd.images.parquet import leaf_places, open_parquet
+from nanograd.images.parquet import open_parquet
 from nanograd.images.tensors import is_any
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
@@ -37,11 +35,6 @@ _NOTHING = pa.schema([])
 ALL = "*"  # keeps all columns except the images
 # Number of footers that are read at the same time from an object store.
 _NUM_THREADS = 16
-# Nanoseconds in each time unit of Arrow and Parquet.
-_UNITS = {
-    **{"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "d": 86_400 * 10**9},
-    **{"nanoseconds": 1, "microseconds": 10**3, "milliseconds": 10**6},
-}
 
 
 class ScannedFile(NamedTuple):
@@ -193,13 +186,13 @@ def describe_columns(scanned: Sequence[ScannedFile], options: ReadOptions) -> di
 
 
 def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str]) -> pa.Schema:
-    """Return the columns to keep, each with a type that holds the values of all files.
+    """Return the columns to keep, each with a type for the values of all files.
 
     "*" in `keep` means all columns except the images.
 
     Raises:
         UsageError: a column in `keep` is in none of the files.
-        DataError: no type holds the values of a column in all files.
+        DataError: no type can hold the types of a column in all files.
     """
     usable = [each for each in scanned if each.columns]
     names = list(keep)
@@ -217,7 +210,7 @@ def _names_of(scanned: Sequence[ScannedFile]) -> list[str]:
 
 
 def _unify(usable: Sequence[ScannedFile], name: str) -> pa.Field:
-    """Return a column with a type that holds its values in all files."""
+    """Return a column with a type for its values in all files; `reader.read` checks each value."""
     types = {each.whole.field(name).type for each in usable if name in each.whole.names}
     if not types:
         present = list_names(_names_of(usable))
@@ -226,62 +219,11 @@ def _unify(usable: Sequence[ScannedFile], name: str) -> pa.Field:
     schemas = [pa.schema([(name, type_)]) for type_ in sorted(plain, key=str)]
     with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
         field = pa.unify_schemas(schemas, promote_options="permissive").field(name)
-        holds = (_holds(field.type, each) for each in plain)
-        if all(holds) and all(_fits(each, name, field.type) for each in usable):
+        # Arrow rounds decimals to floats without an error.
+        if not (is_any(field.type, "floating") and any(is_any(e, "decimal") for e in plain)):
             return field
     listed = " and ".join(sorted(map(str, plain)))
     raise DataError(
         f"--keep {name}: the files hold {listed}, and no type holds the values of all; leave it "
         "out or write one type"
     )
-
-
-def _holds(wide: pa.DataType, narrow: pa.DataType) -> bool:
-    """Test whether a number type holds every value of another exactly; true for other types.
-
-    >>> _holds(pa.float64(), pa.int32()), _holds(pa.float64(), pa.int64())
-    (True, False)
-    >>> _holds(pa.int64(), pa.uint32()), _holds(pa.int64(), pa.uint64())
-    (True, False)
-    """
-    if is_any(narrow, "decimal"):
-        return not is_any(wide, "floating")
-    if not is_any(narrow, "integer"):
-        return True
-    if is_any(wide, "floating"):
-        return bool(narrow.bit_width <= {16: 8, 32: 16, 64: 32}[wide.bit_width])
-    limits = np.iinfo(narrow.to_pandas_dtype())
-    with suppress(pa.ArrowInvalid):
-        return bool(pa.array([limits.min, limits.max], narrow).cast(wide))
-    return False
-
-
-def _fits(scanned: ScannedFile, name: str, wide: pa.DataType) -> bool:
-    """Test by the footer whether the times in a column fit into 64 bits in a finer unit."""
-    if name not in scanned.schema.names or not _unit(wide):
-        return True
-    narrow = scanned.schema.field(name).type
-    if not _unit(narrow) or _unit(narrow) <= _unit(wide):
-        return True
-    with open_parquet(scanned.file.place) as parquet:
-        [place] = leaf_places(parquet.schema_arrow)[name]
-        footer = parquet.metadata
-        stored = json.loads(parquet.schema.column(place).logical_type.to_json())
-        unit = _UNITS.get(stored.get("timeUnit", ""), _unit(narrow))
-        for number in range(footer.num_row_groups):
-            chunk = footer.row_group(number).column(place)
-            found = chunk.statistics
-            if found is not None and found.has_min_max:
-                most = max(abs(found.min_raw), abs(found.max_raw))
-                if most * unit // _unit(wide) >= 1 << 63:
-                    return False
-            elif found is None or found.null_count != chunk.num_values:
-                return False
-    return True
-
-
-def _unit(type_: pa.DataType) -> int:
-    """Return the nanoseconds in the unit of a date or time type; 0 for other types."""
-    if is_any(type_, "date32", "date64"):
-        return _UNITS["d" if is_any(type_, "date32") else "ms"]
-    return _UNITS[type_.unit] if is_any(type_, "timestamp", "duration") else 0

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -175,39 +176,52 @@ def test_commonest_detail_is_first_whatever_the_order_of_parts(case, images):
     assert json.loads((case.out / "_summary.json").read_text())["details"] == details
 
 
-def highest(type_: pa.DataType) -> int | None:
-    if not pa.types.is_integer(type_):
-        return None
-    return 2 ** (type_.bit_width - int(pa.types.is_signed_integer(type_))) - 1
+def date(year: int) -> datetime:
+    return datetime(year, 12, 31, 23, 59, 59)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "kept"),
-    [
-        (pa.int64(), pa.float64(), None),
-        (pa.int32(), pa.float32(), pa.float64()),
-        (pa.decimal128(5, 2), pa.float64(), None),
-        (pa.int64(), pa.uint64(), None),
-        (pa.int8(), pa.uint8(), pa.int16()),
-        (pa.int64(), pa.string(), None),
-        (pa.int64(), pa.struct([("x", pa.int8())]), None),
-        (pa.int64(), pa.null(), pa.int64()),
-        (pa.string(), pa.large_string(), pa.large_string()),
-        (pa.timestamp("ms"), pa.timestamp("us"), pa.timestamp("us")),
-    ],
-)
-def test_kept_types_are_unified_only_if_one_holds_all_values(first, second, kept, case, images):
-    for name, type_ in (("a", first), ("b", second)):
-        values = pa.array([highest(type_)] * ROWS, type_)
-        case.write(f"{name}.parquet", {"image": raw(images), "id": values})
+# Types of a column in two files, its value in the first one, and the type that holds both or, if
+# none does, what is said.
+KEPT: list[tuple[pa.DataType, pa.DataType, Any, pa.DataType | str]] = [
+    (pa.int64(), pa.float64(), 2**53, pa.float64()),
+    (pa.int64(), pa.float64(), 2**53 + 1, "a value does not fit double"),
+    (pa.int32(), pa.float32(), 2**31 - 1, pa.float64()),
+    (pa.uint64(), pa.int64(), 2**63, "a value does not fit int64"),
+    (pa.uint8(), pa.int8(), 255, pa.int16()),
+    (pa.int64(), pa.null(), 2**63 - 1, pa.int64()),
+    (pa.string(), pa.large_string(), "x", pa.large_string()),
+    (pa.timestamp("ms"), pa.timestamp("us"), date(9999), pa.timestamp("us")),
+    (pa.timestamp("s"), pa.timestamp("ns"), date(2200), pa.timestamp("ns")),
+    *(
+        (pa.timestamp(unit), pa.timestamp("ns"), date(year), "a value does not fit timestamp")
+        for unit, year in (("us", 9999), ("s", 2300), ("us", 1600))
+    ),
+    (pa.duration("s"), pa.duration("ns"), 10**10, "a value does not fit duration"),
+    (pa.date32(), pa.timestamp("ns"), date(2000).date(), "the files hold date32"),
+    (pa.decimal128(5, 2), pa.float64(), None, "the files hold decimal128"),
+    (pa.int64(), pa.string(), None, "the files hold int64 and string"),
+    (pa.int64(), pa.struct([("x", pa.int8())]), None, "the files hold int64 and struct"),
+]
 
-    if kept is None:
-        case.refuse(DataError, "--keep id: the files hold .*; leave it out", keep=("id",))
+
+@pytest.mark.parametrize(("first", "second", "value", "kept"), KEPT, ids=str)
+def test_kept_column_has_a_type_for_all_values_or_ends_the_job(
+    first, second, value, kept, case, images
+):
+    for name, type_, end in (("a", first, value), ("b", second, None)):
+        column = pa.array([None] * (ROWS - 1) + [end], type_)
+        case.write(f"{name}.parquet", {"image": raw(images), "at": column})
+
+    if isinstance(kept, str):
+        with pytest.raises(DataError, match=f"--keep at: {kept}.*; leave it out"):
+            case.run(keep=("at",))
+        assert not (case.out / "_SUCCESS").exists()
     else:
-        case.run(keep=("id",))
-        found = case.table()["id"]
+        case.run(keep=("at",))
+        found = case.table()["at"]
         assert found.type == kept
-        assert found.to_pylist() == [highest(first)] * ROWS + [highest(second)] * ROWS
+        values = pa.array([None] * (ROWS - 1) + [value], first).cast(kept).to_pylist()
+        assert found.to_pylist() == values + [None] * ROWS
 
 
 def test_all_columns_are_kept_but_those_of_the_images(case, images):
@@ -335,47 +349,6 @@ def test_dark_ink_on_light_paper_is_obeyed_or_detected_with_a_warning(case, imag
     case.run(polarity="dark-on-light", overwrite=True)
     assert case.table()["prediction"].equals(upright)
     assert case.messages == []
-
-
-def date(year: int) -> datetime:
-    return datetime(year, 12, 31, 23, 59, 59)
-
-
-@pytest.mark.parametrize(
-    ("type_", "value", "fine"),
-    [
-        (pa.timestamp("us"), date(9999), pa.timestamp("ns")),
-        (pa.timestamp("s"), date(2300), pa.timestamp("ns")),
-        (pa.timestamp("us", "UTC"), date(2300), pa.timestamp("ns", "UTC")),
-        (pa.timestamp("us"), date(1600), pa.timestamp("ns")),
-        (pa.duration("s"), 10**10, pa.duration("ns")),
-        (pa.date32(), date(9999).date(), pa.timestamp("ns")),
-    ],
-    ids=str,
-)
-def test_times_that_no_type_holds_end_the_job_before_it_begins(type_, value, fine, case, images):
-    case.write("a.parquet", {"image": raw(images), "at": pa.array([None] * 28 + [value], type_)})
-    case.write("b.parquet", {"image": raw(images), "at": pa.array([3] * ROWS, fine)})
-
-    with pytest.raises(DataError, match="no type holds the values of all"):
-        case.run(keep=("at",))
-    assert not case.out.exists()
-
-
-@pytest.mark.parametrize("unit", ["us", "s"])
-def test_times_of_several_units_are_kept_where_the_finest_holds_them(unit, case, images):
-    times = [date(2200), None] + [date(1700)] * 27
-    for name, column in {
-        "a": pa.array(times, pa.timestamp(unit)),
-        "b": pa.array([3] * ROWS, pa.timestamp("ns")),
-        "c": pa.nulls(ROWS, pa.timestamp(unit)),
-    }.items():
-        case.write(f"{name}.parquet", {"image": raw(images), "at": column})
-
-    case.run(keep=("at",))
-
-    found = case.table()["at"].cast(pa.timestamp("us"), safe=False).to_pylist()
-    assert found[:ROWS] == times
 
 
 @FORMATS
