@@ -44,6 +44,7 @@ FORMS = {
     "numbered": "label," + ",".join(map(str, range(784))) + f"\n{row(3)}\n{row(4)}",
     "cr": f"{HEADER}\r{row(3)}\r{row(4)}\r",
     "blank lines": f"{row(3)}\n\n{row(4)}\n\n\n",
+    "index of pandas": f"{HEADER[5:]},Label\n0{row('')},3.0\n1{row('')},4.0",
     "quoted": f"{row(3).replace('0', chr(34) + '0' + chr(34))}\n{row(4)}",
 }
 

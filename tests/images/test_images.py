@@ -6,13 +6,11 @@ import pyarrow as pa
 import pytest
 
 from nanograd.digits.dataset import Mnist
-from nanograd.digits.form import to_png
 from nanograd.images.reader import read_table
 from nanograd.settings.specs import ReadOptions
 from tests.helpers.image_columns import (
     NUMBER_COLUMNS,
     Pixels,
-    bar_image,
     raw,
     read_column,
     reasons,
@@ -40,22 +38,6 @@ def test_numbers_in_a_slice_of_several_chunks_are_read_unchanged(kind, images):
     assert np.array_equal(beside.images, images)
     assert [row for row, _ in reasons(refused)] == [2] * len(nothing)
     assert (none.images.shape, len(none.rows)) == ((0, 784), 0)
-
-
-@pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary()])
-def test_pictures_and_raw_bytes_may_share_a_column(type_, images):
-    bar, blank = to_png(bar_image()), to_png(np.zeros(784, np.uint8))
-
-    found, rejections = read_column(
-        [bar, images[0].tobytes(), b"", b"no picture", bar[:60], blank], type_
-    )
-
-    assert np.array_equal(found.images, [bar_image(), images[0]])
-    assert found.rows.tolist() == [0, 1]
-    assert reasons(rejections) == [
-        *[(2, "empty"), (3, "broken_image"), (4, "broken_image")],
-        (5, "blank"),
-    ]
 
 
 LABELS = {

@@ -60,14 +60,6 @@ def test_input_without_pictures_is_an_error_that_leaves_no_output(tmp_path, out)
     assert not out.exists()
 
 
-def test_other_settings_are_another_job(out, png):
-    ingest(out, png)
-
-    for change in ({"max_pixels": 784}, {"polarity": "dark-on-light"}, {"keep_original": True}):
-        with pytest.raises(OutputExistsError, match="another job"):
-            ingest(out, png, **change)
-
-
 @pytest.mark.parametrize("settings", [{}, {"part_rows": 3}, {"overwrite": True}])
 def test_more_pictures_are_added(out, png, settings):
     ingest(out, png, part_rows=7)

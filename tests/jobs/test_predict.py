@@ -27,7 +27,7 @@ from nanograd.models import model as model_io
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime import json_files
 from tests.helpers.folders import untimed_contents
-from tests.helpers.image_columns import NUMBER_COLUMNS, PICTURE_COLUMNS, Pixels, fixed_list, raw
+from tests.helpers.image_columns import NUMBER_COLUMNS, PICTURE_COLUMNS, Pixels, fixed_list
 from tests.helpers.models import some_model
 from tests.jobs.conftest import ROWS, Case
 
@@ -229,25 +229,6 @@ def test_large_row_groups_are_cut_and_every_row_is_predicted_once(case, sample):
     assert [row for _, row, _ in case.quarantine()] == [9_999, 10_000]
     assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 10_001
     np.testing.assert_array_equal(predictions, np.resize(predictions[:193], 9_999))
-
-
-def test_damaged_row_group_does_not_affect_others(case, sample):
-    digits = raw(sample.test.images[:192]).to_pylist()
-    options = {"row_group_size": 1056, "write_page_checksum": True, "use_dictionary": False}
-    file = case.write("3.parquet", {"image": digits * 22}, **options)
-    group = pq.read_metadata(file).row_group(1).column(0)
-    data = bytearray(file.read_bytes())
-    data[group.data_page_offset + group.total_compressed_size // 2] ^= 1
-    file.write_bytes(data)
-
-    figures = case.run()
-
-    lost = [row for _, row, reason in case.quarantine() if reason == "broken_file"]
-    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 4 * 1056
-    assert 1056 <= lost[0] < 2 * 1056
-    assert lost == list(range(lost[0], 2 * 1056))
-    rows = case.table()["source_row"].to_pylist()
-    assert rows == [*range(lost[0]), *range(2 * 1056, 4 * 1056)]
 
 
 @pytest.fixture

@@ -91,19 +91,6 @@ def test_label_column_that_cannot_hold_digits_is_named_in_a_warning(case, images
     assert len(case.messages) == 1
 
 
-def test_rows_of_a_wrong_schema_are_counted_from_the_footer(case, images):
-    case.write("a.parquet", {"image": raw(images)})
-    case.write("b.parquet", {"name": pa.nulls(1_000_000, pa.string())})
-
-    with pytest.raises(DataError, match=r"1,000,000 of 1,000,029 rows are unusable.*wrong_schema"):
-        case.run(max_error_rate=0.01)
-    figures = case.run()
-
-    assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 1_000_029
-    assert (figures["reasons"], figures["broken_files"]) == ({"wrong_schema": 1_000_000}, 0)
-    assert case.quarantine() == [("b.parquet", None, "wrong_schema")]
-
-
 @FORMATS
 @pytest.mark.parametrize("num_bad", [0, 1])
 def test_both_folders_exist_with_their_schemas(num_bad, format_, case, images):
@@ -274,22 +261,6 @@ def test_tensors_are_predicted_and_kept(permutation, case, images):
     assert kept.column_names[:3] == ["id", "image", "path"]
     assert kept["image"].type == type_
     assert kept["image"].combine_chunks().storage.to_pylist() == storage.to_pylist()
-
-
-def test_renamed_column_does_not_take_the_name_of_another(case, images):
-    table = {"image": raw(images), "input_label": [1] * ROWS, "label": [7] * ROWS}
-    case.write("a.parquet", {**table, "Probabilities": range(ROWS)})
-
-    case.run(keep=("*", "image"))
-
-    kept = case.table()
-    names = ["input_label", "input_input_label", "input_Probabilities", "image"]
-    assert kept.column_names[:4] == names
-    assert (kept["input_label"][0].as_py(), kept["input_input_label"][0].as_py()) == (1, 7)
-    assert kept["image"].to_pylist() == raw(images).to_pylist()
-    predictions = case.out / "predictions"  # may be predicted again
-    again = case.run(predictions, keep=("*",), output=f"{case.out}2", image_column="image")
-    assert again["predicted"] == ROWS
 
 
 @FORMATS

@@ -177,16 +177,6 @@ def test_limit_counts_tables_and_pictures(case, photos):
     assert figures["labelled"] == 6
 
 
-def test_labels_come_from_a_list_as_in_ingest(case, photos):
-    lines = [f"{file.relative_to(case.folder)},{n}" for n, file in enumerate(photos)]
-    (case.folder / "labels.csv").write_text("\n".join(["file,label", *lines]))
-
-    case.run(label_from=f"{case.folder}/labels.csv")
-
-    labels = {name: row["label"] for name, row in by_name(case).items()}
-    assert labels == {file.name: number for number, file in enumerate(photos)}
-
-
 def test_dry_run_counts_pictures(case, photos):
     plan = commands.predict([str(case.folder)], spec=case.spec(dry_run=True)).plan
 
