@@ -73,8 +73,6 @@ def load(
     test_split: float | None = None,
     options: ReadOptions = _DEFAULTS,
     arrays: Source | None = None,
-    *,
-    mirrors: Sequence[str] = download.MIRRORS,
 ) -> Mnist:
     """Load and join data sets.
 
@@ -95,7 +93,7 @@ def load(
         StorageError: data cannot be read, or the cache cannot be written.
         UsageError: a setting has no effect on these data sets.
     """
-    found = [arrays] if arrays else list(_load_each(sources, listener, options, mirrors))
+    found = [arrays] if arrays else list(_load_each(sources, listener, options))
     name = " + ".join(each.name for each in found)
     if test_split is not None and all(each.test is not None for each in found):
         raise UsageError(f"{name} has test images of its own; leave --test-split out")
@@ -134,14 +132,12 @@ def load_test(
     listener: Listener = ignore,
     options: ReadOptions = _DEFAULTS,
     arrays: Source | None = None,
-    *,
-    mirrors: Sequence[str] = download.MIRRORS,
 ) -> Dataset:
     """Load and join test images, as `load` does. Without test images, use all images of a set."""
     if arrays is not None:
         return arrays.train
     parts = list[Dataset]()
-    for name, train, test in _load_each(sources, listener, options, mirrors, only_test=True):
+    for name, train, test in _load_each(sources, listener, options, only_test=True):
         if test is None:
             text = "are used, including any that the model was trained on"
             listener(info(f"all {len(train):,} images of {name} {text}"))
@@ -197,7 +193,6 @@ def _load_each(
     sources: Sequence[str],
     listener: Listener,
     options: ReadOptions,
-    mirrors: Sequence[str],
     *,
     only_test: bool = False,
 ) -> Iterator[Source]:
@@ -214,7 +209,7 @@ def _load_each(
         def read(part: str) -> Dataset | None:
             if name == "mnist":
                 sha256s = {each: download.FILES[each] for each in IDX_NAMES[part]}
-                found = download.fetch(download.cache_folder(), mirrors, listener, sha256s)
+                found = download.fetch(download.cache_folder(), download.MIRRORS, listener, sha256s)
                 images, labels = ((data, each) for each, data in found.items())
                 return parse_pair(images, labels)
             return _read_part(name, places[part], part, listener, options)

@@ -1,7 +1,7 @@
 """Data sets of `--data`: the same digits are the same data in every form."""
 
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import pytest
 
 import nanograd as api
 from nanograd import commands
+from nanograd.digits import download
 from nanograd.digits.dataset import Dataset, Mnist
-from nanograd.digits.download import MIRRORS
 from nanograd.digits.form import to_png
 from nanograd.digits.preparation import labelled_rows
 from nanograd.errors import ArgumentError, DataError, OutputExistsError, UsageError
@@ -29,7 +29,6 @@ from tests.helpers.models import some_model
 from tests.helpers.runs import SETTINGS
 
 NAMES = ",".join(FLAT_NAMES["pixel0"])
-NOWHERE = ["file:///nowhere/at/all"]
 FAINT = np.full((7, 28, 28), 255, np.uint8)
 FAINT[4] = 15
 
@@ -446,51 +445,54 @@ def test_sample_has_every_digit_equally_often_and_no_image_twice(sample):
     assert all(sha256(gzip.decompress(file.read_bytes())).hexdigest() in readme for file in files)
 
 
-def load(source: str, mirrors: Sequence[str] = MIRRORS) -> tuple[Mnist, list[Event]]:
+def load(source: str) -> tuple[Mnist, list[Event]]:
     events = list[Event]()
-    return sources.load([source], events.append, mirrors=mirrors), events
+    return sources.load([source], events.append), events
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "MIRRORS", ["file:///nowhere/at/all"])
     return tmp_path / "cache"
 
 
-def test_mnist_is_downloaded_once_and_then_cached(cache, mnist_place, sample):
-    first, _ = load("mnist", [f"file://{mnist_place}/"])
-    again, _ = load("mnist", NOWHERE)
-    auto, events = load("auto", NOWHERE)
+def test_mnist_is_downloaded_once_and_then_cached(cache, mnist_place, sample, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "MIRRORS", [f"file://{mnist_place}/"])
+        first, _ = load("mnist")
+    again, _ = load("mnist")
+    auto, events = load("auto")
 
     names = {file.name for file in Path(mnist_place).iterdir()}
     assert {file.name for file in cache.glob("*.gz")} == names
     assert first.sha256 == again.sha256 == auto.sha256 == load(mnist_place)[0].sha256
     assert {each.name for each in (first, again, auto)} == {"mnist"}
     assert events == []
-    assert len(sources.load_test(["auto"], mirrors=NOWHERE)) == 10_000
+    assert len(sources.load_test(["auto"])) == 10_000
     assert first.train.images.shape == (60_000, 784)
     assert first.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert first.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     tested = {image.tobytes() for image in first.test.images}  # the sample has none of them
     assert tested.isdisjoint(e.tobytes() for e in (*sample.train.images, *sample.test.images))
     (cache / "t10k-labels-idx1-ubyte.gz").unlink()
-    assert load("auto", NOWHERE)[0].name == "sample"  # also where only test images are missing
+    assert load("auto")[0].name == "sample"  # also where only test images are missing
 
 
 @pytest.mark.parametrize(
     ("folder", "reason"), [("cache", "cannot be downloaded"), ("file/cache", "set NANOGRAD_CACHE")]
 )
-def test_auto_falls_back_to_the_sample_with_a_warning(tmp_path, monkeypatch, folder, reason):
+def test_auto_falls_back_to_the_sample_with_a_warning(cache, tmp_path, monkeypatch, folder, reason):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / folder))
 
-    data, events = load("auto", NOWHERE)
+    data, events = load("auto")
 
     assert data.name == "sample"
     assert events[-1].level == Level.WARNING
     assert "INSTEAD OF MNIST" in str(events[-1])
     assert reason in str(events[-2])
-    assert len(sources.load_test(["auto"], mirrors=NOWHERE)) == 1000
+    assert len(sources.load_test(["auto"])) == 1000
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -499,4 +501,4 @@ def test_mnist_without_a_mirror_is_an_error_with_remedies(cache, digits, damaged
         as_idx(digits, cache, name=lambda stem: f"{stem}.gz", pack=gzip.compress)
 
     with pytest.raises(DataError, match=r"^train-images.*nowhere.*--data PATH.*--data sample"):
-        load("mnist", NOWHERE)
+        load("mnist")
