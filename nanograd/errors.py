@@ -7,7 +7,6 @@ fits; 76 is specific to nanograd. A second Ctrl-C exits with 130.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, NamedTuple
 
 
 class NanogradError(Exception):
@@ -114,20 +113,3 @@ class UnreadableError(NanogradError):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
-
-
-class Origin(NamedTuple):
-    """Where an image comes from."""
-
-    file: str  # path or URI
-    row: int | None  # row number in the file; None for the whole file
-    path: str | None = None  # of the picture, if a table names it for the row
-
-
-class Rejected(NamedTuple):
-    """A row or file that cannot be used and is quarantined."""
-
-    origin: Origin
-    reason: Reason
-    detail: str  # one sentence for the user
-    kept: Any = None  # an Arrow table of one row, the columns to keep; None if they are null

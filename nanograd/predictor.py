@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nanograd.errors import ArgumentError, DataError, Rejected
+from nanograd.errors import ArgumentError, DataError
 from nanograd.images.columns import IMAGE_NAMES, LABEL_NAMES, find_image_column
+from nanograd.images.inputs import Rejected
 from nanograd.images.reader import Batch, read_table
 from nanograd.images.writers import rename_taken
 from nanograd.jobs.predict import predicted_columns
@@ -122,7 +123,7 @@ def _align(
     places, told = np.full(num_rows, -1), np.full((2, num_rows), None)
     places[found.rows] = np.arange(len(found.rows))
     for origin, reason, detail, _ in rejected:
-        told[:, origin.row] = str(reason), detail
+        told[:, origin.source_row] = str(reason), detail
     where = pa.array(places, mask=places < 0)
     return {
         **{name: each.take(where) for name, each in predicted_columns(found, assessed).items()},

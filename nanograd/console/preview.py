@@ -7,9 +7,10 @@ from os.path import commonprefix
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanograd.images.inputs import Origin
 from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, decode
 from nanograd.jobs.output import Manifest
-from nanograd.jobs.receipts import Receipt, SourceRow
+from nanograd.jobs.receipts import Receipt
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
@@ -91,7 +92,7 @@ def _lines(rows: Sequence[JsonObject], folder: str) -> Iterator[str]:
 
     Names of pictures are relative to the folder.
     """
-    places = [SourceRow(**{name: row[name] for name in _SOURCE}).place for row in rows]
+    places = [Origin.of(row).place for row in rows]
     names = [_shorten(place[len(folder) :], _NAME_WIDTH) for place in places]
     width = max(map(len, [*names, "picture"]))
     found = [str(row.get("text", row.get("prediction", "-"))) for row in rows]

@@ -3,9 +3,10 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import file_digest
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from fsspec.utils import glob_translate
 
-from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.errors import DataError, Reason, StorageError, UsageError
 from nanograd.images.csv import CSV, check_ending
 from nanograd.pictures import archives
 from nanograd.pictures.decode import SUFFIXES
@@ -51,6 +52,45 @@ class InputFile(NamedTuple):
     # store, where `mtime_ns` is enough because nobody can set it.
     ctime_ns: int = 0
     inode: int = 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row comes from: the first columns of every output."""
+
+    path: str  # the user's picture or, if the row names none, `source_file`
+    source_file: str  # path or URI of the input file
+    source_row: int | None  # row number in the file; None for a whole file
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Origin":
+        """Return the origin of a row of an output."""
+        return cls(row["path"], row["source_file"], row["source_row"])
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the path is of a picture, and not of a table."""
+        return self.path != self.source_file or kind_of(self.path) == "picture"
+
+    @property
+    def place(self) -> str:
+        """Return the path of the picture, or file and number of the row."""
+        row = "" if self.is_picture or self.source_row is None else f", row {self.source_row:,}"
+        return f"{self.path}{row}"
+
+    @property
+    def name(self) -> str:
+        """Return `place` without folders."""
+        return self.place.removeprefix(self.path.rpartition("/")[0]).removeprefix("/")
+
+
+class Rejected(NamedTuple):
+    """A row or file that cannot be used and is quarantined."""
+
+    origin: Origin
+    reason: Reason
+    detail: str  # one sentence for the user
+    kept: Any = None  # an Arrow table of one row, the columns to keep; None if they are null
 
 
 # Size and times of a file, and what else determines its rows (see `scan.ScannedFile`).

@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd.errors import DataError, Origin, Rejected, UnreadableError
+from nanograd.errors import DataError, UnreadableError
 from nanograd.images.columns import Partitions, choose
 from nanograd.images.csv import CSV, CsvFile
+from nanograd.images.inputs import Origin, Rejected
 from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, open_parquet, read_parquet
 from nanograd.images.rows import Convert, attempt, read_images, read_labels, read_paths, to_form
@@ -54,8 +55,10 @@ class Batch:
 
     def origin(self, number: int) -> Origin:
         """Return the file and row of an image."""
-        path = None if self.paths is None else self.paths[number].as_py()
-        return Origin(self.files[self.owners[number]], int(self.rows[number]), path)
+        file, path = self.files[self.owners[number]], None
+        if self.paths is not None:
+            path = self.paths[number].as_py()
+        return Origin(path or file, file, int(self.rows[number]))
 
     def origins(self) -> dict[str, pa.Array]:
         """Return the columns that say where each image comes from."""
@@ -122,7 +125,7 @@ def read(
             wanted = np.ones(len(part), np.bool_) if only is None else np.isin(numbers, only[file])
             if isinstance(part, list):
                 lost = [each for each in part if wanted[each[0]]]
-                yield [Rejected(Origin(file, first + row), *why) for row, *why in lost]
+                yield [Rejected(Origin(file, file, first + row), *why) for row, *why in lost]
             else:
                 table = partitions.add(pa.Table.from_batches([part]), file)
                 if only is not None:
@@ -219,7 +222,7 @@ def read_files(
             if contents is not None and data is not None:
                 contents[file] = storage.checksum(data)
             if isinstance(image, UnreadableError):
-                rejected.append(Rejected(Origin(file, 0), image.reason, image.detail))
+                rejected.append(Rejected(Origin(file, file, 0), image.reason, image.detail))
             else:
                 read.append((file, label, image))
         if rejected:
@@ -295,15 +298,13 @@ def _decode(
     )
     lost = np.array([row for row, *_ in refused], np.int64)
     kept = pa.table([_keep(table, field, lost) for field in keep], keep)
-    return batch, [
-        Rejected(
-            Origin(files[owners[row]], int(numbers[row]), paths[row].as_py()),
-            reason,
-            detail,
-            kept.slice(number, 1) if keep.names else None,
-        )
-        for number, (row, reason, detail) in enumerate(refused)
-    ]
+    rejected = list[Rejected]()
+    for number, (row, reason, detail) in enumerate(refused):
+        file = files[owners[row]]
+        origin = Origin(paths[row].as_py() or file, file, int(numbers[row]))
+        values = kept.slice(number, 1) if keep.names else None
+        rejected.append(Rejected(origin, reason, detail, values))
+    return batch, rejected
 
 
 def _keep(table: pa.Table, field: pa.Field, rows: Ints) -> pa.Array | pa.ChunkedArray:

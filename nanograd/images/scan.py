@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from nanograd.errors import DataError, Origin, Reason, Rejected, UnreadableError, UsageError
+from nanograd.errors import DataError, Reason, UnreadableError, UsageError
 from nanograd.images.columns import (
     LABEL_NAMES,
     NO_LABELS,
@@ -23,7 +23,7 @@ from nanograd.images.columns import (
     list_names,
 )
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.inputs import InputFile, Version, entity_tag, kind_of
+from nanograd.images.inputs import InputFile, Origin, Rejected, Version, entity_tag, kind_of
 from nanograd.images.parquet import open_parquet
 from nanograd.images.tensors import is_any
 from nanograd.pictures.archives import Archives
@@ -98,7 +98,7 @@ def scan_files(
     partitions = find_partitions((file.place for file in all_files), roots)
 
     def scan(file: InputFile) -> ScannedFile:
-        origin, more = Origin(file.place, None), list[str]()
+        origin, more = Origin(file.place, file.place, None), list[str]()
         try:
             if kind_of(file.place) == "archive":
                 with Archives() as archives:

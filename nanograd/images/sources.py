@@ -27,16 +27,23 @@ from nanograd.digits.preparation import labelled_rows
 from nanograd.errors import (
     ArgumentError,
     DataError,
-    Origin,
     Reason,
-    Rejected,
     StorageError,
     UsageError,
 )
 from nanograd.images import columns, reader
 from nanograd.images.columns import find_partitions
 from nanograd.images.csv import CSV, CsvFile, check_ending
-from nanograd.images.inputs import TABLES, expand, expand_pictures, is_table, kind_of, roots_of
+from nanograd.images.inputs import (
+    TABLES,
+    Origin,
+    Rejected,
+    expand,
+    expand_pictures,
+    is_table,
+    kind_of,
+    roots_of,
+)
 from nanograd.images.labels import label_of
 from nanograd.images.reader import Batch
 from nanograd.images.rows import are_dark_on_light
@@ -373,9 +380,8 @@ def _collect(
 
     def place(origin: Origin) -> str:
         if table is not None:
-            return f"{origin.file}, line {table.line_of(origin.row or 0)}"
-        is_file = origin.row is None or kind_of(origin.file) in ("picture", "archive")
-        return origin.file if is_file else f"row {origin.row:,} of {origin.file}"
+            return f"{origin.source_file}, line {table.line_of(origin.source_row or 0)}"
+        return origin.place
 
     batches, rejected = list[Batch](), list[Rejected]()
     for each in found:

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
-from nanograd.errors import DataError, Rejected, StorageError, UsageError
+from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.images.columns import HIVE_NULL, is_binary, to_python
+from nanograd.images.inputs import Rejected
 from nanograd.images.tensors import is_any
 
 PREDICTIONS = pa.schema(
@@ -241,13 +242,13 @@ def quarantine_table(rejected: Sequence[Rejected], kept: Iterable[pa.Field] = ()
     """Make the quarantine table of rows and files; its first columns are `kept`."""
     rows = [
         {
-            "path": as_text(path or file),
-            "source_file": as_text(file),
-            "source_row": row,
+            "path": as_text(origin.path),
+            "source_file": as_text(origin.source_file),
+            "source_row": origin.source_row,
             "reason": str(reason),
             "detail": as_text(detail),
         }
-        for (file, row, path), reason, detail, _ in rejected
+        for origin, reason, detail, _ in rejected
     ]
     columns = [
         pa.chunked_array(

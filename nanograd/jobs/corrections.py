@@ -16,10 +16,10 @@ from threading import Lock
 import pyarrow as pa
 
 from nanograd.errors import DataError, StorageError
+from nanograd.images.inputs import Origin
 from nanograd.images.parquet import check_storage, open_parquet
 from nanograd.images.writers import PREDICTIONS, to_parquet
 from nanograd.jobs.output import CORRECTIONS, MANIFEST, SUCCESS, Manifest
-from nanograd.jobs.receipts import SourceRow
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
@@ -131,12 +131,11 @@ class Decisions:
         if row is None:
             return state
         [found] = self._rows.slice(row, 1).to_pylist()
-        source = {name: found[name] for name in ("path", "source_file", "source_row")}
         names = self._saved[: self._saved.index("path")]
         kept = [f"{name}: {str(found[name])[:_MAX_LETTERS]}" for name in names]
         return {
             **state,
-            "place": " · ".join([SourceRow(**source).place, *kept]),
+            "place": " · ".join([Origin.of(found).place, *kept]),
             "is_unfamiliar": (found["unfamiliarity"] or 0) > UNFAMILIAR,
             "probabilities": found.get("probabilities"),
             "image": b64encode(found["image"]["bytes"]).decode(),

@@ -13,8 +13,8 @@ from functools import partial
 import pyarrow as pa
 
 from nanograd.digits.form import to_png
-from nanograd.errors import Origin, Rejected, UnreadableError
-from nanograd.images.inputs import expand_pictures, kind_of
+from nanograd.errors import UnreadableError
+from nanograd.images.inputs import Origin, Rejected, expand_pictures, kind_of
 from nanograd.images.labels import find_labels, parse_label_source
 from nanograd.images.reader import checksum_of_picture, read_pictures
 from nanograd.images.scan import as_pictures
@@ -58,7 +58,7 @@ class IngestWork:
             if data is not None:
                 contents[file] = storage.checksum(data)
             if isinstance(image, UnreadableError):
-                origin = Origin(file, None if kind_of(file) == "archive" else 0)
+                origin = Origin(file, file, None if kind_of(file) == "archive" else 0)
                 rejected.append(Rejected(origin, image.reason, image.detail))
                 continue
             path = as_text(file)
@@ -72,7 +72,8 @@ class IngestWork:
         if rejected:
             table = quarantine_table(rejected)
             files[f"_quarantine/{part.stem}.parquet"] = to_parquet(table)
-        reasons = Counter(str(each.reason) for each in rejected if each.origin.row is not None)
+        rows_only = (each for each in rejected if each.origin.source_row is not None)
+        reasons = Counter(str(each.reason) for each in rows_only)
         counts = Counts(
             rows=len(rows) + reasons.total(),
             labelled=sum(row["label"] is not None for row in rows),

@@ -13,8 +13,7 @@ from sys import maxsize
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
-from nanograd.errors import Rejected
-from nanograd.images.inputs import Version
+from nanograd.images.inputs import Rejected, Version
 from nanograd.images.parquet import RowRange
 from nanograd.images.scan import ScannedFile
 from nanograd.jobs.output import commit_files, commit_receipt

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from nanograd import __version__
 from nanograd.digits.form import to_png
-from nanograd.errors import DataError, Reason, Rejected, UsageError
+from nanograd.errors import DataError, Reason, UsageError
 from nanograd.images import inputs, reader, scan, writers
 from nanograd.images.columns import Partitions
-from nanograd.images.inputs import InputFile
+from nanograd.images.inputs import InputFile, Rejected
 from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import RowRange
 from nanograd.images.reader import Batch
@@ -196,7 +196,7 @@ class PredictWork:
         kept = zip(self.spec.keep, self.kept, strict=True)
         keep = pa.schema([field.with_name(name) for name, field in kept])
         rows = {
-            file: np.array([each.origin.row for each in lines], np.int64)
+            file: np.array([each.origin.source_row for each in lines], np.int64)
             for file, lines in quarantine.items()
         }
         yield from reader.read(
@@ -223,16 +223,13 @@ def _find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[receipts.
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_NUM_WORST]
     return tuple(
         receipts.Mistake(
-            path=path or file,
-            source_file=file,
-            source_row=int(found.rows[at]),
+            **vars(found.origin(int(at))),
             label=int(labels[at]),
             prediction=int(best[at]),
             confidence=round(float(confidence[at]), 6),
             png=b64encode(to_png(found.images[at])).decode(),
         )
         for at in wrong
-        for file, _, path in [found.origin(int(at))]
     )
 
 

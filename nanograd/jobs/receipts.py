@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_CLASSES
-from nanograd.images.inputs import Version, kind_of
+from nanograd.images.inputs import Origin, Version
 from nanograd.images.parquet import RowRange
 from nanograd.images.writers import QUARANTINE
 from nanograd.models.reference import UNFAMILIAR
@@ -34,32 +34,7 @@ _MOST = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceRow:
-    """Where a row of the output comes from, as its first columns say."""
-
-    path: str  # the user's picture or, if the row names none, `source_file`
-    source_file: str
-    source_row: int | None  # None for a whole file
-
-    @property
-    def is_picture(self) -> bool:
-        """Whether the path is of a picture, and not of a table."""
-        return self.path != self.source_file or kind_of(self.path) == "picture"
-
-    @property
-    def place(self) -> str:
-        """Return the path of the picture, or file and number of the row."""
-        row = "" if self.is_picture or self.source_row is None else f", row {self.source_row:,}"
-        return f"{self.path}{row}"
-
-    @property
-    def name(self) -> str:
-        """Return `place` without folders."""
-        return self.place.removeprefix(self.path.rpartition("/")[0]).removeprefix("/")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detail(SourceRow):
+class Detail(Origin):
     """A detail of quarantined rows, with the number of rows that have it and the first row."""
 
     reason: str
@@ -77,7 +52,7 @@ class Detail(SourceRow):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mistake(SourceRow):
+class Mistake(Origin):
     """A row whose prediction is not its label."""
 
     label: int

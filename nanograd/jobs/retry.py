@@ -15,9 +15,9 @@ from typing import cast
 
 import pyarrow as pa
 
-from nanograd.errors import DataError, Origin, Reason, Rejected, UsageError
+from nanograd.errors import DataError, Reason, UsageError
 from nanograd.images import scan
-from nanograd.images.inputs import InputFile
+from nanograd.images.inputs import InputFile, Origin, Rejected
 from nanograd.images.writers import QUARANTINE, as_text, decode
 from nanograd.jobs.earlier import Earlier
 from nanograd.jobs.job import Job, JobResult, run_job
@@ -129,10 +129,10 @@ def read_quarantine(part: Part, format_: str, kept: pa.Schema) -> dict[str, list
     for place in part.quarantine:
         table = decode(storage.read(place), pa.schema([*kept, *QUARANTINE]), format_)
         for number, row in enumerate(table.select(QUARANTINE.names).to_pylist()):
-            origin = Origin(names[row["source_file"]], row["source_row"], row["path"])
+            origin = replace(Origin.of(row), source_file=names[row["source_file"]])
             values = table.select(kept.names).slice(number, 1) if kept.names else None
             rejected = Rejected(origin, Reason(row["reason"]), row["detail"], values)
-            found[origin.file].append(rejected)
+            found[origin.source_file].append(rejected)
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanograd.digits.dataset import SIDE
-from nanograd.jobs.receipts import SourceRow
+from nanograd.images.inputs import Origin
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
 from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
@@ -131,7 +131,7 @@ def draw_prediction(
     true: int | None,
     prediction: int,
     confidence: float,
-    source: SourceRow | None = None,
+    source: Origin | None = None,
 ) -> InlineImage:
     """Draw a classified image, (784,) uint8, ink 255 on 0, with its label, if it has one."""
     digits = str(prediction) if true in (None, prediction) else f"{true} as {prediction}"

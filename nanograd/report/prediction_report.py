@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from nanograd.errors import DataError, StorageError, UnreadableError
-from nanograd.images.inputs import roots_of
+from nanograd.images.inputs import Origin, roots_of
 from nanograd.images.reader import read_pictures
 from nanograd.images.writers import QUARANTINE, decode
 from nanograd.jobs.output import MANIFEST, METRICS, SUMMARY, Manifest
-from nanograd.jobs.receipts import Detail, PredictionCounts, SourceRow, files_of
+from nanograd.jobs.receipts import Detail, PredictionCounts, files_of
 from nanograd.jobs.review import OF_PARTS, ORDER, REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics
@@ -169,7 +169,7 @@ def _draw_row(row: JsonObject) -> InlineImage:
         png = b64decode(row["png"]) if "png" in row else row["image"]["bytes"]
         with Image.open(BytesIO(png)) as picture:
             image = np.array(picture)
-    source = SourceRow(**{name: row[name] for name in ("path", "source_file", "source_row")})
+    source = Origin.of(row)
     result = row["label"], row["prediction"], row["confidence"]
     return accuracy.draw_prediction(image, *result, source)
 

@@ -23,11 +23,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
 from nanograd.images.columns import ImageKind, find_image_column
-from nanograd.images.inputs import expand_pictures, is_table
+from nanograd.images.inputs import Origin, expand_pictures, is_table
 from nanograd.images.parquet import RowRange, open_parquet
 from nanograd.images.reader import read_pictures, read_rows
 from nanograd.images.writers import PREDICTIONS
-from nanograd.jobs.receipts import SourceRow
 from nanograd.models.model import Model
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import Number, read_numbers
@@ -131,7 +130,7 @@ def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
         path = str(image.get("path") or file)
         origin: dict[str, Any] = {"path": path, "source_file": file, "source_row": number}
         origin |= {name: row[name] for name in own if row[name] is not None}
-        name = SourceRow(**origin).place
+        name = Origin(**origin).place
         if name in found:  # pictures of other folders may have the same path
             name = f"{file}, row {number:,}"
         found[name] = image.get("bytes") or b""

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.digits.form import to_png
-from nanograd.errors import Rejected
+from nanograd.images.inputs import Rejected
 from nanograd.images.reader import Batch, read_table
 from nanograd.settings.specs import ReadOptions
 
@@ -90,4 +90,4 @@ def read_column(
 
 
 def reasons(rejected: Sequence[Rejected]) -> list[tuple[int | None, str]]:
-    return [(each.origin.row, each.reason) for each in rejected]
+    return [(each.origin.source_row, each.reason) for each in rejected]

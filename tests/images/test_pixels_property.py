@@ -56,6 +56,6 @@ def variable_shape_tensors(draw: st.DrawFn) -> pa.Array:
 def test_each_row_is_an_image_or_a_rejection(column, options):
     found, rejections = read_column(column, **options)
 
-    rows = [*found.rows.tolist(), *(each.origin.row for each in rejections)]
+    rows = [*found.rows.tolist(), *(each.origin.source_row for each in rejections)]
     assert sorted(rows) == list(range(len(column)))
     assert (found.images.shape, found.images.dtype) == ((len(found.rows), 784), np.uint8)

@@ -230,7 +230,7 @@ def test_raw_rows_among_others_give_what_each_gives_alone(kind, polarity):
     read = [row for row, (batch, _) in enumerate(alone) if len(batch.images)]
     assert found.rows.tolist() == read
     assert np.array_equal(found.images, np.concatenate([batch.images for batch, _ in alone]))
-    assert [(each.origin.row, each.reason, each.detail) for each in rejections] == [
+    assert [(each.origin.source_row, each.reason, each.detail) for each in rejections] == [
         (row, each.reason, each.detail) for row, (_, some) in enumerate(alone) for each in some
     ]
 

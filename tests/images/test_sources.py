@@ -259,8 +259,8 @@ def test_rows_without_label_or_picture_are_left_out_with_a_warning(digits, tmp_p
     [
         ({}, "none of 131 rows has a label"),
         ({"label": [None] * 131}, "none of 131 rows has a label"),
-        ({"label": [10] * 131}, "row 0 of .*a.parquet: the label is no digit"),
-        ({"label": [3] * 130 + [1.5]}, "row 130 of .*a.parquet: the label is no digit"),
+        ({"label": [10] * 131}, "a.parquet, row 0: the label is no digit"),
+        ({"label": [3] * 130 + [1.5]}, "a.parquet, row 130: the label is no digit"),
         ({"label": [3] * 131}, "label 3"),
         ({"scan": [b"7"] * 131}, "a.parquet: the images may be in"),
     ],

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.errors import DataError, Origin, Reason, Rejected, UsageError
+from nanograd.errors import DataError, Reason, UsageError
 from nanograd.images import writers
+from nanograd.images.inputs import Origin, Rejected
 from nanograd.images.writers import (
     QUARANTINE,
     OutputFiles,
@@ -113,9 +114,10 @@ def test_column_that_cannot_name_folders_is_a_usage_error():
 
 
 def test_quarantine_table_holds_rows_of_the_file_and_whole_files():
+    odd = "\udcff.parquet"
     rejected = [
-        Rejected(Origin("a.parquet", 103, "7.png"), Reason.BLANK, "nothing there"),
-        Rejected(Origin("\udcff.parquet", None), Reason.BROKEN_FILE, "\udcff is no whole file"),
+        Rejected(Origin("7.png", "a.parquet", 103), Reason.BLANK, "nothing there"),
+        Rejected(Origin(odd, odd, None), Reason.BROKEN_FILE, "\udcff is no whole file"),
     ]
 
     table = quarantine_table(rejected)

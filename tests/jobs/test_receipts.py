@@ -5,7 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nanograd.errors import Origin, Reason, Rejected
+from nanograd.errors import Reason
+from nanograd.images.inputs import Origin, Rejected
 from nanograd.images.parquet import RowRange
 from nanograd.images.writers import PREDICTIONS, quarantine_table
 from nanograd.jobs.part import Part
@@ -32,7 +33,8 @@ def counts_of(labels: list[int | None], best: list[int]) -> PredictionCounts:
 @pytest.mark.parametrize("num_parts", [1, 3])
 def test_counts_add_up_to_the_summary(num_parts):
     counts = counts_of([7, 7, 7, 0, None], [1, 1, 7, 0, 3])
-    counts += count_quarantine(quarantine_table([Rejected(Origin("a", 5), Reason.BLANK, "no ink")]))
+    rejected = Rejected(Origin("a", "a", 5), Reason.BLANK, "no ink")
+    counts += count_quarantine(quarantine_table([rejected]))
 
     added = sum([counts] * num_parts, PredictionCounts())
 
@@ -83,7 +85,7 @@ def test_part_arrives_in_another_process_as_it_was():
         versions=((1, 2), (3, None)),
         ranges=(RowRange((0, 1), 0, 0, 9), RowRange((1, 3), 5, 12, 7)),
         num_rows=16,
-        rejection=Rejected(Origin("a.parquet", None), Reason.BROKEN_FILE, "cut short"),
+        rejection=Rejected(Origin("a.parquet", "a.parquet", None), Reason.BROKEN_FILE, "cut short"),
         output="/out",
     )
 
