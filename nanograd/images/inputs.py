@@ -338,22 +338,17 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
             below[:] = sorted(name for name in below if not _is_hidden(name))
             paths = [os.path.join(path, name) for name in below]  # noqa: PTH118
             folders += [each for each in paths if os.path.islink(each)]  # noqa: PTH114
-            for name in names:
-                if not _is_hidden(name):
-                    file, target = (os.path.join(each, name) for each in (path, real))  # noqa: PTH118
-                    yield _examine(file, target, suffixes)
-
-
-def _examine(file: str, real: str, suffixes: tuple[str, ...]) -> Found:
-    """Return a file of a folder, and why it is skipped."""
-    status = os.lstat(file)
-    if S_ISLNK(status.st_mode):
-        real = os.path.realpath(file)
-        with suppress(OSError):
-            status = os.stat(file)  # noqa: PTH116 - it fails for a circular link
-    if not S_ISREG(status.st_mode):
-        return real, InputFile(file, 0, 0), _BROKEN
-    return real, _input_file(file, status), "" if _is_wanted(file, suffixes) else _OTHERS
+            for name in (each for each in names if not _is_hidden(each)):
+                file, target = (os.path.join(each, name) for each in (path, real))  # noqa: PTH118
+                status = os.lstat(file)
+                if S_ISLNK(status.st_mode):
+                    target = os.path.realpath(file)
+                    with suppress(OSError):
+                        status = os.stat(file)  # noqa: PTH116 - it fails for a circular link
+                why = _BROKEN
+                if S_ISREG(status.st_mode):
+                    why = "" if _is_wanted(file, suffixes) else _OTHERS
+                yield target, _input_file(file, status), why
 
 
 def _input_file(place: str, status: os.stat_result) -> InputFile:

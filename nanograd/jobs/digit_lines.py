@@ -9,7 +9,6 @@ pictures: each is either in numbers or in quarantine.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,13 +32,13 @@ PLACE = pa.schema([(name, pa.int32()) for name in ("line", "position", *_SIDES)]
 
 def reader_of(model: Model, polarity: str) -> Callable[[Image.Image], NDArray[Any]]:
     """Return the function that converts a picture to its numbers, as one item of an array."""
-    return partial(_read, model=model, polarity=polarity)
 
+    def convert(picture: Image.Image) -> NDArray[Any]:
+        item = np.empty((), object)
+        item[()] = read_numbers(picture, model, polarity)
+        return item
 
-def _read(picture: Image.Image, model: Model, polarity: str) -> NDArray[Any]:
-    item = np.empty((), object)
-    item[()] = read_numbers(picture, model, polarity)
-    return item
+    return convert
 
 
 def divide_batch(
