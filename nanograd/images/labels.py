@@ -179,25 +179,20 @@ def _read_list(place: str) -> Iterator[tuple[int, str, Label]]:
         raise DataError(f"{place} line {line}: this is not valid CSV (a quote is not closed)")
     separator = max((",", ";", "\t"), key=re.split("[\r\n]", text, maxsplit=1)[0].count)
     rows = csv.reader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    start, at = 1, list[int]()
+    header = [cell.strip().lower() for cell in next(rows, [])]
+    at = [next((header.index(name) for name in known if name in header), -1) for known in _COLUMNS]
+    if -1 in at:
+        raise DataError(f"{place}: its first line must name the columns file and label")
+    start = rows.line_num + 1
     for row in rows:
         number, start = start, rows.line_num + 1
-        cells = [cell.strip() for cell in row]
-        if not at:
-            names = [cell.lower() for cell in cells]
-            found = [[names.index(word) for word in known if word in names] for known in _COLUMNS]
-            if not all(found):
-                break
-            at = [each[0] for each in found]
-        elif any(cells):
-            file, label = (cells[each] if each < len(cells) else "" for each in at)
-            match = _DIGIT.fullmatch(label)
-            if label and not match:
-                problem = f"the label is {label!r}, not a digit from 0 to 9; correct it"
-                raise DataError(f"{place} line {number}: {problem}")
+        file, label = (row[each].strip() if each < len(row) else "" for each in at)
+        match = _DIGIT.fullmatch(label)
+        if label and not match:
+            problem = f"the label is {label!r}, not a digit from 0 to 9; correct it"
+            raise DataError(f"{place} line {number}: {problem}")
+        if any(cell.strip() for cell in row):
             yield number, file, int(match[1]) if match else None
-    if not at:
-        raise DataError(f"{place}: its first line must name the columns file and label")
 
 
 def _resolve(root: str, name: str) -> str:

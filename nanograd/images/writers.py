@@ -21,11 +21,12 @@ from nanograd.images.columns import HIVE_NULL, is_binary, to_python
 from nanograd.images.inputs import Rejected
 from nanograd.images.tensors import is_any
 
+# A picture file in a table, as Hugging Face stores it.
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+SOURCE = (("path", pa.string()), ("source_file", pa.string()), ("source_row", pa.int64()))
 PREDICTIONS = pa.schema(
     [
-        ("path", pa.string()),
-        ("source_file", pa.string()),
-        ("source_row", pa.int64()),
+        *SOURCE,
         ("prediction", pa.int8()),
         ("confidence", pa.float32()),
         ("unfamiliarity", pa.float32()),
@@ -36,9 +37,7 @@ PREDICTIONS = pa.schema(
 # The lines of digits in pictures.
 NUMBERS = pa.schema(
     [
-        ("path", pa.string()),
-        ("source_file", pa.string()),
-        ("source_row", pa.int64()),
+        *SOURCE,
         ("line", pa.int32()),  # from 0, in reading order
         ("text", pa.string()),
         ("confidence", pa.float32()),  # probability that the whole text is right
@@ -47,15 +46,7 @@ NUMBERS = pa.schema(
         ("left_out", pa.int32()),  # marks between the digits that are no digits
     ]
 )
-QUARANTINE = pa.schema(
-    [
-        ("path", pa.string()),
-        ("source_file", pa.string()),
-        ("source_row", pa.int64()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
+QUARANTINE = pa.schema([*SOURCE, ("reason", pa.string()), ("detail", pa.string())])
 
 # A table is encoded, as one row group, when this many bytes of it are held.
 HELD_BYTES = 64_000_000

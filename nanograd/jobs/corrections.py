@@ -18,7 +18,7 @@ import pyarrow as pa
 from nanograd.errors import DataError, StorageError
 from nanograd.images.inputs import Origin
 from nanograd.images.parquet import check_storage, open_parquet
-from nanograd.images.writers import PREDICTIONS, to_parquet
+from nanograd.images.writers import PICTURE, PREDICTIONS, to_parquet
 from nanograd.jobs.output import CORRECTIONS, MANIFEST, SUCCESS, Manifest
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
@@ -26,8 +26,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import Lease
 
-_PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_TYPES = {**{field.name: field.type for field in PREDICTIONS}, "image": _PICTURE}
+_TYPES = {**{field.name: field.type for field in PREDICTIONS}, "image": PICTURE}
 # Columns that every file of decisions has, and the scores of a list, which decisions do not have.
 _SAVED = ("path", "source_file", "source_row", "prediction", "label", "image")
 _SCORES = ("confidence", "unfamiliarity", "probabilities", "doubt")

@@ -18,7 +18,7 @@ from nanograd.images.inputs import Origin, Rejected, expand_pictures, kind_of
 from nanograd.images.labels import find_labels
 from nanograd.images.reader import checksum_of_picture, read_pictures
 from nanograd.images.scan import as_pictures
-from nanograd.images.writers import as_text, quarantine_table, to_parquet
+from nanograd.images.writers import PICTURE, as_text, quarantine_table, to_parquet
 from nanograd.jobs.earlier import find_earlier
 from nanograd.jobs.job import Job
 from nanograd.jobs.part import Part, commit_part, group, plan_parts
@@ -33,10 +33,8 @@ from nanograd.settings.specs import IngestSpec
 # Increase this when the same picture gives another image.
 REVISION = 3
 
-_FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-ROWS = pa.schema([("image", _FILE), ("label", pa.int8())])
-ROWS_WITH_ORIGINALS = ROWS.append(pa.field("original", _FILE))
+ROWS = pa.schema([("image", PICTURE), ("label", pa.int8())])
+ROWS_WITH_ORIGINALS = ROWS.append(pa.field("original", PICTURE))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_PIXELS
-from nanograd.images.writers import PREDICTIONS, fits, rename_taken, to_parquet
+from nanograd.images.writers import PICTURE, PREDICTIONS, fits, rename_taken, to_parquet
 from nanograd.jobs import digit_lines
 from nanograd.jobs.part import part_id
 from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of, files_of
@@ -46,7 +46,7 @@ _NUM_THREADS = 16
 _MADE_OF = b"nanograd.made_of"
 
 _PIXELS = pa.field("pixels", pa.binary(NUM_PIXELS))
-_IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+_IMAGE = pa.field("image", PICTURE)
 ORDER = [("doubt", "descending"), ("source_file", "ascending"), ("source_row", "ascending")]
 
 
@@ -123,7 +123,7 @@ def write_review(
         listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))
     pictures = zip(rows.column("pixels").to_pylist(), rows.column("path").to_pylist(), strict=True)
     images = [{"bytes": encode_plain(pixels), "path": path} for pixels, path in pictures]
-    columns = [*rows.columns[:-1], pa.array(images, _IMAGE.type)]
+    columns = [*rows.columns[:-1], pa.array(images, PICTURE)]
     listed = pa.table(columns, _columns(spec, kept, _IMAGE)[1])
     data = to_parquet(listed.replace_schema_metadata({_MADE_OF: made_of}))
     if not (spec.verify and storage.exists(place) and storage.read(place) == data):
