@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from nanograd.console.preview import preview_rows
-from nanograd.errors import OutputExistsError
 from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, decode
 from nanograd.jobs.digit_lines import PLACE
 from nanograd.models import model as model_io
@@ -145,12 +144,6 @@ def test_terminal_shows_a_row_for_each_line(pictures):
     shown = [row.rsplit("%", 1)[0].split()[-2] for row in rows if "%" in row]
     assert sorted(shown) == sorted(texts)
     assert sum(": " in row for row in rows) == 2
-
-
-def test_another_number_of_digits_is_another_job(pictures):
-    pictures.run(digits="many")
-
-    pictures.refuse(OutputExistsError, "digits", digits="one")
 
 
 def test_batch_without_a_usable_row_is_quarantined(pictures):

@@ -52,7 +52,8 @@ def test_list_has_the_share_of_rows_most_in_doubt_with_their_pictures(case, samp
     assert len(expected) == 5 * 22
     assert places(rows) == places(expected[: -int(-share * len(expected) // 1)])
     assert figures["review"] == str(case.out / "_review.pq")
-    for row in rows:
+    for row, whole in zip(rows, expected, strict=False):
+        assert row["probabilities"] == whole["probabilities"]
         image = np.asarray(Image.open(BytesIO(row["image"]["bytes"])))
         first = int(Path(row["source_file"]).stem)
         assert np.array_equal(image.ravel(), sample.test.images[first + row["source_row"]])
@@ -93,16 +94,6 @@ def test_list_has_the_columns_to_keep_except_bytes_and_tensors(case):
     for row in table.to_pylist():
         assert row["path"] == row["image"]["path"] == f"{row['id']}.png"
         assert (row["input_path"], row["pixels"], row["list"]) == ("mine", "text", [0.5])
-
-
-def test_list_has_the_probabilities_unless_they_are_left_out(case):
-    case.add(0)
-    case.run(review_share=1.0)
-    expected = [row["probabilities"] for row in most_doubtful(case.out)]
-    assert [row["probabilities"] for row in listed(case.out)] == expected
-
-    case.run(review_share=1.0, no_probabilities=True, overwrite=True)
-    assert "probabilities" not in listed(case.out)[0]
 
 
 def test_list_of_no_rows_has_the_same_columns(case):
