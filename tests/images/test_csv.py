@@ -128,6 +128,7 @@ def test_zeros_and_ones_are_no_and_full_ink(parse):
 
 def test_rows_without_a_label_beside_others_are_left_out(parse):
     assert parse(row(3), row(""), row(-1), row("7.0")).labels.tolist() == [3, 7]
+    assert parse(row(""), row(0), row(1)).labels.tolist() == [0, 1]
 
 
 @settings(max_examples=10)
@@ -157,13 +158,6 @@ def test_labels_are_looked_for_in_every_column(tmp_path):
         (tmp_path / "a.csv").write_text("\n".join(map(",".join, lines)))
         with pytest.raises(DataError, match="in a header"):
             CsvFile(str(tmp_path / "a.csv")).scan()
-
-
-@pytest.mark.parametrize("labels", [["-1", "3"], ["", "0"], ["0", "1"]])
-def test_labels_may_be_missing(parse, labels):
-    known = [int(label) for label in labels if label not in ("", "-1")]
-
-    assert parse(*map(row, labels)).labels.tolist() == known
 
 
 @pytest.mark.parametrize("bad", [row("x"), row(p5=9), row()[:-2]])

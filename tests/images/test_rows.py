@@ -68,16 +68,6 @@ def test_rows_have_the_paths_of_their_pictures(text):
     assert rejected.origin.path == "bad.png"
 
 
-@pytest.mark.parametrize("path", [[b"7.png"], [7], [{"a": "7.png"}]])
-def test_path_that_is_no_text_names_no_picture(path):
-    files = pa.array([to_png(bar_image())])
-    column = pa.StructArray.from_arrays([files, pa.array(path)], ["bytes", "path"])
-
-    found, _ = read_column(column)
-
-    assert found.paths.to_pylist() == [None]
-
-
 PATHS: dict[str, pa.DataType] = {
     "text": PICTURE,
     "no bytes at all": pa.struct([("path", pa.string())]),
@@ -233,15 +223,3 @@ def test_raw_rows_among_others_give_what_each_gives_alone(kind, polarity):
     assert [(each.origin.source_row, each.reason, each.detail) for each in rejections] == [
         (row, each.reason, each.detail) for row, (_, some) in enumerate(alone) for each in some
     ]
-
-
-def test_fixed_size_raw_rows_are_read_in_slices_and_beside_nulls():
-    bar = bar_image().tobytes()
-    rows = pa.array([bytes(784), bar, None, b"\x89PNG" + bar[4:], bar], pa.binary(784))
-
-    found, rejections = read_column(rows[1:], normalise="never")
-
-    assert found.rows.tolist() == [0, 2, 3]
-    assert found.images.tobytes() == bar + b"\x89PNG" + bar[4:] + bar
-    assert reasons(rejections) == [(1, "no_bytes")]
-    assert len(read_column(rows[:0])[0].images) == 0

@@ -17,7 +17,7 @@ from nanograd.errors import (
 from nanograd.jobs.job import ProgressMeter, run_job
 from nanograd.jobs.part import Part, run_part
 from nanograd.jobs.receipts import Counts, Receipt
-from nanograd.runtime import json_files, storage
+from nanograd.runtime import storage
 from nanograd.runtime.events import Event, JobProgress, ignore
 from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import PARTS, TOTAL, Scribe, forget_completion, make_job, receipt_of, run
@@ -43,25 +43,6 @@ def test_leftovers_of_killed_workers_are_removed_at_the_end(out, undisturbed_job
     run(make_job(out), KilledInCommit())
 
     assert untimed_contents(out) == undisturbed_job
-
-
-def test_manifest_holds_the_job_and_every_receipt_with_checksums(out):
-    job = make_job(out)
-
-    run(job, Scribe())
-
-    manifest = json_files.read_manifest(str(out / "_manifest.json"))
-    files = {name: about for each in manifest["receipts"] for name, about in each["files"].items()}
-    assert manifest["job"] == job.identity
-    assert [each["part"] for each in manifest["receipts"]] == sorted(part.id for part in PARTS)
-    assert {file for each in manifest["receipts"] for file in each["inputs"]} == {
-        f"/in/file-{number}" for number in range(5)
-    }
-    assert len(files) == 10
-    for name, about in files.items():
-        data = (out / name).read_bytes()
-        assert about == {"bytes": len(data), "sha256": storage.checksum(data)}
-    assert (out / "_SUCCESS").read_bytes() == b""
 
 
 def test_complete_job_has_the_total_and_is_not_done_again(out, undisturbed_job):

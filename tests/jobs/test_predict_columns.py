@@ -274,35 +274,28 @@ def test_text_that_is_not_utf8_fails_no_row(format_, partition_by, case, images)
     assert (figures["predicted"], figures["labelled"]) == (ROWS, ROWS - 1)
 
 
-@FORMATS
-def test_output_is_cut_by_rows_and_by_values(format_, case, images):
+def test_output_is_cut_by_rows_and_by_values(case, images):
     for name in "ab":
         case.write(f"{name}.parquet", {"id": range(ROWS), "image": raw(images)})
-    settings = {"keep": ("id",), "format": format_, "rows_per_file": 20}
+    settings: dict[str, Any] = {"keep": ("id",), "rows_per_file": 20}
     case.run(**settings)
-    files = sorted((case.out / "predictions").iterdir())
-    assert len(files) == 4
-    if format_ == "parquet":
-        assert sorted(pq.read_metadata(file).num_rows for file in files) == [9, 9, 20, 20]
-        expected = case.table()
+    files = (case.out / "predictions").iterdir()
+    assert sorted(pq.read_metadata(file).num_rows for file in files) == [9, 9, 20, 20]
+    expected = case.table()
 
     case.refuse(OutputExistsError, "other partition_by", **settings, partition_by=("prediction",))
     case.refuse(UsageError, "--partition-by confidence", **settings, partition_by=("confidence",))
     settings["partition_by"] = ("prediction",)
-    figures = case.run(**settings, overwrite=True)
+    case.run(**settings, overwrite=True)
     case.messages.clear()
     again = case.run(**settings)
 
-    names = {path.name for path in (case.out / "predictions").iterdir()}
-    assert names <= {f"prediction={digit}" for digit in range(10)}
-    assert figures["predicted"] == again["predicted"] == 2 * ROWS
+    assert again["predicted"] == 2 * ROWS
     assert len(case.messages) == 1
-    if format_ == "parquet":
-        order = [("source_file", "ascending"), ("source_row", "ascending")]
-        read = pq.read_table(case.out / "predictions").sort_by(order)
-        found = read["prediction"].cast(pa.string()).to_pylist()
-        assert found == expected["prediction"].cast(pa.string()).to_pylist()
-        assert read["probabilities"].equals(expected["probabilities"])
+    order = [("source_file", "ascending"), ("source_row", "ascending")]
+    read = pq.read_table(case.out / "predictions").sort_by(order)
+    for name in ("prediction", "probabilities"):
+        assert list(map(str, read[name])) == list(map(str, expected[name]))
     (case.folder / "b.parquet").unlink()
     assert case.run(**settings, sync=True)["predicted"] == ROWS
 

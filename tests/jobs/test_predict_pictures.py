@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nanograd import commands
 from nanograd.console.preview import preview_rows
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.runtime import json_files
@@ -90,22 +89,13 @@ def test_mixed_input_is_accounted_for_file_by_file(case, draw, format_):
     for name in ("1.png", "scans.zip/7/a.png", "bad.png", "00000.parquet, row 5", "broken_image"):
         assert name in text
     if format_ == "parquet":
+        assert by_name(case)["1.png"]["input_label"] is None
         assert names(case) == sorted(
             [("1.png", 0), ("sub/a.png", 0), ("scans.zip/7/a.png", 0)]
             + [("00000.parquet", row) for row in range(6)]
         )
         refused = [("00000.parquet", 6), ("bad.png", 0), ("scans.zip/7/empty.png", 0)]
         assert names(case, "quarantine") == refused
-
-
-def test_kept_columns_are_null_for_pictures(case, photos):
-    case.add(0)
-
-    case.run(keep=("label",))
-
-    kept = {row["source_file"][-3:]: row["input_label"] for row in case.table().to_pylist()}
-    assert kept["png"] is None
-    assert kept["uet"] is not None
 
 
 def test_unusable_pictures_and_archives_affect_no_other(case, photos):
@@ -175,15 +165,6 @@ def test_limit_counts_tables_and_pictures(case, photos):
 
     assert (figures["rows"], len(names(case))) == (10, 9)
     assert figures["labelled"] == 6
-
-
-def test_dry_run_counts_pictures(case, photos):
-    plan = commands.predict([str(case.folder)], spec=case.spec(dry_run=True)).plan
-
-    assert plan
-    assert (plan.files, plan.rows_to_do, plan.parts_to_do) == (7, 7, 1)
-    assert plan.columns == {"pictures, labels from auto": 7}
-    assert not case.out.exists()
 
 
 def test_preview_of_a_long_output_has_its_first_and_its_least_certain_rows(case):

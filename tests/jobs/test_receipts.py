@@ -1,5 +1,4 @@
 import json
-import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +8,6 @@ from nanograd.errors import Reason
 from nanograd.images.inputs import Origin, Rejected
 from nanograd.images.parquet import RowRange
 from nanograd.images.writers import PREDICTIONS, quarantine_table
-from nanograd.jobs.part import Part
 from nanograd.jobs.receipts import (
     Counts,
     PredictionCounts,
@@ -76,20 +74,6 @@ def test_receipt_is_read_as_it_was_written(counts):
         receipt.ranges,
         receipt.reading,
     )
-
-
-def test_part_arrives_in_another_process_as_it_was():
-    part = Part(
-        id="1",
-        files=("a.parquet", "l\udce4ufe.parquet"),
-        versions=((1, 2), (3, None)),
-        ranges=(RowRange((0, 1), 0, 0, 9), RowRange((1, 3), 5, 12, 7)),
-        num_rows=16,
-        rejection=Rejected(Origin("a.parquet", "a.parquet", None), Reason.BROKEN_FILE, "cut short"),
-        output="/out",
-    )
-
-    assert pickle.loads(pickle.dumps(part)) == part  # noqa: S301
 
 
 @pytest.mark.parametrize(

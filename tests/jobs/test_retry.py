@@ -31,18 +31,6 @@ def retried(case: Case) -> dict[str, bytes]:
     return untimed_contents(case.out)
 
 
-@pytest.mark.parametrize("format_", ["csv", "jsonl"])
-def test_quarantine_of_any_format_is_read_again(case, format_):
-    case.add(0)
-    case.add_scan(1)
-
-    first = case.run(format=format_)
-    again = case.run(format=format_, **SCAN)
-
-    assert accounts(first, again) == [(6, 8), (13, 1)]
-    assert again["rows"] == 2 * FILE_ROWS
-
-
 def test_retry_reads_repaired_pictures_and_only_the_rows_of_the_quarantine(case, images, tmp_path):
     for number in range(3):
         rows = [{"bytes": images[number].tobytes()}, {"path": f"{number}.png"}]

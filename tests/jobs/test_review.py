@@ -96,18 +96,6 @@ def test_list_has_the_columns_to_keep_except_bytes_and_tensors(case):
         assert (row["input_path"], row["pixels"], row["list"]) == ("mine", "text", [0.5])
 
 
-def test_list_of_no_rows_has_the_same_columns(case):
-    columns = []
-    for rows in (0, 7):
-        images = [image.tobytes() for _, image in case.some(rows)]
-        table = {"image": pa.array(images, pa.binary()), "id": pa.array(range(rows), pa.int64())}
-        case.write("a.parquet", table)
-        case.run(keep=("id",), overwrite=True)
-        columns.append(pq.read_table(case.out / "_review.pq").schema.remove_metadata())
-
-    assert columns[0] == columns[1]
-
-
 def test_list_follows_growth_replacement_and_removal(case):
     settings = {"review_share": 0.5}
     files = case.fill(3, 100, rows=9)
