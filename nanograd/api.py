@@ -50,7 +50,7 @@ def read_picture(picture: Picture, *, polarity: Polarity = "auto") -> NDArray[np
     Args:
         picture: one of these: path or URI of a file, possibly in a ZIP file; bytes of a file; a
             file opened in binary mode; a Pillow image; an array (H, W), (H, W, C) or (C, H, W) with
-            C = 3 or 4, of booleans or numbers in a scale of `nanograd.digits.levels`.
+            C = 3 or 4, of booleans, or of numbers from 0 to 1 or from 0 to 255.
         polarity: auto, dark-on-light or light-on-dark ink.
 
     Returns:

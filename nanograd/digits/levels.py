@@ -58,7 +58,7 @@ def scale_of(largest: Iterable[float | None]) -> int | None:
 
 
 def array_to_levels(images: NDArray[Any]) -> tuple[Bytes, tuple[int, str] | None]:
-    """Convert an array of n images to grey levels, (n, ...) uint8; the rules are those of a column.
+    """Convert an array of n images to grey levels, (n, ...) uint8; the array counts as one column.
 
     Also return the index of the first unusable image and a message, or None if all are usable.
     """

@@ -233,7 +233,8 @@ class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
     output: Given[Any, str] = setting("predictions", "output directory or URI", place=True)
     model: Given[Place | None, str | None] = _MODEL
     digits: Digits = _pictures(
-        "one", "what a picture holds: one digit, or many, as lines of digits (adds numbers/)"
+        "one",
+        "what a picture holds: one digit, or many, in lines, which are also written to numbers/",
     )
     # `keep` is not part of the identity: its columns depend on the files, so the job records them.
     keep: Names = _output(
@@ -247,8 +248,8 @@ class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
     )
     review_below: float | None = _review(
         None,
-        "list every row whose certainty (1 - doubt) is below this value, instead of a fixed share "
-        "of the rows",
+        "list every row for review whose certainty (about its confidence, less if it is "
+        "unfamiliar) is below this value, instead of a fixed share of the rows",
     )
     rows_per_file: int | None = _content(
         None,

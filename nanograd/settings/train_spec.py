@@ -78,7 +78,7 @@ class TrainSpec(ReportSpec):
     shards: int = _workers(
         0,
         "number of parts of the training set, fixed for the run, and maximum number of workers; "
-        "0 = one per 64 images of a batch, but 2 to 8",
+        "0 = one per 64 images of a batch, at least 2 and at most 8",
         least=0,
         rare=False,
         identity=True,
@@ -130,14 +130,14 @@ class TrainSpec(ReportSpec):
     )
     width: float = _strength(
         0.0,
-        "scale digits to this width, measured as the standard deviation of ink in pixels; 0 = off; "
-        "needs --pixels deskewed",
+        "stretch digits to this standard deviation of the columns of their ink, in pixels; 0 = "
+        "off; needs --pixels deskewed",
         below=28,
     )
     height: float = _strength(
         0.0,
-        "scale digits to this height, measured as the standard deviation of ink in pixels; 0 = "
-        "off; needs --pixels deskewed",
+        "stretch digits to this standard deviation of the rows of their ink, in pixels; 0 = off; "
+        "needs --pixels deskewed",
         below=28,
     )
     elastic: float = _strength(
