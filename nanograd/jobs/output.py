@@ -169,13 +169,13 @@ def commit_files(folder: str, files: Mapping[str, Any]) -> dict[str, Written]:
 def remove_other_parts(
     folder: str, files: Iterable[str], found: Mapping[str, Receipt], done: Mapping[str, Receipt]
 ) -> None:
-    """Remove the files of parts that are not done: unplanned, incomplete or without a receipt.
+    """Remove the files of parts that are unplanned, have no receipt, or have lost files.
 
     Args:
         folder: an output, or its staging.
         files: the names of the files in the folder.
         found: the receipts in the folder, by the ids of the parts.
-        done: the receipts to keep.
+        done: the receipts of the parts whose files stay.
     """
     others = _names(receipt for part, receipt in found.items() if part not in done)
     parts = {name for name in files if _PART_FILE.fullmatch(name)}

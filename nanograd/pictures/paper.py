@@ -93,11 +93,12 @@ def cover_pen(
 
     Args:
         grey: (height, width) uint8.
-        growth: factor by which the largest energy must grow for the window to be widened again.
+        growth: the window is widened again if the largest energy of a tone grew by this factor.
         tones: tones of the structures, dark or light.
 
     Returns:
-        The last radius, and the energy of each tone at the radius before it.
+        The radius at which no energy grew enough, or else the largest radius, and the energies at
+        the radius before.
 
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).

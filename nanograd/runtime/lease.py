@@ -118,7 +118,7 @@ class Lease:
             self._withdraw()
 
     def contend(self, seen: dict[str, Sight], listener: Listener = ignore) -> str | None:
-        """Claim the folder unless another process holds or claims it.
+        """Claim the folder, and withdraw the claim if another process holds or claims it.
 
         Args:
             seen: earlier observations of other claims; updated.
@@ -126,7 +126,7 @@ class Lease:
 
         Returns:
             None if this process now holds the folder; the name of another holder; "" if another
-            process claims the folder, too.
+            process claims the folder at the same time, so that the caller must try again.
         """
         before = self.look(seen)
         for other in before.values():

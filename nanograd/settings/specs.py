@@ -253,8 +253,8 @@ class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
     )
     rows_per_file: int | None = _content(
         None,
-        "maximum rows per output file; small inputs are combined, up to a million rows [default: "
-        "one file per part of the job]",
+        "maximum rows per output file, at most a million; small input files are combined up to "
+        "this number [default: one file per part of the job]",
         least=1,
         rare=True,
     )
