@@ -63,9 +63,9 @@ def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def find_pair(found: Iterable[str], part: str) -> list[str]:
-    """Find the image and the label file of `train` or `test` among file names; "" for none.
+    """Find the image file and the label file of `train` or `test` among file names; "" for none.
 
-    Upper and lower case count as equal.
+    Names may be in upper or lower case, with a dot before `idx`, and end in `.gz`.
 
     >>> find_pair(["T10K-images.idx3-ubyte.gz", "notes"], "test")
     ['T10K-images.idx3-ubyte.gz', '']

@@ -319,8 +319,8 @@ def _join(address: str) -> None:
 
     Raises:
         UsageError: the address has another form.
-        ClusterError: no cluster replies, it refuses the connection, versions differ, or this
-            machine is not one of its hosts.
+        ClusterError: no cluster replies, it refuses the connection, it has another version of Ray
+            or Python, or this machine is not one of its hosts.
     """
     if "://" in address:
         raise UsageError(

@@ -215,11 +215,11 @@ class Servers:
         return int(reached[ahead])
 
     def snapshot(self, reply_s: float) -> Snapshot:
-        """Return a copy of the state of the first server that replies; ask this host's first.
+        """Check that the servers have one state; return a copy, from this host if possible.
 
         Raises:
             ClusterError: the servers have different states.
-            RayError: no server replies, or one fails while the states are compared.
+            RayError: a server fails meanwhile, or no server replies.
         """
         if len(self.present) > 1:
             refuse_faulty([str(self.present[h].neighbour) for h in deviating(self._call("digest"))])

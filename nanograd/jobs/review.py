@@ -1,10 +1,11 @@
 """The list of the most doubtful rows of a prediction, for manual review.
 
     OUT/_review/part-NAME.pq   the most doubtful rows of a part, as many as the list may need
-    OUT/_review.pq             the most doubtful rows of all parts with pictures, sorted by doubt
+    OUT/_review.pq             the most doubtful rows of all parts, sorted by doubt
 
-The columns are kept columns, doubt, columns of the predictions, and the picture. Kept columns of
-bytes or tensors are left out, because they could hold whole photos.
+The columns are the columns of `--keep`, the columns of the predictions, doubt, and the image (as
+PNG in `_review.pq`). Columns of `--keep` that hold bytes or tensors are left out, because they
+could hold whole photos.
 
 These are Parquet files. Tools that read all Parquet files of a folder skip names that begin with _.
 

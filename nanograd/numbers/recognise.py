@@ -1,7 +1,8 @@
 """Numbers in pictures: lines of digits with their text, boxes and confidences.
 
-Each line is cut into pieces. The judge scores every piece as a digit or as no digit, and the model
-classifies it. The best path through the pieces is the text of the line.
+A line is cut at many places. The ink between two cuts is a piece, so pieces overlap. The judge, a
+second small net, scores whether a piece is one whole digit, and the model classifies it. The
+sequence of adjoining pieces with the best sum of scores is the text of the line.
 """
 
 from collections.abc import Iterator, Sequence

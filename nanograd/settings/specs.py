@@ -100,7 +100,8 @@ class ReadOptions(PictureOptions):
     normalise: Literal["auto", "always", "never"] = _pictures(
         "auto",
         "normalise pictures to MNIST's form (size 20, centred by mass in 28 x 28): auto (only "
-        "pictures that are not in this form), always or never (use 28 x 28 pictures unchanged)",
+        "pictures that are not in this form), always or never (use 28 x 28 pictures unchanged, and "
+        "quarantine others)",
     )
     image_root: Given[Any, str | None] = _columns(
         None,
@@ -175,7 +176,10 @@ class PartsSpec(JobSpec):
         False, "compare the checksums of all output files and repeat damaged parts", rare=True
     )
     max_broken_files: int = _limits(
-        0, "exit with code 65 if more input files than this are unreadable", least=0, rare=True
+        0,
+        "exit with code 65 if more tables and ZIP files than this are unreadable",
+        least=0,
+        rare=True,
     )
     dry_run: bool = setting(False, "print what would be done and write nothing")
     limit: int | None = setting(

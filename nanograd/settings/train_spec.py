@@ -130,14 +130,14 @@ class TrainSpec(ReportSpec):
     )
     width: float = _strength(
         0.0,
-        "stretch digits to this standard deviation of the columns of their ink, in pixels; 0 = "
-        "off; needs --pixels deskewed",
+        "stretch or squeeze digits until the x positions of their ink have this standard "
+        "deviation, in pixels; 0 = off; needs --pixels deskewed",
         below=28,
     )
     height: float = _strength(
         0.0,
-        "stretch digits to this standard deviation of the rows of their ink, in pixels; 0 = off; "
-        "needs --pixels deskewed",
+        "stretch or squeeze digits until the y positions of their ink have this standard "
+        "deviation, in pixels; 0 = off; needs --pixels deskewed",
         below=28,
     )
     elastic: float = _strength(
