@@ -7,6 +7,7 @@ import pytest
 
 from nanograd.digits.dataset import Dataset
 from nanograd.errors import ClusterError, DivergedError
+from nanograd.runtime import kernel
 from nanograd.runtime.events import BuildsDiffer, RoundRetried
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
@@ -70,6 +71,17 @@ def test_a_gradient_that_is_bad_again_is_divergence(start_group, use_workers, re
 
     with pytest.raises(DivergedError, match="round 9"):
         start_group(recipe, 2).advance(ROUNDS)
+
+
+@pytest.mark.skipif(bool(kernel.missing_features()), reason="needs AVX2")
+def test_actors_compute_with_the_kernel_of_the_run(start_group, recipe, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
+
+    group = start_group(recipe, 2, variables=kernel.variables())
+
+    [fingerprint] = group.fingerprints()
+    assert "Haswell" in fingerprint
+    assert ", portable " in fingerprint
 
 
 def test_worker_with_other_arithmetic_is_reported_or_refused(

@@ -17,7 +17,7 @@ from nanograd.runtime import kernel, storage
 from nanograd.settings.fields import flag_name
 from nanograd.settings.train_spec import TrainSpec
 from simulators.waiting import wait_for
-from tests.e2e.conftest import PART_ROWS
+from tests.e2e.conftest import PART_ROWS, every_server
 from tests.helpers.folders import untimed_contents
 from tests.helpers.processes import finish, start
 from tests.runtime.test_kernel import PROCESSORS
@@ -181,6 +181,26 @@ def test_killed_command_continues_from_its_last_checkpoint_in_the_store(bucket, 
 
     assert (done["params_sha256"], done["model"]) == (checksum, f"{place}/model")
     assert len(storage.names(f"{place}/checkpoints")) <= 4
+
+
+@every_server
+def test_second_command_ends_with_73_and_the_next_continues_after_a_kill(bucket):
+    place = f"{bucket}/run"
+    words = ("train", "--data", "sample", "--workers", "0", "--epochs", "5000", "--output", place)
+    first = start(*words)
+    wait_while_it_runs(first, place, "checkpoints/round-", 1)
+    refusal, _ = finish(start(*words), 73)
+    first.kill()
+    first.communicate()
+    [*_, newest] = storage.names(f"{place}/checkpoints")
+    third = start(*words)
+    wait_for(lambda: storage.names(f"{place}/checkpoints")[-1] > newest, "no progress")
+    third.send_signal(signal.SIGTERM)
+    _, log = finish(third, 75)
+
+    assert f"process {first.pid} on {os.uname().nodename}" in refusal["reason"]
+    assert "continuing after" in log
+    assert storage.leases(place) == []
 
 
 @pytest.mark.skipif(not OTHER_NUMPY, reason="numpy has one code only")

@@ -7,14 +7,17 @@ the shard and all parameters, so that any confusion changes the bits.
 
 A seed determines a schedule: hosts, links, segments and faults. It must end in time, without an
 exception; each round that a server applies must give the parameters of an undisturbed run; at the
-end of a segment no server is behind; only who has a fault fails or is blamed.
+end of a segment no server is behind, and no process holds memory, a selector or a connection of an
+earlier membership; only who has a fault fails or is blamed.
 """
 
 import gc
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
@@ -116,6 +119,7 @@ class Memory(MemorySegment):
         self._published[0] = -1
         self.parameters, self.gradients = vectors[0], vectors[1:]
         self._end, self._gate, self.stop_time = Bell(), Gate(world), math.inf
+        self.is_closed = False
         process.at_exit.append(self._gate.open)
 
     @property
@@ -123,7 +127,7 @@ class Memory(MemorySegment):
         return self._end
 
     def close(self) -> None:
-        pass
+        self.is_closed = True
 
     def stop(self) -> None:
         if not self.stopped:
@@ -185,6 +189,7 @@ class Formation:
             if len(self._sockets) == self._size - 1:
                 break
             if world.now >= deadline:
+                del present[self._me]
                 for sock in self._sockets.values():
                     sock.close()
                 missing = set(range(self._size)) - {self._me, *self._sockets}
@@ -217,6 +222,8 @@ class Simulation:
         )
         self.meetings: dict[bytes, Any] = {}
         self.memories: dict[int, Memory] = {}
+        # Memory and selectors that processes have opened.
+        self.opened: list[tuple[Process, Memory | Selector]] = []
         self.compute_s = chance.choice([1e-3, 0.1])
         ends = sorted(chance.sample(range(1, NUM_ROUNDS), chance.choice([1, 1, 2, 3])))
         self.ends = ends
@@ -287,10 +294,15 @@ class Simulation:
     def _check_end(self, until: int) -> None:
         self.world.log(f"{until} rounds are applied")
         for actor in self.ray.actors:
-            is_server = isinstance(actor.instance, ServerActor) and actor.holds_cpu
-            is_healthy = is_server and not actor.is_dead and actor.process.name not in self.faulty
-            if is_healthy and actor.instance.round != until:
+            if not actor.holds_cpu or actor.is_dead or actor.process.name in self.faulty:
+                continue
+            if isinstance(actor.instance, ServerActor) and actor.instance.round != until:
                 raise ViolationError(f"{actor.process.name} is at round {actor.instance.round}")
+            mine = [each for process, each in self.opened if process is actor.process]
+            held = Counter[object](type(each) for each in mine if not each.is_closed)
+            held.update(self.network.peers(actor.process))
+            if max(held.values(), default=0) > 1:
+                raise ViolationError(f"{actor.process.name} holds {held}")
 
     def _check_events(self) -> None:
         for each in self.events:
@@ -441,12 +453,16 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             process=f"m-{here().pid}-0", descriptor=-1, bell=-1, token=token,
             num_parameters=num_parameters, nodes=nodes, spins=0,
         )  # fmt: skip
-        memories[token] = Memory(world, world.process, address)
+        memories[token] = opened(Memory(world, world.process, address))
         return memories[token]
 
     def attach(address: MemoryAddress) -> Memory | None:
         memory = memories[address.token]
-        return memory if memory.owner.host == world.process.host else None
+        return opened(copy(memory)) if memory.owner.host == world.process.host else None
+
+    def opened(thing: Any) -> Any:
+        simulation.opened.append((world.process, thing))
+        return thing
 
     memories = simulation.memories
     listener = SimpleNamespace(
@@ -469,7 +485,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
     replaced: dict[Any, dict[str, Any]] = {
         mesh: {
             "selectors": SimpleNamespace(
-                DefaultSelector=lambda: Selector(world), EVENT_READ=1, EVENT_WRITE=2
+                DefaultSelector=lambda: opened(Selector(world)), EVENT_READ=1, EVENT_WRITE=2
             ),
             "os": SimpleNamespace(read=lambda bell, count: bell.read()),
         },

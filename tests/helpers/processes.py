@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).parents[2]
-
 
 def environment_without_ray(**more: str) -> dict[str, str]:
     """This process's environment without Ray's variables."""
@@ -30,14 +28,6 @@ def run_python(
     code: str, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     return run(sys.executable, "-B", "-c", code, folder=folder, **environment)
-
-
-def run_helper(name: str, *words: str) -> Any:
-    """Run a module of these helpers that makes its own Ray cluster; return its last line, JSON."""
-    command = (sys.executable, "-m", f"tests.helpers.{name}", *words)
-    done = run(*command, folder=_ROOT, RAY_AUTH_TOKEN="0" * 64)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def start(*words: str, **environment: str) -> "subprocess.Popen[str]":

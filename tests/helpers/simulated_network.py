@@ -52,6 +52,11 @@ class Network:
         self.world.at(seconds, self._down.subtract, [(first, second)])
         self.world.at(TIMEOUT_S, self._give_up, first, second)
 
+    def peers(self, process: Process) -> list[str]:
+        """Return the host at the other end of each open connection of a process."""
+        mine = (each for each in self._sockets if each.owner is process and not each.is_closed)
+        return [each.other.owner.host for each in mine]
+
     def _give_up(self, first: str, second: str) -> None:
         """End the connections without acknowledgements, those without traffic by keep-alive."""
         if not self.is_up(first, second):
@@ -215,7 +220,7 @@ class Selector:
     def __init__(self, world: World) -> None:
         self._world, self._gate = world, Gate(world)
         self._keys: dict[Any, selectors.SelectorKey] = {}
-        self._idle = 10
+        self._idle, self.is_closed = 10, False
 
     def register(self, thing: Any, events: int, data: Any = None) -> None:
         self._keys[thing] = selectors.SelectorKey(thing, 0, events, data)
@@ -229,7 +234,7 @@ class Selector:
         """Wait for nothing any more."""
         for thing in self._keys:
             thing.selector = None
-        self._keys = {}
+        self._keys, self.is_closed = {}, True
 
     def select(self, timeout: float) -> list[tuple[selectors.SelectorKey, int]]:
         self._world.step()
