@@ -16,6 +16,7 @@ from contenders.base import Setting, load_images
 
 from nanograd.digits.dataset import Dataset
 from nanograd.runtime import process
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, first_snapshot
 from nanograd.training.worker import Worker
@@ -47,14 +48,12 @@ def _nanograd(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[s
     from contenders.ours import recipe_of
 
     from nanograd.distributed.group import RayGroup
-    from nanograd.distributed.members import GroupSpec
 
     digits = load_images(setting).train
     recipe = recipe_of(setting, len(digits))
     _connect(first, setting.workers)
-    group = RayGroup(
-        recipe, digits, first_snapshot(recipe), spec=GroupSpec(num_workers=setting.workers)
-    ).start()
+    spec = TrainSpec(workers=setting.workers)
+    group = RayGroup(recipe, digits, first_snapshot(recipe), spec=spec).start()
     done = 0
 
     def run(rounds: int) -> None:

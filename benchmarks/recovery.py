@@ -23,7 +23,6 @@ from common import Row, arguments, report
 
 from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
-from nanograd.distributed.members import GroupSpec
 from nanograd.images import sources
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import checkpoint
@@ -46,10 +45,9 @@ class Trainer:
 
     def __init__(self, data: str) -> None:
         train = sources.load([data]).train
-        recipe = make_recipe(TrainSpec(epochs=1000), len(train))
-        self._group = RayGroup(
-            recipe, train, first_snapshot(recipe), spec=GroupSpec(num_workers=2)
-        ).start()
+        spec = TrainSpec(epochs=1000, workers=2)
+        recipe = make_recipe(spec, len(train))
+        self._group = RayGroup(recipe, train, first_snapshot(recipe), spec=spec).start()
         self._round = 0
         self._victim = 0
         self.advance(2 * _SEGMENT)

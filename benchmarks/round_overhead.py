@@ -33,10 +33,11 @@ from contenders.base import Setting, load_images
 from contenders.ours import recipe_of
 from numpy.typing import NDArray
 
-from nanograd.distributed import actors, group, members, servers, shared_memory
+from nanograd.distributed import actors, group, servers, shared_memory
 from nanograd.distributed.cluster import session
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.server import Refusal, first_snapshot
 from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution
@@ -105,7 +106,7 @@ def _time_parts(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]
     data = load_images(setting)
     recipe = recipe_of(setting, len(data.train))
     group_ = group.RayGroup(
-        recipe, data.train, first_snapshot(recipe), spec=members.GroupSpec(num_workers=2)
+        recipe, data.train, first_snapshot(recipe), spec=TrainSpec(workers=2)
     ).start()
     try:
         group_.advance(_WARM_UP)

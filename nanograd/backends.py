@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from nanograd.jobs.job import Job, JobResult
 from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_local, run_part
 from nanograd.jobs.retry import run_with_retries
 from nanograd.report.trackers import guarded
-from nanograd.runtime import kernel, process
+from nanograd.runtime import process
 from nanograd.runtime.events import Event, Listener, duration, info
 from nanograd.settings.specs import JobSpec
 from nanograd.settings.train_spec import TrainSpec
@@ -30,16 +31,11 @@ def group_starter(spec: TrainSpec, listener: Listener) -> Iterator[tuple[int, St
         return
     from nanograd.distributed.cluster import num_actors, session
     from nanograd.distributed.group import RayGroup
-    from nanograd.distributed.members import GroupSpec
 
     with session(spec.address, spec.workers, listener):
-        group = GroupSpec(
-            num_workers=num_actors(spec.workers, spec.shards),
-            strict=spec.is_strict,
-            ports=spec.port_range(),
-            variables=kernel.variables() if spec.kernel == kernel.PORTABLE else {},
-        )
-        yield group.num_workers, lambda *about: RayGroup(*about, spec=group).start()
+        workers = num_actors(spec.workers, spec.shards)
+        chosen = replace(spec, workers=workers)
+        yield workers, lambda *about: RayGroup(*about, spec=chosen).start()
 
 
 def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:

@@ -71,11 +71,10 @@ class Ours:
         if setting.workers:
             from nanograd.distributed.cluster import num_actors
             from nanograd.distributed.group import RayGroup
-            from nanograd.distributed.members import GroupSpec
 
             workers = num_actors(setting.workers)
             self._group = RayGroup(
-                self._recipe, self._data.train, snapshot, spec=GroupSpec(num_workers=workers)
+                self._recipe, self._data.train, snapshot, spec=TrainSpec(workers=workers)
             ).start()
         else:
             self._group = LocalGroup(self._recipe, self._data.train, snapshot)

@@ -23,11 +23,12 @@ from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import LateShards, SegmentFailure
 from nanograd.distributed.all_reduce import ExchangeFailed
 from nanograd.distributed.cluster import first_line
-from nanograd.distributed.members import MAX_FAILURES, GroupSpec, Members, outcome_of, probe
+from nanograd.distributed.members import MAX_FAILURES, Members, outcome_of, probe
 from nanograd.distributed.servers import Servers, refuse_faulty
 from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.runtime import events
 from nanograd.runtime.events import FailureKind, Listener, WorkerState, ignore
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Refusal, Snapshot
 
@@ -68,7 +69,8 @@ def deadline_s(round_s: float, num_failures: int) -> float:
 class RayGroup:
     """Worker actors of one CPU that own contiguous shards, and a server actor on each host.
 
-    Each shard is sent to its worker once. After `stop` is set, failures are no longer repaired.
+    Each shard is sent to its worker once. After `stop` is set, failures are no longer repaired. The
+    group has as many workers as the `spec` says.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class RayGroup:
         listener: Listener = ignore,
         stop: StopSignal | None = None,
         *,
-        spec: GroupSpec,
+        spec: TrainSpec,
     ) -> None:
         self._listener, self._stop = listener, stop or StopSignal()
         self._backup, self._backup_time = snapshot, inf
@@ -87,7 +89,7 @@ class RayGroup:
         self._num_failures, self._retried_round, self._reported = 0, -1, -_REPORT_S
         # Membership for which servers, memory and connections are ready; -1 for none.
         self._prepared = -1
-        self._num_workers = spec.num_workers
+        self._num_workers = spec.workers or 1
         self.servers = Servers(recipe, listener, spec)
         self.members = Members(recipe, dataset, listener, self._stop, spec)
 

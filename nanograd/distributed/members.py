@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from signal import SIGKILL
 from threading import Event as StopSignal
 from time import monotonic
@@ -21,8 +21,9 @@ from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import ActorIdentity, WorkerActor
 from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, DivergedError, Stopped
-from nanograd.runtime import events, machine
+from nanograd.runtime import events, kernel, machine
 from nanograd.runtime.events import FailureKind, Listener
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import assign_shards
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode
@@ -158,19 +159,11 @@ def end_actor(actor: Any, identity: ActorIdentity | None, how: FailureKind | Non
     ray.kill(actor)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupSpec:
-    """Size and properties of a group."""
-
-    num_workers: int  # W, 1 to S
-    strict: bool = False  # refuse workers whose BLAS or numpy differ, instead of reporting them
-    shared_memory: bool = True  # if False, all vectors travel through calls
-    ports: Sequence[int] = (0,)  # for the connections between hosts, in the order to try; 0 for any
-    variables: Mapping[str, str] = field(default_factory=dict)  # environment of the actors
-
-    def actor_options(self) -> dict[str, Any]:
-        """Return options for all actors."""
-        return {"runtime_env": {"env_vars": dict(self.variables)}} if self.variables else {}
+def actor_options(spec: TrainSpec) -> dict[str, Any]:
+    """Return options for all actors: the environment that selects the kernel of the run."""
+    if spec.kernel != kernel.PORTABLE:
+        return {}
+    return {"runtime_env": {"env_vars": kernel.variables()}}
 
 
 @dataclass
@@ -191,10 +184,10 @@ class Members:
         dataset: Dataset,
         listener: Listener,
         stop: StopSignal,
-        spec: GroupSpec,
+        spec: TrainSpec,
     ) -> None:
         self._recipe, self._dataset, self._listener = recipe, dataset, listener
-        self._stop, self._spec, self._world_size = stop, spec, spec.num_workers
+        self._stop, self._spec, self._world_size = stop, spec, spec.workers or 1
         self._shards: list[Any] = []
         self.present: dict[int, Member] = {}
         self.starting: dict[int, tuple[Any, Any]] = {}  # actor and its first call, by rank
@@ -225,7 +218,7 @@ class Members:
         return found
 
     def _start(self, rank: int) -> None:
-        options = {**self._spec.actor_options(), "num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        options = {**actor_options(self._spec), "num_cpus": 1, "scheduling_strategy": "SPREAD"}
         if self._excluded:
             options["label_selector"] = on_host(f"!in({','.join(self._excluded)})")
         remote: Any = ray.remote
@@ -277,7 +270,7 @@ class Members:
                 self.fingerprints.append(ours)
             if ours != (first := self.fingerprints[0]):
                 event = events.BuildsDiffer(rank=rank, worker=ours, first=first)
-                if self._spec.strict:
+                if self._spec.is_strict:
                     raise ClusterError(f"{event}; --strict and --kernel portable refuse that")
                 self._listener(event)
             if rank in self._replaced:

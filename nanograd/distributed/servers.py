@@ -15,10 +15,17 @@ from nanograd.distributed import formation, members
 from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait, this_process
 from nanograd.distributed.all_reduce import ExchangeFailed, MeshPlan, deviating
 from nanograd.distributed.formation import MeshError
-from nanograd.distributed.members import GroupSpec, Member, await_transfers, end_actor, on_host
+from nanograd.distributed.members import (
+    Member,
+    actor_options,
+    await_transfers,
+    end_actor,
+    on_host,
+)
 from nanograd.errors import ClusterError
 from nanograd.runtime import events
 from nanograd.runtime.events import FailureKind, Listener
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 from nanograd.training.tree import cover
@@ -49,7 +56,7 @@ class Server:
 class Servers:
     """Parameter server actors by host; see `RayGroup`."""
 
-    def __init__(self, recipe: Recipe, listener: Listener, spec: GroupSpec) -> None:
+    def __init__(self, recipe: Recipe, listener: Listener, spec: TrainSpec) -> None:
         self._recipe, self._listener, self._spec = recipe, listener, spec
         # Hosts that cannot be connected to the others. Their workers call the server of this host,
         # because all hosts can reach this host, but perhaps not each other.
@@ -76,10 +83,10 @@ class Servers:
                 neighbour = self._here if is_here else hosts[host][0].identity
                 remote: Any = ray.remote  # its type annotations lack concurrency groups
                 actor = remote(
-                    **self._spec.actor_options(),
+                    **actor_options(self._spec),
                     num_cpus=0,
                     # One thread for each worker that calls, one for `stop` and one for `waiting`.
-                    concurrency_groups={CONCURRENT: self._spec.num_workers + 2},
+                    concurrency_groups={CONCURRENT: (self._spec.workers or 1) + 2},
                     label_selector=on_host(host),
                 )(ServerActor).remote(self._recipe, snapshot)
                 ready = actor.identify.remote()
@@ -104,8 +111,6 @@ class Servers:
         addresses = self._call("open", {host: (each, is_alone) for host, each in nodes.items()})
         for host, address in addresses.items():
             self.present[host].token = address.token
-        if not self._spec.shared_memory:
-            return
         calls = {
             each.actor.attach.remote(addresses[host]): each.identity
             for host, workers in groups.items()
@@ -125,7 +130,9 @@ class Servers:
         """Form a mesh between all hosts; raise MeshError if two cannot be connected."""
         if os.environ.get("RAY_USE_TLS", "0") != "0":
             raise MeshError("RAY_USE_TLS demands encryption, which these connections lack")
-        endpoints = _results(self._call("listen", dict.fromkeys(groups, (self._spec.ports,))))
+        endpoints = _results(
+            self._call("listen", dict.fromkeys(groups, (self._spec.port_range(),)))
+        )
         key = secrets.token_bytes(formation.KEY_BYTES)
         root = (0, self._recipe.plan.num_shards)
         # A host sends a sum for each of the largest tree nodes that its workers' shards cover.

@@ -10,8 +10,8 @@ from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.distributed import members, servers
 from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
-from nanograd.distributed.members import GroupSpec
 from nanograd.runtime.events import Event, Listener
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
@@ -49,10 +49,7 @@ def start_group(ray_cpus: int, digits: Dataset, events: list[Event]) -> Iterator
         stop: StopSignal | None = None,
         **options: Any,
     ) -> RayGroup:
-        begin, spec = (
-            snapshot or first_snapshot(recipe),
-            GroupSpec(num_workers=num_workers, **options),
-        )
+        begin, spec = snapshot or first_snapshot(recipe), TrainSpec(workers=num_workers, **options)
         made.append(RayGroup(recipe, digits, begin, listener, stop, spec=spec))
         return made[-1].start()
 

@@ -14,6 +14,7 @@ import pytest
 
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import servers
+from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.members import MAX_FAILURES
 from nanograd.errors import ClusterError, Stopped
@@ -22,7 +23,7 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot
 from tests.distributed.conftest import StartGroup
-from tests.helpers.actors import SlowToStart, dies_after, freezes_once, pids
+from tests.helpers.actors import CannotAttach, SlowToStart, dies_after, freezes_once, pids
 from tests.helpers.runs import bits, train_locally
 
 KILL, FREEZE = signal.SIGKILL, signal.SIGSTOP
@@ -52,7 +53,6 @@ def run(start_group: StartGroup, recipe: Recipe, digits: Dataset, undisturbed: S
     def train(
         num_workers: int,
         faults: dict[int, Fault],
-        shared_memory: bool = True,
         recipe: Recipe = recipe,
         expected: Snapshot = undisturbed,
     ) -> Records:
@@ -61,7 +61,7 @@ def run(start_group: StartGroup, recipe: Recipe, digits: Dataset, undisturbed: S
         def record(event: Event) -> None:
             events.append(event.record() | {"at": monotonic()})
 
-        group = start_group(recipe, num_workers, listener=record, shared_memory=shared_memory)
+        group = start_group(recipe, num_workers, listener=record)
         for round_, fault in sorted(faults.items()):
             group.advance(round_)
             fault(group)
@@ -101,9 +101,11 @@ def send(number: signal.Signals, *names: str) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize("shared_memory", [True, False])
-def test_killed_worker_and_server_change_no_bit_and_are_reported(run, shared_memory):
-    events = run(3, {13: send(KILL, "1"), 19: send(KILL, "server")}, shared_memory)
+@pytest.mark.parametrize("kind", [WorkerActor, CannotAttach])
+def test_killed_worker_and_server_change_no_bit_and_are_reported(run, use_workers, kind):
+    use_workers(kind)
+
+    events = run(3, {13: send(KILL, "1"), 19: send(KILL, "server")})
 
     lost = first(events, "lost")
     assert (lost["rank"], lost["round"], lost["how"]) == (1, 13, "killed")
@@ -153,9 +155,8 @@ def test_slow_first_round_is_no_failure(run):
     assert first(events, "waiting")["waits_for"].startswith("shard 0 on host ")
 
 
-@pytest.mark.parametrize("shared_memory", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_frozen_server_is_replaced_and_no_worker(run, shared_memory):
-    events = run(2, {5: send(FREEZE, "server")}, shared_memory)
+def test_frozen_server_is_replaced_and_no_worker(run):
+    events = run(2, {5: send(FREEZE, "server")})
 
     assert changes(events) == ["started", "server_lost"]
     assert noticed_s(events, "server_lost") < LONGEST_S

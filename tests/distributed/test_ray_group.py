@@ -6,12 +6,13 @@ import signal
 import pytest
 
 from nanograd.digits.dataset import Dataset
+from nanograd.distributed.actors import WorkerActor
 from nanograd.errors import ClusterError, DivergedError
 from nanograd.runtime import kernel
 from nanograd.runtime.events import BuildsDiffer, RoundRetried
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from tests.helpers.actors import Far, NanAtRoundNine, OtherBuild, pids, variant
+from tests.helpers.actors import CannotAttach, Far, NanAtRoundNine, OtherBuild, pids, variant
 from tests.helpers.runs import bits, train_locally
 
 ROUNDS = 20
@@ -28,19 +29,20 @@ def recipe(digits: Dataset) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "shared_memory", "settings"),
+    ("num_workers", "kind", "settings"),
     [
-        *((num_workers, True, {"optimizer": "adam"}) for num_workers in (1, 2, 4)),
-        (3, True, DISTORTED),
-        (3, False, DISTORTED),
+        *((num_workers, WorkerActor, {"optimizer": "adam"}) for num_workers in (1, 2, 4)),
+        (3, WorkerActor, DISTORTED),
+        (3, CannotAttach, DISTORTED),
     ],
 )
 def test_any_group_gives_the_bits_of_the_local_group(
-    start_group, digits, num_workers, shared_memory, settings
+    start_group, use_workers, digits, num_workers, kind, settings
 ):
     recipe = recipe_for(digits, **settings)
+    use_workers(kind)
 
-    group = start_group(recipe, num_workers, shared_memory=shared_memory)
+    group = start_group(recipe, num_workers)
     group.advance(7)
 
     assert bits(group.snapshot()) == bits(train_locally(recipe, digits, 7))
@@ -53,13 +55,13 @@ def test_divergence_in_the_server_actor_reaches_the_driver(start_group, digits):
         group.advance(7)
 
 
-@pytest.mark.parametrize("shared_memory", [True, False])
+@pytest.mark.parametrize("kind", [WorkerActor, CannotAttach])
 def test_one_bad_gradient_is_refused_and_computed_again_to_the_same_bits(
-    start_group, use_workers, events, recipe, digits, tmp_path, shared_memory
+    start_group, use_workers, events, recipe, digits, tmp_path, kind
 ):
-    use_workers(variant(NanAtRoundNine, folder=str(tmp_path), most=1))
+    use_workers(variant(NanAtRoundNine, folder=str(tmp_path), most=1, attach=kind.attach))
 
-    group = start_group(recipe, 2, shared_memory=shared_memory)
+    group = start_group(recipe, 2)
     group.advance(ROUNDS)
 
     assert bits(group.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))
@@ -77,7 +79,7 @@ def test_a_gradient_that_is_bad_again_is_divergence(start_group, use_workers, re
 def test_actors_compute_with_the_kernel_of_the_run(start_group, recipe, monkeypatch):
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
 
-    group = start_group(recipe, 2, variables=kernel.variables())
+    group = start_group(recipe, 2, kernel="portable")
 
     [fingerprint] = group.fingerprints()
     assert "Haswell" in fingerprint

@@ -14,7 +14,6 @@ from ray.exceptions import GetTimeoutError
 
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed.actors import CONCURRENT, ServerActor
-from nanograd.distributed.members import GroupSpec
 from nanograd.distributed.servers import Server, Servers
 from nanograd.errors import ClusterError
 from nanograd.settings.train_spec import TrainSpec
@@ -38,7 +37,7 @@ def make_servers(ray_cpus: int, recipe: Recipe) -> Iterator[MakeServers]:
     made: list[Server] = []
 
     def make(*states: Snapshot, kinds: tuple[Kind, ...] = (ServerActor,) * 3) -> Servers:
-        servers = Servers(recipe, print, GroupSpec(num_workers=2))
+        servers = Servers(recipe, print, TrainSpec(workers=2))
         for name, state, kind in zip("abc", states, kinds, strict=False):
             remote: Any = ray.remote(num_cpus=0, concurrency_groups={CONCURRENT: 4})
             actor = remote(kind).remote(recipe, state)

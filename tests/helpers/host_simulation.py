@@ -30,7 +30,6 @@ from nanograd.distributed import actors, group, members, mesh, servers
 from nanograd.distributed.actors import ActorIdentity, SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.formation import FORMATION_S, Endpoint, MeshError
 from nanograd.distributed.group import RayGroup
-from nanograd.distributed.members import GroupSpec
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
 from nanograd.errors import ClusterError
 from nanograd.nn.mlp import Architecture
@@ -256,7 +255,7 @@ class Simulation:
         try:
             made = self.group = RayGroup(
                 self.recipe, Images(), self.history[0], self._listen,
-                spec=GroupSpec(num_workers=len(self.hosts)),
+                spec=TrainSpec(workers=len(self.hosts)),
             )  # fmt: skip
             made.start()
             for until in self.ends:
