@@ -33,7 +33,7 @@ from contenders.base import Setting, load_images
 from contenders.ours import recipe_of
 from numpy.typing import NDArray
 
-from nanograd.distributed import actors, group, servers, shared_memory
+from nanograd.distributed import actors, group, members, servers, shared_memory
 from nanograd.distributed.cluster import session
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
