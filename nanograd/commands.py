@@ -273,10 +273,13 @@ def inspect(
             text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
             listener(info(text))
         with process.one_thread():
-            found = sheet.inspect_pictures(pictures, chosen, model, chosen.digits)
+            found = sheet.inspect_pictures(pictures, chosen, model)
         storage.commit(output, sheet.draw_sheet(found, chosen.model or model_io.BUILT_IN))
-        counts = {**sheet.summarize(found), "left_out": total - len(found)}
-        return Inspections(**counts, output=chosen.output)
+        refused = sum(each.steps.refused is not None for each in found)
+        counts = {"pictures": len(found), "read": len(found) - refused, "refused": refused}
+        counts["left_out"] = total - len(found)
+        results = [each.to_json() for each in found]
+        return Inspections(**counts, results=results, output=chosen.output)
 
 
 @takes_input(ReviewSpec)

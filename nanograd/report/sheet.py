@@ -34,7 +34,9 @@ from nanograd.pictures import normalise
 from nanograd.pictures.normalise import Candidate
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Floats, Mask
-from nanograd.settings.specs import Digits, PictureOptions
+from nanograd.runtime.events import count
+from nanograd.runtime.json_files import JsonObject
+from nanograd.settings.specs import InspectSpec
 
 # Longest side of the kept pictures, and of pictures of numbers; a hundred photos of full size would
 # fill the memory.
@@ -66,12 +68,32 @@ class Inspection:
     # The decoded picture, reduced to _SMALL_SIDE; None if decoding failed.
     picture: Image.Image | None = None
     size: tuple[int, int] = (0, 0)  # width and height as decoded
-    # The rest is None without a model, or if the picture was refused.
+    # The rest is None if the picture was refused.
     probabilities: Floats | None = None  # (10,)
-    prediction: int | None = None  # the most probable digit
-    confidence: float | None = None  # its probability
     unfamiliarity: float | None = None  # 0 to 1
     numbers: Sequence[Number] | None = None  # lines of digits; None if one digit was looked for
+
+    @property
+    def prediction(self) -> int | None:
+        """The most probable digit."""
+        return None if self.probabilities is None else int(self.probabilities.argmax())
+
+    @property
+    def confidence(self) -> float | None:
+        """The probability of the prediction."""
+        return None if self.probabilities is None else float(self.probabilities.max())
+
+    def to_json(self) -> JsonObject:
+        """Return the outcome, for the result line."""
+        refused, names = self.steps.refused, ("prediction", "confidence", "unfamiliarity")
+        return {
+            "file": self.file,
+            **{name: getattr(self, name) for name in names},
+            "numbers": self.numbers
+            and [{"text": line.text, "confidence": line.confidence} for line in self.numbers],
+            "reason": refused and refused.reason,
+            "detail": refused and refused.detail,
+        }
 
 
 def find_pictures(
@@ -138,66 +160,39 @@ def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
 
 
 def inspect_pictures(
-    files: Mapping[str, bytes | None],
-    options: PictureOptions,
-    model: Model | None,
-    digits: Digits = "one",
+    files: Mapping[str, bytes | None], spec: InspectSpec, model: Model
 ) -> list[Inspection]:
-    """Decode and normalise pictures, classify them if there is a model, and keep every result.
+    """Decode, normalise and classify pictures, and keep every result.
 
     Args:
         files: name of a picture -> its bytes. None reads the file at the path or URI in the name.
-        options: polarity, and limits on picture files.
-        model: model that classifies; None for no probabilities.
-        digits: whether a picture holds one digit or many. Many need a model.
+        spec: polarity, limits on picture files, and whether a picture holds one digit or many.
+        model: classifies the digits.
 
     Raises:
         StorageError: the storage fails, not only a single file.
     """
+    side = _SMALL_SIDE if spec.digits == "one" else _NUMBERS_SIDE
 
     def inspect(picture: Image.Image) -> dict[str, Any]:
-        small, side = picture.copy(), _SMALL_SIDE if digits == "one" else _NUMBERS_SIDE
+        small = picture.copy()
         small.thumbnail((side, side))
-        if digits == "many" and model is not None:
-            numbers = read_numbers(picture, model, options.polarity)
-            found = {"picture": small, "size": picture.size, "numbers": numbers}
-            return {**found, "steps": Candidate()}
-        steps = normalise.trace(picture, polarity=options.polarity)
-        found = {"picture": small, "size": picture.size, "steps": steps}
-        if model is not None and steps.image is not None:
+        found: dict[str, Any] = {"picture": small, "size": picture.size, "steps": Candidate()}
+        if spec.digits == "many":
+            return {**found, "numbers": read_numbers(picture, model, spec.polarity)}
+        found["steps"] = steps = normalise.trace(picture, polarity=spec.polarity)
+        if steps.image is not None:
             [[row], [unfamiliarity]] = model.assess(steps.image.reshape(1, -1))
             found |= {"probabilities": row, "unfamiliarity": float(unfamiliarity)}
-            found |= {"prediction": int(row.argmax()), "confidence": float(row.max())}
         return found
 
     inspections = []
-    pictures = read_pictures(files.items(), inspect, options)
+    pictures = read_pictures(files.items(), inspect, spec)
     for file, (_, found) in zip(files, pictures, strict=True):
-        if isinstance(found, UnreadableError):
-            inspections.append(Inspection(file=file, steps=Candidate(refused=found)))
-        else:
-            inspections.append(Inspection(file=file, **found))
+        is_refused = isinstance(found, UnreadableError)
+        steps = {"steps": Candidate(refused=found)} if is_refused else found
+        inspections.append(Inspection(file=file, **steps))
     return inspections
-
-
-def summarize(inspections: Sequence[Inspection]) -> dict[str, Any]:
-    """Return the counts and the outcome of each picture, for the result line."""
-    results = [
-        {
-            "file": each.file,
-            "prediction": each.prediction,
-            "confidence": each.confidence,
-            "unfamiliarity": each.unfamiliarity,
-            "numbers": each.numbers
-            and [{"text": line.text, "confidence": line.confidence} for line in each.numbers],
-            "reason": getattr(each.steps.refused, "reason", None),
-            "detail": getattr(each.steps.refused, "detail", None),
-        }
-        for each in inspections
-    ]
-    refused = sum(each["reason"] is not None for each in results)
-    counts = {"pictures": len(results), "read": len(results) - refused, "refused": refused}
-    return {**counts, "results": results}
 
 
 class Panel(NamedTuple):
@@ -223,18 +218,21 @@ def check_output(file: str) -> None:
         )
 
 
-def draw_sheet(inspections: Sequence[Inspection], model: str | None) -> bytes:
+def draw_sheet(inspections: Sequence[Inspection], model: str) -> bytes:
     """Return a PNG file that is marked as a sheet; `model` is the model's name for the title."""
-    width = NUM_PANELS * _STRIDE - _GAP + (_GAP + PROBABILITIES_WIDTH) * (model is not None)
+    width = NUM_PANELS * _STRIDE + PROBABILITIES_WIDTH
     heights = [_ROW if each.numbers is None else _numbers_height(each) for each in inspections]
     size = (width + 2 * MARGIN, HEAD + sum(heights))
     sheet = Image.new("RGB", size, "white")
     refused = sum(each.steps.refused is not None for each in inspections)
-    plural = "s" * (len(inspections) != 1)
-    title = f"{len(inspections)} picture{plural}, {refused} refused; model: {model or 'none'}"
+    title = f"{count(len(inspections), 'picture')}, {refused} refused; model: {model}"
     draw_text(ImageDraw.Draw(sheet), (MARGIN, 20), shorten_text(title, 18, width), size=18)
     top = HEAD
     for inspection, height in zip(inspections, heights, strict=True):
+        draw, right = ImageDraw.Draw(sheet), sheet.width - MARGIN
+        draw.line((MARGIN, top, right, top), fill=LINE)
+        name = "/".join(Path(inspection.file).parts[-2:])
+        draw_text(draw, (MARGIN, top + 9), shorten_text(name, 15, right - MARGIN - 320), size=15)
         draw_row = _draw_row if inspection.numbers is None else _draw_numbers
         draw_row(sheet, top, inspection)
         top += height
@@ -247,9 +245,6 @@ def draw_sheet(inspections: Sequence[Inspection], model: str | None) -> bytes:
 
 def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
     draw, right, refused = ImageDraw.Draw(sheet), sheet.width - MARGIN, inspection.steps.refused
-    draw.line((MARGIN, top, right, top), fill=LINE)
-    name = "/".join(Path(inspection.file).parts[-2:])
-    draw_text(draw, (MARGIN, top + 9), shorten_text(name, 15, right - MARGIN - 320), size=15)
     outcome, colour = "accepted", GREY
     reason = "This picture has the form of MNIST already: it is used unchanged."
     if refused:
@@ -289,9 +284,6 @@ def _draw_numbers(sheet: Image.Image, top: int, inspection: Inspection) -> None:
     picture, numbers = inspection.picture, inspection.numbers
     if picture is None or numbers is None:
         raise ValueError("the inspection has no numbers")
-    draw.line((MARGIN, top, right, top), fill=LINE)
-    name = "/".join(Path(inspection.file).parts[-2:])
-    draw_text(draw, (MARGIN, top + 9), shorten_text(name, 15, right - MARGIN), size=15)
     top += NAME
     for number in numbers:
         text = f"{number.text}, confidence {format_share(number.confidence)}"
