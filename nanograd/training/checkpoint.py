@@ -29,7 +29,7 @@ _MAX_FAILED_SAVES = 3
 GRACE_S = 20.0
 RETRY_S = 0.5
 
-_NAME = re.compile(r"round-(\d{9})-([0-9a-f]{16})\.safetensors")
+_NAME = re.compile(r"round-\d{9}-[0-9a-f]{16}\.safetensors")
 
 
 @dataclass(kw_only=True)
@@ -124,7 +124,7 @@ class CheckpointSaver:
             self._listener(warning(f"{text} {save_s / _SAVE_SHARE:.0f} s apart"))
         self._interval_s = max(INTERVAL_S, save_s / _SAVE_SHARE)
         try:
-            prune(self._folder, name, history)
+            prune(self._folder, name)
         except StorageError as error:
             self._listener(warning(f"{error}; some old checkpoints are not removed"))
 
@@ -157,29 +157,22 @@ def save(folder: str, checkpoint: Checkpoint) -> str:
     return name
 
 
-def prune(folder: str, saved: str, history: History) -> None:
-    """Remove all checkpoints except the newest NUM_KEPT and the checkpoint of the best epoch.
+def prune(folder: str, saved: str) -> None:
+    """Remove all checkpoints except the newest NUM_KEPT.
 
     Checkpoints of later rounds than the saved one are removed, too. They are damaged, because
     otherwise the run would have continued from them.
     """
-    accuracies = {
-        epoch.round: epoch.val_accuracy
-        for epoch in history.epochs
-        if epoch.val_accuracy is not None
-    }
-    best = max(accuracies, key=accuracies.__getitem__, default=-1)
-    rounds, now = _rounds(folder), int(saved.split("-")[1])
-    older = [name for name in rounds if rounds[name] < now]
-    kept = {saved, *older[: NUM_KEPT - 1], *(name for name in older if rounds[name] == best)}
-    for name in rounds:
-        if name not in kept:
+    names, end = _names(folder), saved.rpartition("-")[0]
+    older = [name for name in names if name < end]
+    for name in names:
+        if name not in (saved, *older[: NUM_KEPT - 1]):
             storage.remove(storage.join(folder, name))
 
 
 def newest(folder: str, listener: Listener) -> Checkpoint | None:
     """Return the newest undamaged checkpoint, or None; warn of each damaged one."""
-    for name in _rounds(folder):
+    for name in _names(folder):
         file = storage.join(folder, name)
         try:
             data = storage.read(file)
@@ -210,7 +203,6 @@ def newest(folder: str, listener: Listener) -> Checkpoint | None:
     return None
 
 
-def _rounds(folder: str) -> dict[str, int]:
-    """Return checkpoint name -> next round, the newest checkpoint first."""
-    matches = (_NAME.fullmatch(name) for name in sorted(storage.names(folder), reverse=True))
-    return {match[0]: int(match[1]) for match in matches if match}
+def _names(folder: str) -> list[str]:
+    """Return the names of the checkpoints, the newest first."""
+    return [name for name in reversed(storage.names(folder)) if _NAME.fullmatch(name)]

@@ -7,7 +7,7 @@ from nanograd.errors import StorageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import EpochMetrics, Event, ignore
 from nanograd.training import checkpoint as checkpoints
-from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History, newest, prune, save
+from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History, newest, save
 from nanograd.training.server import LossSum, Snapshot
 from tests.helpers.runs import bits
 
@@ -97,23 +97,6 @@ def test_damage_at_every_byte_is_detected_and_the_checkpoint_before_is_used(tmp_
     name = f"round-000000003-{storage.checksum(data)[:16]}.safetensors"
     storage.commit(str(tmp_path / name), data)
     assert name in newest_of(tmp_path)[1][0]
-
-
-KEPT: dict[str, tuple[list[float | None], list[int]]] = {
-    "no epoch": ([], [70, 80, 90]),
-    "no validation": ([None] * 9, [70, 80, 90]),
-    "the first of two": ([0.5, 0.9, 0.8, 0.7, 0.9, 0.6, 0.6, 0.6, 0.6], [20, 70, 80, 90]),
-    "a later one": ([0.8, 0.7, 0.7, 0.7, 0.9, 0.6, 0.6, 0.6, 0.6], [50, 70, 80, 90]),
-}
-
-
-@pytest.mark.parametrize(("accuracies", "kept"), KEPT.values(), ids=KEPT.keys())
-def test_three_newest_and_the_best_epoch_are_kept(tmp_path, accuracies, kept):
-    for number in range(1, 10):
-        some = some_checkpoint(10 * number, accuracies[:number])
-        prune(str(tmp_path), save(str(tmp_path), some), some.history)
-
-    assert rounds_in(tmp_path) == kept
 
 
 def save_with(writer: CheckpointSaver, round_: int, train_s: float = 1.0) -> None:
