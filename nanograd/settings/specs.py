@@ -159,8 +159,8 @@ class ReportSpec(JobSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartsSpec(JobSpec):
-    """Settings shared by the commands that work part by part."""
+class PartsSpec(JobSpec, PictureOptions):
+    """Settings shared by the commands that read files part by part."""
 
     workers: int | None = _workers(
         None,
@@ -185,6 +185,14 @@ class PartsSpec(JobSpec):
     limit: int | None = setting(
         None, "read at most this many rows [default: all]", least=1, group="Limits", identity=True
     )
+    label_from: str = setting(
+        "auto",
+        "source of the labels of picture files: auto (folder name, else a clear file name such as "
+        "7_0012.png or scan-is-7.png, but not 7.png), folder, name, none, a list FILE.csv (columns "
+        "file and label), a template 'img_*_{label}.png' or a regular expression",
+        group="Pictures",
+        place=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,21 +203,7 @@ class PartsSpec(JobSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PicturePartsSpec(PartsSpec, PictureOptions):
-    """Settings shared by the commands that read picture files part by part."""
-
-    label_from: str = setting(
-        "auto",
-        "source of the labels of picture files: auto (folder name, else a clear file name such as "
-        "7_0012.png or scan-is-7.png, but not 7.png), folder, name, none, a list FILE.csv (columns "
-        "file and label), a template 'img_*_{label}.png' or a regular expression",
-        group="Pictures",
-        place=True,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestSpec(PicturePartsSpec):
+class IngestSpec(PartsSpec):
     """Convert pictures (files, folders, globs) to Parquet."""
 
     keep_original: bool = setting(
@@ -231,7 +225,7 @@ class InspectSpec(PictureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSpec(PicturePartsSpec, ReportSpec, ReadOptions):
+class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
     """Classify the digits in pictures, Parquet or CSV files (files, folders, globs, ZIP files)."""
 
     output: Given[Any, str] = setting("predictions", "output directory or URI", place=True)
