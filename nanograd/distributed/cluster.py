@@ -334,18 +334,10 @@ def _join(address: str) -> None:
                 _check(found, address)
             ray.init(address=found or address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
-        is_variable = address == os.environ.get("RAY_ADDRESS")
-        if is_variable or address == "auto":  # it may be another program's Ray
-            source = "RAY_ADDRESS" if is_variable else "--address"
-            raise ClusterError(
-                f"the Ray{f' at {found}' if found else ''} to which {source}={address} leads "
-                "needs another token; if it is not yours, name yours with --address HOST:PORT, as "
-                "`ray start` printed it; otherwise set RAY_AUTH_MODE=token and put the token into "
-                "~/.ray/auth_token"
-            ) from error
         raise ClusterError(
-            f"the Ray cluster at {address} refuses our token; put the cluster's token into "
-            "~/.ray/auth_token or RAY_AUTH_TOKEN and set RAY_AUTH_MODE=token"
+            f"the Ray cluster at {found or address} refuses our token; set RAY_AUTH_MODE=token and "
+            "put its token into ~/.ray/auth_token or RAY_AUTH_TOKEN; if it is not your cluster, "
+            "name yours with --address HOST:PORT, as `ray start` printed it"
         ) from error
     except RuntimeError as error:  # for example another version of Ray or Python
         text = " ".join(str(error).split())
