@@ -10,7 +10,6 @@ the first epochs do not depend on their number. A command with another identity 
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from itertools import compress
 from time import gmtime, strftime
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
@@ -93,21 +92,18 @@ class RunDirectory:
         differing = [name for name in ours if identity.get(name) != ours[name]]
         if not differing:
             return
-        name, why = differing[0], ""
-        remedy = "choose another --output or replace the run with --overwrite"
+        name, remedy = differing[0], "choose another --output or replace the run with --overwrite"
         if differing == ["epochs"] and ours["epochs"] > identity.get("epochs", ours["epochs"]):
-            planned = {
-                "its learning rate falls": ours["schedule"] != "constant",
-                "its distortions decrease": ours["cool_down"] > 0,
-            }
-            if not any(planned.values()):
+            if ours["schedule"] == "constant" and not ours["cool_down"]:
                 return
-            why = f"; it cannot go on, because {' and '.join(compress(planned, planned.values()))}"
-            why += " until the last epoch"
-            remedy = f"train on its weights with --resume-from {self.folder} and another --output"
+            remedy = (
+                "it cannot go on, because its learning rate or its distortions change until the "
+                f"last epoch; train on its weights with --resume-from {self.folder} and another "
+                "--output"
+            )
         raise OutputExistsError(
-            f"{self.folder} contains a run with {name} {identity.get(name)!r}, not {ours[name]!r}"
-            f"{why}; {remedy}"
+            f"{self.folder} contains a run with {name} {identity.get(name)!r}, not {ours[name]!r}; "
+            f"{remedy}"
         )
 
     def remove_report(self) -> None:

@@ -79,21 +79,14 @@ def test_more_epochs_continue_a_run_and_give_the_bits_of_one_that_had_them_from_
         train(few_digits, tmp_path / "run", None, refuse_to_compute, epochs=4, **settings)
 
 
-@pytest.mark.parametrize(
-    ("settings", "why"),
-    [
-        ({"cool_down": 0.0}, "its learning rate falls until"),
-        ({"schedule": "constant"}, "its distortions decrease until"),
-        ({}, "its learning rate falls and its distortions decrease until"),
-    ],
-)
-def test_run_whose_rounds_depend_on_the_number_of_epochs_says_why_it_cannot_go_on(
-    few_digits, tmp_path, settings, why
+@pytest.mark.parametrize("settings", [{"cool_down": 0.0}, {"schedule": "constant"}])
+def test_run_whose_rounds_depend_on_the_number_of_epochs_cannot_go_on(
+    few_digits, tmp_path, settings
 ):
     settings = {"cool_down": 0.5, **settings}
     train(few_digits, tmp_path / "run", **settings)
 
-    with pytest.raises(OutputExistsError, match=f"{why} the last epoch; .* --resume-from .*/run"):
+    with pytest.raises(OutputExistsError, match=r"until the last epoch; .* --resume-from .*/run"):
         train(few_digits, tmp_path / "run", None, refuse_to_compute, epochs=3, **settings)
 
 
