@@ -7,9 +7,10 @@ import pytest
 from playwright.sync_api import Browser
 
 from nanograd.digits.dataset import Mnist
+from nanograd.report import training_report
 from nanograd.report.html import REPORT
 from scripts import chromium
-from tests.helpers.reports import predict_digits, write_training_report
+from tests.helpers.reports import predict_digits
 from tests.helpers.runs import train
 
 
@@ -27,7 +28,8 @@ def browser() -> Iterator[Browser]:
 def run(few_digits: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("browser") / "run"
     train(few_digits, place, hidden=32, epochs=4)
-    write_training_report(place, few_digits.test)
+    finished = training_report.read_run(str(place))
+    training_report.build(finished, few_digits.test).write(str(place), as_png=False)
     return place
 
 

@@ -9,9 +9,6 @@ import pyarrow.parquet as pq
 
 from nanograd import commands
 from nanograd.digits.dataset import Dataset
-from nanograd.report import training_report
-from nanograd.report.html import Report, write_report
-from nanograd.runtime.events import Listener, ignore
 from nanograd.settings.specs import PredictSpec
 
 MAX_BYTES = 3_000_000
@@ -59,17 +56,6 @@ def check_page(text: str) -> Page:
 def confusion_cells(html: str) -> list[int]:
     """Return the counts of a confusion matrix, row by row."""
     return [int(count.replace(",", "")) for count in re.findall(r"<title>\d as \d: (.*?)<", html)]
-
-
-def write_training_report(
-    run: Path, test: Dataset, listener: Listener = ignore, *, as_png: bool = False
-) -> str | None:
-    """Write the report of a run that was trained on other data than `commands.report` loads."""
-
-    def build() -> Report:
-        return training_report.build(training_report.read_run(str(run)), test)
-
-    return write_report(str(run), build, listener, as_png=as_png)
 
 
 def predict_digits(run: Path, digits: Dataset, rows: Path, num_labelled: int, output: Path) -> None:

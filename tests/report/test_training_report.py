@@ -9,9 +9,8 @@ from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
 from nanograd.report import accuracy, html, training_report
-from nanograd.runtime.events import Event, Level
 from tests.helpers.models import some_net
-from tests.helpers.reports import Page, check_page, confusion_cells, write_training_report
+from tests.helpers.reports import Page, check_page, confusion_cells
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +47,6 @@ def test_failures_are_marked_and_listed(run, few_digits):
 
     assert re.findall('circle class="(failed|joined|other)"', html) == ["failed", "joined"]
     assert all(event["sentence"] in Page(html).text for event in events)
-
-
-def test_report_of_an_unfinished_run_is_a_warning(tmp_path, few_digits):
-    events: list[Event] = []
-
-    written = write_training_report(tmp_path / "gone", few_digits.test, events.append)
-
-    assert written is None
-    [warning] = events
-    assert warning.level is Level.WARNING
-    assert str(warning).startswith("no report")
-    assert "neither a finished training run nor" in str(warning)
 
 
 def test_command_writes_the_report_again(run):

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
-from threading import Barrier, Event, Thread
+from threading import Barrier
 from typing import Any
 
 import pytest
 
 from nanograd.errors import OutputExistsError, StorageError
 from nanograd.runtime import lease, machine, storage
-from nanograd.runtime.events import Event as Message
-from nanograd.runtime.events import Level
+from nanograd.runtime.events import Event, Level
 from nanograd.runtime.lease import exclusive
 from simulators.waiting import wait_for
 from tests.helpers.folders import contents
@@ -42,27 +41,6 @@ def held(place: str, *prefix: str) -> Iterator[subprocess.Popen[bytes]]:
         if holder.stdout.readline() != b"held\n":
             pytest.skip("needs namespaces")
         yield holder
-
-
-@contextmanager
-def held_elsewhere(place: str) -> Iterator[str]:
-    """A claim as another machine holds and renews it; returns its place."""
-    claim, ended = storage.join(place, FAR), Event()
-
-    def renew() -> None:
-        for renewals in count(2):
-            if ended.wait(LEASE_S / 4):
-                return
-            storage.commit(claim, json.dumps(["process 7 on far", renewals, True]).encode())
-
-    storage.commit(claim, json.dumps(["process 7 on far", 1, True]).encode())
-    thread = Thread(target=renew)
-    thread.start()
-    try:
-        yield claim
-    finally:
-        ended.set()
-        thread.join()
 
 
 def refused(place: object, *arguments: Any, **options: Any) -> str:
@@ -106,7 +84,7 @@ def test_exclusive_waits_for_another_process_if_asked_to(tmp_path):
 def test_process_in_another_container_is_refused_while_the_holder_lives(tmp_path, mount):
     place = tmp_path / "run"
     place.mkdir()
-    events: list[Message] = []
+    events: list[Event] = []
     script = f'place="$0" && {mount} exec "$@" "$place"'
     with held(str(place), *CONTAINER, "sh", "-c", script, str(place)) as holder:
         refused(place, events.append, lease_s=LEASE_S)
@@ -259,19 +237,9 @@ def test_machine_that_was_suspended_before_it_confirms_its_claim_looks_again(tmp
     assert contents(tmp_path) == {}
 
 
-def test_process_of_another_machine_is_named_while_it_renews_its_claim(tmp_path):
-    events: list[Message] = []
-    with held_elsewhere(str(tmp_path)) as claim:
-        assert "process 7 on far" in refused(tmp_path, lease_s=LEASE_S)
-    with exclusive(str(tmp_path), events.append, lease_s=0.3):
-        assert not storage.exists(claim)
-
-    assert [event.level for event in events] == [Level.INFO, Level.WARNING]
-
-
 @pytest.mark.parametrize("data", [b"\xff{", b"null", b"[1]", b'{"a": 1, "b": 2}', b""])
 def test_damaged_lease_is_respected_while_its_process_may_live(tmp_path, data):
-    events: list[Message] = []
+    events: list[Event] = []
     far = tmp_path / FAR
     far.write_bytes(data)
     with exclusive(str(tmp_path), events.append, lease_s=0.3):

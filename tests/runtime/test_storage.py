@@ -1,7 +1,4 @@
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -64,28 +61,6 @@ def test_commit_that_fails_leaves_nothing_behind(tmp_path, name, error):
 
     assert storage.names(str(tmp_path)) == ["file", "folder"]
     assert contents(tmp_path) == {"folder/inside": b"kept", "file": b"kept"}
-
-
-def test_commit_killed_at_any_moment_leaves_a_whole_file(tmp_path):
-    writer = """
-import sys
-from nanograd.runtime import storage
-while True:
-    for byte in (b"a", b"b"):
-        storage.commit(sys.argv[1], byte * 100_003)
-        sys.stdout.write(".")
-        sys.stdout.flush()
-"""
-    place = tmp_path / "file"
-
-    for _ in range(3):
-        with subprocess.Popen(
-            [sys.executable, "-c", writer, str(place)], stdout=subprocess.PIPE
-        ) as process:
-            process.stdout.read(7)
-            process.send_signal(signal.SIGKILL)
-
-        assert place.read_bytes() in (b"a" * 100_003, b"b" * 100_003)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import inspect
 import math
 from dataclasses import MISSING, fields
-from typing import Any
 
 import pytest
 
@@ -81,14 +80,6 @@ def test_preset_is_a_choice_resolves_and_decides_the_bits_alone(name):
     assert choices(preset) == tuple(PRESETS)
     assert spec.preset == name
     assert set(PRESETS[name]) <= set(spec.identity())
-
-
-def test_later_layer_overrides_earlier_ones_and_only_the_result_is_validated():
-    layers: list[dict[str, Any]] = [{"epochs": 1, "seed": 3}, {"epochs": 7, "hidden": 193}]
-    spec = TrainSpec.resolve(*layers, {"shards": 64, "workers": 64}, {"epochs": 9, "workers": 7})
-
-    assert (spec.epochs, spec.hidden, spec.seed, spec.workers) == (9, 193, 3, 7)
-    assert TrainSpec.resolve({}, {}) == TrainSpec()
 
 
 def test_explicit_epochs_override_the_least_rounds_of_a_preset():

@@ -14,7 +14,6 @@ from nanograd.errors import (
     DivergedError,
     OutputExistsError,
     Stopped,
-    StorageError,
     UsageError,
 )
 from nanograd.models import model as model_io
@@ -176,16 +175,6 @@ def test_too_few_images_for_the_shards_are_refused(few_digits, tmp_path):
         train(few, tmp_path / "run", shards=8)
     with pytest.raises(DataError, match="--validation-split"):
         train(few_digits, tmp_path / "run", shards=2, validation_split=0.9999)
-
-
-def test_stop_whose_round_cannot_be_saved_is_a_storage_error(few_digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "GRACE_S", 0.0)
-
-    def block(event: Event) -> None:
-        (tmp_path / "run" / "checkpoints").touch()  # no folder can be made here
-
-    with pytest.raises(StorageError, match="no checkpoint exists"):
-        train(few_digits, tmp_path / "run", runs.StopAt(1), listener=block)
 
 
 class Other(LocalGroup):

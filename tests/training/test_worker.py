@@ -131,26 +131,3 @@ def test_the_same_image_is_distorted_otherwise_in_every_epoch():
 
     assert len(set(still)) == 1
     assert len({*still, *distorted}) == 4
-
-
-def test_labels_act_through_the_targets_alone():
-    # With softmax d2 = o - t, and the outputs o depend on the images only: between two labellings
-    # of the same images, db2 differs by the difference of the label counts. On black images
-    # dw1 = x^T d1 is zero, unless a label has become a pixel (a fault of this program's ancestor).
-    recipe = recipe_for(batch_size=NUM_IMAGES)
-    digits = noise(NUM_IMAGES)
-    black = Dataset(np.zeros_like(digits.images), digits.labels)
-    other = Dataset(digits.images, np.roll(digits.labels, 7) // 2)
-
-    first, second, third = (
-        Params(
-            worker_for(recipe, d, range(5)).contribute(0, start_of(recipe))[0].gradient,
-            recipe.architecture,
-        )
-        for d in (digits, other, black)
-    )
-
-    assert not third.w1.any()
-    assert third.b1.all()
-    counts = [np.bincount(d.labels, minlength=10) for d in (digits, other)]
-    np.testing.assert_allclose(first.b2 - second.b2, counts[1] - counts[0], rtol=0, atol=1e-4)
