@@ -29,7 +29,7 @@ from nanograd.settings.arguments import resolved
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup
 from nanograd.training.loop import as_net
-from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.recipe import make_recipe
 from nanograd.training.server import first_snapshot
 
 
@@ -100,7 +100,24 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         self._mean, self._deviation = rows.mean(axis=0), rows.std(axis=0)
         self._deviation[self._deviation == 0] = 1
         dataset = Dataset(self._inputs(rows), numbers)
-        recipe = self._recipe(dataset)
+        params = self.get_params()
+        seed = int(check_random_state(params.pop("random_state")).randint(2**31))
+        params["batch_size"] = min(params["batch_size"], len(dataset))
+        params["shards"] = min(params["shards"], params["batch_size"])
+        if params["optimizer"] != "momentum":
+            params["momentum"] = None
+        # TrainSpec has settings of these names. Parameter searches may pass numpy scalars.
+        with resolved(TrainSpec, None, params | {"seed": seed}) as spec:
+            recipe = make_recipe(spec, len(dataset))
+        layers = {"inputs": rows.shape[1], "classes": len(self.classes_)}
+        recipe = replace(
+            recipe,
+            architecture=replace(recipe.architecture, **layers),
+            preparation=Preparation(name="plain"),
+            distortion=Distortion(),
+            cool_down=0.0,
+            deskew_last=False,
+        )
         with closing(LocalGroup(recipe, dataset, first_snapshot(recipe))) as group:
             group.advance(recipe.num_rounds)
             snapshot = group.snapshot()
@@ -127,24 +144,3 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
 
     def _inputs(self, rows: NDArray[np.float64]) -> NDArray[np.float32]:
         return np.asarray((rows - self._mean) / self._deviation, np.float32)
-
-    def _recipe(self, rows: Dataset) -> Recipe:
-        params = self.get_params()
-        seed = int(check_random_state(params.pop("random_state")).randint(2**31))
-        params["batch_size"] = min(params["batch_size"], len(rows))
-        params["shards"] = min(params["shards"], params["batch_size"])
-        if params["optimizer"] != "momentum":
-            params["momentum"] = None
-        # TrainSpec has settings of these names. Parameter searches may pass numpy scalars.
-        with resolved(TrainSpec, None, params | {"seed": seed}) as spec:
-            recipe = make_recipe(spec, len(rows))
-        return replace(
-            recipe,
-            architecture=replace(
-                recipe.architecture, inputs=rows.images.shape[1], classes=len(self.classes_)
-            ),
-            preparation=Preparation(name="plain"),
-            distortion=Distortion(),
-            cool_down=0.0,
-            deskew_last=False,
-        )

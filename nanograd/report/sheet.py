@@ -221,7 +221,12 @@ def check_output(file: str) -> None:
 def draw_sheet(inspections: Sequence[Inspection], model: str) -> bytes:
     """Return a PNG file that is marked as a sheet; `model` is the model's name for the title."""
     width = NUM_PANELS * _STRIDE + PROBABILITIES_WIDTH
-    heights = [_ROW if each.numbers is None else _numbers_height(each) for each in inspections]
+    heights = [
+        _ROW
+        if each.numbers is None or each.picture is None
+        else NAME + CAPTION * len(each.numbers) + each.picture.height + 20
+        for each in inspections
+    ]
     size = (width + 2 * MARGIN, HEAD + sum(heights))
     sheet = Image.new("RGB", size, "white")
     refused = sum(each.steps.refused is not None for each in inspections)
@@ -271,11 +276,6 @@ def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
             left = MARGIN + number * _STRIDE
             draw_text(draw, (left, top), panel.caption, size=12, colour=GREY)
             sheet.paste(panel.image, (left, top + CAPTION))
-
-
-def _numbers_height(inspection: Inspection) -> int:
-    height = inspection.picture.height if inspection.picture else 0
-    return NAME + CAPTION * len(inspection.numbers or ()) + height + 20
 
 
 def _draw_numbers(sheet: Image.Image, top: int, inspection: Inspection) -> None:
