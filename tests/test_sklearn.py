@@ -20,17 +20,6 @@ def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
-def test_labels_of_any_kind_come_back():
-    x, y = load_iris(return_X_y=True)
-    names = np.array(["setosa", "versicolor", "virginica"])[y]
-
-    net = MLPClassifier(hidden=16, random_state=0).fit(x, names)
-
-    assert net.classes_.tolist() == ["setosa", "versicolor", "virginica"]
-    assert (net.predict(x) == names).mean() == net.score(x, names) > 0.95
-    np.testing.assert_allclose(net.predict_proba(x).sum(axis=1), 1, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     "settings",
     [

@@ -12,7 +12,7 @@ from nanograd.runtime import kernel
 from nanograd.runtime.events import BuildsDiffer, RoundRetried
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from tests.helpers.actors import CannotAttach, Far, NanAtRoundNine, OtherBuild, pids, variant
+from tests.helpers.actors import CannotAttach, NanAtRoundNine, OtherBuild, pids, variant
 from tests.helpers.runs import bits, train_locally
 
 ROUNDS = 20
@@ -113,21 +113,3 @@ def test_replacement_of_the_only_worker_is_compared_with_the_first_one(
 
     [differ] = [event for event in events if isinstance(event, BuildsDiffer)]
     assert [differ.first, differ.worker] == group.fingerprints()
-
-
-@pytest.mark.parametrize("killed", ["near", "far"])
-def test_near_and_far_workers_share_a_round_and_give_the_same_bits(
-    start_group, use_workers, recipe, digits, tmp_path, killed
-):
-    def attached(kind: str) -> list[int]:
-        return [int(file.name.partition("-")[2]) for file in tmp_path.glob(f"{kind}-*")]
-
-    use_workers(variant(Far, folder=str(tmp_path)))
-    group = start_group(recipe, 3)
-
-    group.advance(7)
-    assert (len(attached("near")), len(attached("far"))) == (1, 2)
-    os.kill(attached(killed)[0], signal.SIGKILL)
-    group.advance(ROUNDS)
-
-    assert bits(group.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))

@@ -13,20 +13,18 @@ from pathlib import Path
 import pytest
 
 from nanograd import commands
-from nanograd.runtime import kernel, storage
+from nanograd.runtime import storage
 from nanograd.settings.fields import flag_name
 from nanograd.settings.train_spec import TrainSpec
 from simulators.waiting import wait_for
 from tests.e2e.conftest import PART_ROWS, every_server
 from tests.helpers.folders import untimed_contents
 from tests.helpers.processes import finish, start
-from tests.runtime.test_kernel import PROCESSORS
 
 SETTINGS = {"epochs": 20, "batch_size": 250, "hidden": 32}
 FLAGS = [word for name in SETTINGS for word in (flag_name(name), str(SETTINGS[name]))]
 TRAIN = ["train", "--data", "sample", *FLAGS, "--workers"]
 NUM_PARTS, TIMEOUT_S = 30, 240
-OTHER_NUMPY = PROCESSORS["Nehalem"]["NPY_DISABLE_CPU_FEATURES"]
 
 
 def wait_while_it_runs(
@@ -201,32 +199,6 @@ def test_second_command_ends_with_73_and_the_next_continues_after_a_kill(bucket)
     assert f"process {first.pid} on {os.uname().nodename}" in refusal["reason"]
     assert "continuing after" in log
     assert storage.leases(place) == []
-
-
-@pytest.mark.skipif(not OTHER_NUMPY, reason="numpy has one code only")
-def test_run_continued_on_another_processor_is_warned_of_or_refused(tmp_path):
-    words = (*TRAIN, "0", "--output", str(tmp_path / "run"))
-    other = {"NPY_DISABLE_CPU_FEATURES": OTHER_NUMPY}
-    train_until(signal.SIGKILL, str(tmp_path / "run"), "0")
-
-    _, refusal = finish(start(*words, "--strict", **other), 69)
-    _, log = finish(start(*words, **other))
-
-    assert "match neither; --strict and --kernel portable refuse that" in refusal
-    assert "WARNING: the rounds so far were computed with numpy" in log
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(kernel.missing_features()), reason="needs AVX2")
-def test_portable_run_continued_on_another_processor_has_the_bits_of_one_machine(tmp_path):
-    portable, sums = {"NANOGRAD_TRAIN_KERNEL": "portable"}, []
-    for name in ("Nehalem", "SkylakeX"):
-        place = str(tmp_path / name)
-        train_until(signal.SIGKILL, place, "0", **portable, **PROCESSORS["SkylakeX"])
-        done = continue_training(place, "0", **portable, **PROCESSORS[name])
-        sums.append(done["params_sha256"])
-
-    assert sums[0] == sums[1]
 
 
 # A private Ray

@@ -53,12 +53,6 @@ def end(number: signal.Signals = signal.SIGKILL) -> None:
     Event().wait()  # the signal may reach another thread first, and this one must do no more
 
 
-def freeze(actor: object) -> None:
-    end(signal.SIGSTOP)
-
-
-FreezesWhenCopied = before(ServerActor, "snapshot", freeze)
-FreezesWhenRestored = before(ServerActor, "restore", freeze)
 SlowToStart = before(ServerActor, "__init__", lambda actor: sleep(6))  # on a busy machine
 SlowSnapshot = before(ServerActor, "snapshot", lambda actor: sleep(2))
 
@@ -129,25 +123,6 @@ class CannotAttach(WorkerActor):
 
     def attach(self, address: MemoryAddress) -> bool:
         return False
-
-
-class Far(WorkerActor):
-    """A worker that may be far: only the first to attach to a memory reaches it.
-
-    Each creates a file in a folder that is named after its kind, near or far, and its process.
-    """
-
-    folder: str
-
-    def attach(self, address: MemoryAddress) -> bool:
-        try:
-            Path(self.folder, str(address.token)).touch(exist_ok=False)
-        except FileExistsError:
-            Path(self.folder, f"far-{os.getpid()}").touch()
-            self._memory = None
-            return False
-        Path(self.folder, f"near-{os.getpid()}").touch()
-        return super().attach(address)
 
 
 class OtherBuild(WorkerActor):
