@@ -150,9 +150,11 @@ def event_types(words: Sequence[str]) -> str:
     ]  # fmt: skip
     lines = []
     for each in found:
-        names = ", ".join(f"`{field.name}`" for field in fields(each) if field.name != "level")
+        own = (field.name for field in fields(each) if field.name not in ("name", "level"))
+        names = ", ".join(f"`{name}`" for name in own)
         lines.append(f"`{each.name}`, `{each.__name__}`: {_summary(each)} ({names})")
-    return _list(lines)
+    sentences = events.SENTENCES.items()
+    return _list([*lines, *(f"`{name}`, `GroupEvent`: `{each}`" for name, each in sentences)])
 
 
 def reasons(words: Sequence[str]) -> str:

@@ -269,13 +269,15 @@ class Members:
             if (ours := identity.fingerprint) not in self.fingerprints:
                 self.fingerprints.append(ours)
             if ours != (first := self.fingerprints[0]):
-                event = events.BuildsDiffer(rank=rank, worker=ours, first=first)
+                facts = {"rank": rank, "worker": ours, "first": first}
+                event = events.GroupEvent(name="mixed", facts=facts)
                 if self._spec.is_strict:
                     raise ClusterError(f"{event}; --strict and --kernel portable refuse that")
                 self._listener(event)
             if rank in self._replaced:
                 self._replaced.remove(rank)
-                self._listener(events.WorkerJoined(rank=rank, round=round_))
+                facts = {"rank": rank, "round": round_}
+                self._listener(events.GroupEvent(name="joined", facts=facts))
             has_joined = True
         return has_joined
 

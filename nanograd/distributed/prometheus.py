@@ -56,7 +56,7 @@ class RayMetrics:
 
     def __call__(self, event: Event) -> None:
         """Update the metrics from an event."""
-        if isinstance(event, events.WorkerFailed):
+        if event.name == "lost":
             self._lost.inc()
         if not isinstance(event, events.TrainingProgress | events.JobProgress):
             return

@@ -5,11 +5,11 @@ The fields have the names of the JSON records.
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from logging import getLogger
 from time import perf_counter
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from nanograd.runtime.json_files import JsonObject
 
@@ -36,21 +36,32 @@ class FailureKind(StrEnum):
     UNRESPONSIVE = "hung"
 
 
-# Marks a field that is not part of the JSON record, because the event's sentence contains it.
-_UNRECORDED = {"recorded": False}
+# Sentences of the changes in a group of workers, by the name of the event.
+SENTENCES = {
+    "started": "{workers} on {hosts}",
+    "lost": "worker {rank} failed at round {round} ({how}); {shards}; 0 rounds lost",
+    "joined": "worker {rank} joined at round {round}",
+    "refused": "round {round}: {reason}; computed again by new workers",
+    "waiting": "round {round} waits for {waits_for} ({seconds} s)",
+    "server_lost": "the parameter server failed at round {round} ({reason}); a new one continues "
+    "from the copy of round {copy}",
+    "host_lost": "host {host} failed at round {round} ({how}); 0 rounds lost",
+    "mixed": "worker {rank} computes with {worker}, the run began with {first}: its bits may "
+    "differ",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """Something that happened in a job."""
 
-    name: ClassVar[str]
-    level: Level = field(default=Level.INFO, metadata=_UNRECORDED)
+    name: str
+    level: Level = Level.INFO
 
     def record(self) -> JsonObject:
         """Return the event as a JSON object."""
-        recorded = (each.name for each in fields(self) if each.metadata.get("recorded", True))
-        return {"event": self.name, **{name: getattr(self, name) for name in recorded}}
+        names = (each.name for each in fields(self) if each.name not in ("name", "level"))
+        return {"event": self.name, **{name: getattr(self, name) for name in names}}
 
 
 Listener: TypeAlias = Callable[[Event], None]
@@ -80,7 +91,7 @@ def broadcast(*listeners: Listener) -> Listener:
 class Message(Event):
     """A sentence for people."""
 
-    name: ClassVar[str] = "message"
+    name: str = "message"
     text: str  # the sentence
 
     def __str__(self) -> str:
@@ -119,7 +130,7 @@ class EpochMetrics:
 class EpochFinished(Event):
     """An epoch is complete."""
 
-    name: ClassVar[str] = "epoch"
+    name: str = "epoch"
     metrics: EpochMetrics
     net: int = 1  # number of the net in an ensemble, from 1
     nets: int = 1  # number of nets
@@ -134,7 +145,7 @@ class EpochFinished(Event):
 class TrainingProgress(Event):
     """Progress of a training run, after each segment of rounds."""
 
-    name: ClassVar[str] = "progress"
+    name: str = "progress"
     command: str = "train"
     net: int = 1  # number of the net in an ensemble, from 1
     nets: int = 1  # number of nets
@@ -156,7 +167,7 @@ class TrainingProgress(Event):
 class TrainingFinished(Event):
     """A training run is complete."""
 
-    name: ClassVar[str] = "result"
+    name: str = "result"
     result: JsonObject  # the result line of `nanograd train`
 
     def record(self) -> JsonObject:
@@ -168,7 +179,7 @@ class TrainingFinished(Event):
 class JobProgress(Event):
     """Progress of a batch job, after each part."""
 
-    name: ClassVar[str] = "progress"
+    name: str = "progress"
     command: str  # ingest or predict
     part: int  # finished parts
     parts: int  # all parts
@@ -185,7 +196,7 @@ class JobProgress(Event):
 class ImageScored(Event):
     """A test image was classified (`nanograd evaluate --verbose`)."""
 
-    name: ClassVar[str] = "image"
+    name: str = "image"
     label: int  # true class
     scores: tuple[float, ...]  # score of each class
     prediction: int  # class with the largest score
@@ -198,129 +209,20 @@ class ImageScored(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupEvent(Event):
-    """A change in a group of workers, which is written to `events.jsonl`."""
+    """A change in a group of workers, which is written to `events.jsonl`.
 
-    sentence: ClassVar[str]  # template of the sentence, with names of fields in braces
+    >>> str(GroupEvent(name="joined", facts={"rank": 2, "round": 400}))
+    'worker 2 joined at round 400'
+    """
+
+    facts: JsonObject  # what the sentence of the event names
 
     def __str__(self) -> str:
-        return self.sentence.format_map(vars(self))
+        return SENTENCES[self.name].format(**self.facts)
 
     def record(self) -> JsonObject:
         """Return the event and its sentence as a JSON object."""
-        return {**super().record(), "sentence": str(self)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupStarted(GroupEvent):
-    """All workers have started.
-
-    >>> str(GroupStarted(num_workers=3, num_hosts=1))
-    '3 workers on 1 host'
-    """
-
-    name: ClassVar[str] = "started"
-    num_workers: int = field(metadata=_UNRECORDED)
-    num_hosts: int = field(metadata=_UNRECORDED)
-
-    def __str__(self) -> str:
-        return f"{count(self.num_workers, 'worker')} on {count(self.num_hosts, 'host')}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerFailed(GroupEvent):
-    """A worker failed.
-
-    >>> str(WorkerFailed(rank=2, round=812, how=FailureKind.KILLED, heirs={0: [4, 5]}))
-    'worker 2 failed at round 812 (killed); shards 4-5 now on worker 0; 0 rounds lost'
-    """
-
-    name: ClassVar[str] = "lost"
-    rank: int
-    round: int  # the round that will be computed again
-    how: FailureKind
-    heirs: Mapping[int, Sequence[int]] = field(
-        metadata=_UNRECORDED
-    )  # rank -> shards that it takes over
-
-    def __str__(self) -> str:
-        moved = [f"{name_shards(s)} now on worker {heir}" for heir, s in self.heirs.items() if s]
-        return (
-            f"worker {self.rank} failed at round {self.round} ({self.how}); "
-            f"{'; '.join(moved) or 'its shards wait for a replacement'}; 0 rounds lost"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerJoined(GroupEvent):
-    """A replacement of a failed worker has joined."""
-
-    name: ClassVar[str] = "joined"
-    sentence: ClassVar[str] = "worker {rank} joined at round {round}"
-    rank: int
-    round: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundRetried(GroupEvent):
-    """New workers compute a round again because the server refused a contribution."""
-
-    name: ClassVar[str] = "refused"
-    sentence: ClassVar[str] = "round {round}: {reason}; computed again by new workers"
-    round: int
-    reason: str = field(metadata=_UNRECORDED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundWaits(GroupEvent):
-    """A round takes much longer than usual.
-
-    >>> str(RoundWaits(round=340, seconds=3, waits_for="host north at 192.0.2.12"))
-    'round 340 waits for host north at 192.0.2.12 (3 s)'
-    """
-
-    name: ClassVar[str] = "waiting"
-    sentence: ClassVar[str] = "round {round} waits for {waits_for} ({seconds} s)"
-    round: int
-    seconds: int  # since the round began
-    waits_for: str  # the host, or the shards on a host, from which results are missing
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerFailed(GroupEvent):
-    """The parameter server failed; a new one continues from the newest copy of its state."""
-
-    name: ClassVar[str] = "server_lost"
-    sentence: ClassVar[str] = (
-        "the parameter server failed at round {round} ({reason}); "
-        "a new one continues from the copy of round {copy}"
-    )
-    round: int  # the round of the failure
-    reason: str = field(metadata=_UNRECORDED)  # as reported by Ray
-    copy: int = field(metadata=_UNRECORDED)  # the round of the copy
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostFailed(GroupEvent):
-    """The parameter server of a host failed; the servers of other hosts continue."""
-
-    name: ClassVar[str] = "host_lost"
-    sentence: ClassVar[str] = "host {host} failed at round {round} ({how}); 0 rounds lost"
-    host: str
-    round: int
-    how: FailureKind
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildsDiffer(GroupEvent):
-    """The numpy, BLAS or processor of a worker differs from that of the run's first worker."""
-
-    name: ClassVar[str] = "mixed"
-    sentence: ClassVar[str] = (
-        "worker {rank} computes with {worker}, the run began with {first}: its bits may differ"
-    )
-    rank: int
-    worker: str = field(metadata=_UNRECORDED)
-    first: str = field(metadata=_UNRECORDED)
+        return {"event": self.name, **self.facts, "sentence": str(self)}
 
 
 def name_shards(shards: Sequence[int]) -> str:

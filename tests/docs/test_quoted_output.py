@@ -8,14 +8,7 @@ from nanograd import commands
 from nanograd.console.log_lines import TextLog
 from nanograd.console.results import Prediction
 from nanograd.errors import Reason
-from nanograd.runtime.events import (
-    FailureKind,
-    HostFailed,
-    RoundWaits,
-    ServerFailed,
-    WorkerFailed,
-    WorkerJoined,
-)
+from nanograd.runtime.events import SENTENCES, GroupEvent
 from simulators.places import PLACES
 from tests.conftest import ROOT
 from tests.helpers.events import ROUNDS, ROWS
@@ -27,24 +20,26 @@ def page(name: str) -> str:
 
 
 def test_pages_quote_failures_progress_and_summaries_as_logged():
-    failed = WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={1: [4], 3: [5]})
+    shards = "shard 4 now on worker 1; shard 5 now on worker 3"
+    facts = {"rank": 2, "round": 340, "how": "killed", "shards": shards}
+    failed = GroupEvent(name="lost", facts=facts)
+    joined = GroupEvent(name="joined", facts={"rank": 2, "round": 400})
     predicted = Prediction(predicted=1000, accuracy=0.987)
     progress = [TextLog(print).line(each) for each in (replace(ROUNDS, workers={}), ROWS)]
     [summary, _] = commands.describe_demo("demo", predicted).strip().split("\nnext: ")
 
-    assert f"```\n{failed}\n{WorkerJoined(rank=2, round=400)}\n```\n" in page("README.md")
+    assert f"```\n{failed}\n{joined}\n```\n" in page("README.md")
     assert f"```\n{summary}\n```\n" in page("README.md")
     assert "```\n{}\n{}\n```\n".format(*progress) in page("docs/report.md")
 
 
 def test_cluster_page_quotes_messages_of_the_program():
     quoted = re.findall(r"^\| (?:code 69, )?`([^`]+)` \|", page("docs/cluster.md"), re.MULTILINE)
-    texts = [file.read_text() for file in (ROOT / "nanograd/distributed").glob("*.py")] + [
-        str(WorkerFailed(rank=2, round=340, how=FailureKind.KILLED, heirs={})),
-        str(ServerFailed(round=340, reason="", copy=300)),
-        str(HostFailed(host="north", round=340, how=FailureKind.KILLED)),
-        str(RoundWaits(round=340, seconds=3, waits_for="host north")),
-    ]
+    texts = [file.read_text() for file in (ROOT / "nanograd/distributed").glob("*.py")]
+    facts = {"rank": 2, "host": "north", "how": "killed", "round": 340, "seconds": 3, "copy": 300}
+    facts |= {"waits_for": "host north", "reason": "", "shards": ""}
+    names = ("lost", "server_lost", "host_lost", "waiting")
+    texts += [SENTENCES[name].format(**facts) for name in names]
 
     for message in quoted:
         pieces = [each.strip() for each in re.split(r"\.\.\.|\d+-\d+", message) if each.strip()]
