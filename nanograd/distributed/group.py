@@ -14,7 +14,7 @@ from contextlib import suppress
 from math import inf
 from threading import Event as StopSignal
 from time import monotonic
-from typing import Any, Self
+from typing import Self
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -28,9 +28,9 @@ from nanograd.distributed.servers import Servers, refuse_faulty
 from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.runtime.events import (
     FailureKind,
-    GroupEvent,
     Listener,
     WorkerState,
+    changed,
     count,
     ignore,
     name_shards,
@@ -110,7 +110,9 @@ class RayGroup:
             raise
         self._backup_time = monotonic() + _BACKUP_S
         workers, hosts = len(self.members.present), len(self.members.hosts())
-        self._tell("started", workers=count(workers, "worker"), hosts=count(hosts, "host"))
+        self._listener(
+            changed("started", workers=count(workers, "worker"), hosts=count(hosts, "host"))
+        )
         return self
 
     def advance(self, until: int, *, is_copied: bool = False) -> None:
@@ -181,9 +183,6 @@ class RayGroup:
         self.members.close()
         self.servers.close()
 
-    def _tell(self, name: str, **facts: Any) -> None:
-        self._listener(GroupEvent(name=name, facts=facts))
-
     def _copy_state(self) -> None:
         began = monotonic()
         self._backup = self.servers.snapshot(self._reply_s())
@@ -210,7 +209,7 @@ class RayGroup:
             heirs = self.members.heirs(rank).items()
             moved = [f"{name_shards(held)} now on worker {heir}" for heir, held in heirs if held]
             shards = "; ".join(moved) or "its shards wait for a replacement"
-            self._tell("lost", rank=rank, round=self._round, how=how, shards=shards)
+            self._listener(changed("lost", rank=rank, round=self._round, how=how, shards=shards))
 
     def _prepare(self) -> None:
         """Provide servers, memory and connections, if the workers have changed."""
@@ -271,7 +270,9 @@ class RayGroup:
         if wait is not None and is_long and monotonic() - self._reported >= _REPORT_S:
             self._reported, seconds = monotonic(), round(wait.seconds)
             for name in wait.waits_for:
-                self._tell("waiting", round=wait.round, seconds=seconds, waits_for=name)
+                self._listener(
+                    changed("waiting", round=wait.round, seconds=seconds, waits_for=name)
+                )
 
     def _recover(self, failures: Mapping[str, Failure]) -> None:
         """Find the failed actors, give their shards to the others, start replacements."""
@@ -294,14 +295,16 @@ class RayGroup:
             self.servers.drop(host, how)
         if failed_servers and not self.servers.present:
             copy = self._backup.round
-            self._tell("server_lost", round=self._round, reason=str(cause), copy=copy)
+            self._listener(changed("server_lost", round=self._round, reason=str(cause), copy=copy))
             self._round = copy
         workers = {rank: each.actor for rank, each in self.members.present.items()}
         failed = probe(workers, self._reply_s())
         is_healthy = not failed and not failed_servers
         if self.servers.present:
             for host, how in failed_servers.items():
-                self._tell("host_lost", host=str(lost[host]), round=self._round, how=how)
+                self._listener(
+                    changed("host_lost", host=str(lost[host]), round=self._round, how=how)
+                )
                 failed = self.members.count_loss(lost[host]) | failed
             reached = self.servers.level(self._reply_s())
             self._num_failures = 0 if reached > self._round else self._num_failures
@@ -314,7 +317,7 @@ class RayGroup:
             self._retried_round = self._round
             for rank in list(self.members.present):
                 self.members.replace(rank)
-            self._tell("refused", round=self._round, reason=str(cause))
+            self._listener(changed("refused", round=self._round, reason=str(cause)))
         if is_healthy and self._num_failures >= _MAX_EXCHANGES:
             self.servers.leave_out(failures)
         self._assign_shards(failed)

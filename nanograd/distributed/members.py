@@ -269,15 +269,13 @@ class Members:
             if (ours := identity.fingerprint) not in self.fingerprints:
                 self.fingerprints.append(ours)
             if ours != (first := self.fingerprints[0]):
-                facts = {"rank": rank, "worker": ours, "first": first}
-                event = events.GroupEvent(name="mixed", facts=facts)
+                event = events.changed("mixed", rank=rank, worker=ours, first=first)
                 if self._spec.is_strict:
                     raise ClusterError(f"{event}; --strict and --kernel portable refuse that")
                 self._listener(event)
             if rank in self._replaced:
                 self._replaced.remove(rank)
-                facts = {"rank": rank, "round": round_}
-                self._listener(events.GroupEvent(name="joined", facts=facts))
+                self._listener(events.changed("joined", rank=rank, round=round_))
             has_joined = True
         return has_joined
 

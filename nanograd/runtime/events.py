@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from logging import getLogger
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from nanograd.runtime.json_files import JsonObject
 
@@ -211,7 +211,7 @@ class ImageScored(Event):
 class GroupEvent(Event):
     """A change in a group of workers, which is written to `events.jsonl`.
 
-    >>> str(GroupEvent(name="joined", facts={"rank": 2, "round": 400}))
+    >>> str(changed("joined", rank=2, round=400))
     'worker 2 joined at round 400'
     """
 
@@ -223,6 +223,11 @@ class GroupEvent(Event):
     def record(self) -> JsonObject:
         """Return the event and its sentence as a JSON object."""
         return {"event": self.name, **self.facts, "sentence": str(self)}
+
+
+def changed(name: str, **facts: Any) -> GroupEvent:
+    """Create the event of a change in a group, with the facts that its sentence names."""
+    return GroupEvent(name=name, facts=facts)
 
 
 def name_shards(shards: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from nanograd import commands
 from nanograd.backends import ray_metrics
 from nanograd.distributed.prometheus import RayMetrics
 from nanograd.models import model as model_io
-from nanograd.runtime.events import Event, GroupEvent
+from nanograd.runtime.events import Event, changed
 from nanograd.settings.specs import PredictSpec
 from nanograd.settings.train_spec import TrainSpec
 from simulators.waiting import wait_for
@@ -56,7 +56,7 @@ def test_training_counts_rounds_images_and_workers(ray_cpus, tmp_path):
 
 
 def test_failed_worker_is_counted(ray_cpus):
-    RayMetrics("train", "place")(GroupEvent(name="lost", facts={}))
+    RayMetrics("train", "place")(changed("lost"))
 
     metrics_of("place", lost_workers_total=1)
 

@@ -8,7 +8,7 @@ from nanograd import commands
 from nanograd.console.log_lines import TextLog
 from nanograd.console.results import Prediction
 from nanograd.errors import Reason
-from nanograd.runtime.events import SENTENCES, GroupEvent
+from nanograd.runtime.events import SENTENCES, changed
 from simulators.places import PLACES
 from tests.conftest import ROOT
 from tests.helpers.events import ROUNDS, ROWS
@@ -21,9 +21,8 @@ def page(name: str) -> str:
 
 def test_pages_quote_failures_progress_and_summaries_as_logged():
     shards = "shard 4 now on worker 1; shard 5 now on worker 3"
-    facts = {"rank": 2, "round": 340, "how": "killed", "shards": shards}
-    failed = GroupEvent(name="lost", facts=facts)
-    joined = GroupEvent(name="joined", facts={"rank": 2, "round": 400})
+    failed = changed("lost", rank=2, round=340, how="killed", shards=shards)
+    joined = changed("joined", rank=2, round=400)
     predicted = Prediction(predicted=1000, accuracy=0.987)
     progress = [TextLog(print).line(each) for each in (replace(ROUNDS, workers={}), ROWS)]
     [summary, _] = commands.describe_demo("demo", predicted).strip().split("\nnext: ")

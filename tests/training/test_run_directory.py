@@ -5,7 +5,7 @@ import pytest
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.runtime import json_files, storage
-from nanograd.runtime.events import Event, GroupEvent, Level
+from nanograd.runtime.events import Event, Level, changed
 from nanograd.runtime.lease import exclusive
 from nanograd.training.run_directory import RunDirectory
 from tests.helpers.folders import contents
@@ -126,7 +126,7 @@ def test_overwrite_replaces_another_run(few_digits, tmp_path, undisturbed_run, b
 
 def record(directory: RunDirectory, *rounds: int) -> list[int]:
     for round_ in rounds:
-        directory.record(0, GroupEvent(name="joined", facts={"rank": 0, "round": round_}))
+        directory.record(0, changed("joined", rank=0, round=round_))
     return [row["round"] for row in json_files.read_lines(f"{directory.folder}/events.jsonl")]
 
 
@@ -152,7 +152,7 @@ def test_event_that_cannot_be_recorded_is_a_warning_and_written_with_the_next(
     directory = RunDirectory(str(tmp_path), {}, 1, events.append)
     with monkeypatch.context() as patch:
         patch.setattr(storage, call, fail)
-        directory.record(0, GroupEvent(name="joined", facts={"rank": 0, "round": 2}))
+        directory.record(0, changed("joined", rank=0, round=2))
 
     assert record(directory) == [1]
     assert record(directory, 3) == [1, 2, 3]
