@@ -152,7 +152,7 @@ def event_types(words: Sequence[str]) -> str:
     for each in found:
         own = (field.name for field in fields(each) if field.name not in ("name", "level"))
         names = ", ".join(f"`{name}`" for name in own)
-        lines.append(f"`{each.name}`, `{each.__name__}`: {_summary(each)} ({names})")
+        lines.append(f"`{vars(each)['name']}`, `{each.__name__}`: {_summary(each)} ({names})")
     sentences = events.SENTENCES.items()
     return _list([*lines, *(f"`{name}`, `GroupEvent`: `{each}`" for name, each in sentences)])
 

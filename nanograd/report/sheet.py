@@ -189,9 +189,10 @@ def inspect_pictures(
     inspections = []
     pictures = read_pictures(files.items(), inspect, spec)
     for file, (_, found) in zip(files, pictures, strict=True):
-        is_refused = isinstance(found, UnreadableError)
-        steps = {"steps": Candidate(refused=found)} if is_refused else found
-        inspections.append(Inspection(file=file, **steps))
+        if isinstance(found, UnreadableError):
+            inspections.append(Inspection(file=file, steps=Candidate(refused=found)))
+        else:
+            inspections.append(Inspection(file=file, **found))
     return inspections
 
 
