@@ -23,7 +23,7 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot
 from tests.distributed.conftest import StartGroup
-from tests.helpers.actors import CannotAttach, SlowToStart, dies_after, freezes_once, pids
+from tests.helpers.actors import CannotAttach, dies_after, freezes_once, pids
 from tests.helpers.runs import bits, train_locally
 
 KILL, FREEZE = signal.SIGKILL, signal.SIGSTOP
@@ -160,16 +160,6 @@ def test_frozen_server_is_replaced_and_no_worker(run):
 
     assert changes(events) == ["started", "server_lost"]
     assert noticed_s(events, "server_lost") < LONGEST_S
-
-
-def test_slow_start_of_a_new_server_is_no_failure(run, use_servers):
-    def kill_and_be_slow(group: RayGroup) -> None:
-        use_servers(SlowToStart)
-        os.kill(pids(group)["server"], KILL)
-
-    events = run(2, {5: kill_and_be_slow})
-
-    assert changes(events) == ["started", "server_lost"]
 
 
 def test_server_that_freezes_while_it_starts_is_awaited_once(

@@ -85,18 +85,6 @@ def test_actors_compute_with_the_kernel_of_the_run(start_group, recipe, monkeypa
     assert ", portable " in fingerprint
 
 
-def test_worker_with_other_arithmetic_is_reported_or_refused(
-    start_group, use_workers, events, recipe
-):
-    use_workers(OtherBuild)
-
-    start_group(recipe, 2).close()
-    with pytest.raises(ClusterError, match="--strict"):
-        start_group(recipe, 2, strict=True)
-
-    assert [event.facts["rank"] for event in events if event.name == "mixed"] == [1]
-
-
 def test_replacement_of_the_only_worker_is_compared_with_the_first_one(
     start_group, use_workers, events, recipe
 ):

@@ -69,15 +69,6 @@ def test_replacement_that_never_starts_kills_no_healthy_actor_and_ends_the_run(
     assert {event.name for event in events} - {"waiting"} == {"started", "lost", "message"}
 
 
-def test_group_without_workers_waits_for_one(train, use_workers, events, tmp_path):
-    for number in range(2):
-        (tmp_path / str(number)).touch()
-    use_workers(actors.dies_at_first(tmp_path))
-
-    assert train(1)
-    assert [event.name for event in events] == ["message", "message", "started"]
-
-
 def test_server_that_does_not_start_in_time_is_a_cluster_error(start_group, recipe, monkeypatch):
     monkeypatch.setattr(servers, "START_S", 0.001)
 

@@ -53,7 +53,6 @@ def end(number: signal.Signals = signal.SIGKILL) -> None:
     Event().wait()  # the signal may reach another thread first, and this one must do no more
 
 
-SlowToStart = before(ServerActor, "__init__", lambda actor: sleep(6))  # on a busy machine
 SlowSnapshot = before(ServerActor, "snapshot", lambda actor: sleep(2))
 
 
@@ -66,17 +65,6 @@ def freezes_once(mark: Path) -> type:
             end(signal.SIGSTOP)
 
     return before(ServerActor, "__init__", freeze)
-
-
-def dies_at_first(marks: Path) -> type:
-    """Workers whose process ends while it starts, as often as there are files in a folder."""
-
-    def die(actor: object) -> None:
-        for mark in marks.iterdir():
-            mark.unlink()
-            end()
-
-    return before(WorkerActor, "__init__", die)
 
 
 def dies_after(num_segments: int) -> type:
