@@ -18,16 +18,24 @@ from PIL import Image
 
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.images.reader import Batch
-from nanograd.images.writers import NUMBERS
+from nanograd.images.writers import NUMBERS, PREDICTIONS
 from nanograd.jobs.receipts import PredictionCounts
 from nanograd.models.model import Assessment, Model
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import Number, read_numbers
 from nanograd.runtime.arrays import Ints, Mask
+from nanograd.settings.specs import PredictSpec
 
 _SIDES = ("left", "top", "right", "bottom")
 # Columns of predictions that say where a digit is. Positions and lines count from 0.
 PLACE = pa.schema([(name, pa.int32()) for name in ("line", "position", *_SIDES)])
+
+
+def predicted_fields(spec: PredictSpec) -> list[pa.Field]:
+    """Return the columns of predictions that follow the kept columns."""
+    left_out = ["probabilities"] if spec.no_probabilities else []
+    own = [field for field in PREDICTIONS if field.name not in left_out]
+    return [*own, *(PLACE if spec.digits == "many" else ())]
 
 
 def reader_of(model: Model, polarity: str) -> Callable[[Image.Image], NDArray[Any]]:

@@ -76,9 +76,7 @@ class PredictWork:
     @property
     def schema(self) -> pa.Schema:
         """Columns of the predictions. The kept columns come first."""
-        left_out = ["probabilities"] if self.spec.no_probabilities else []
-        own = [field for field in PREDICTIONS if field.name not in left_out]
-        return pa.schema([*self.kept, *own, *(digit_lines.PLACE if self.has_numbers else ())])
+        return pa.schema([*self.kept, *digit_lines.predicted_fields(self.spec)])
 
     @property
     def has_numbers(self) -> bool:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_PIXELS
-from nanograd.images.writers import PICTURE, PREDICTIONS, fits, rename_taken, to_parquet
+from nanograd.images.writers import PICTURE, fits, rename_taken, to_parquet
 from nanograd.jobs import digit_lines
 from nanograd.jobs.part import part_id
 from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of, files_of
@@ -134,9 +134,7 @@ def write_review(
 def _columns(spec: PredictSpec, kept: pa.Schema, picture: pa.Field) -> tuple[list[str], pa.Schema]:
     """Return the columns of predictions to list, and the columns of the list."""
     few = [field for field in kept if fits(field.type, "jsonl")]
-    left_out = ["probabilities"] if spec.no_probabilities else []
-    predicted = [field for field in PREDICTIONS if field.name not in left_out]
-    predicted += digit_lines.PLACE if spec.digits == "many" else []
+    predicted = digit_lines.predicted_fields(spec)
     own = [*predicted, pa.field("doubt", pa.float32()), picture]
     names = rename_taken([field.name for field in few], [field.name for field in own])
     schema = pa.schema([each.with_name(name) for each, name in zip(few, names, strict=True)] + own)

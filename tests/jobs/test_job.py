@@ -18,7 +18,7 @@ from nanograd.jobs.job import ProgressMeter, run_job
 from nanograd.jobs.part import Part, run_part
 from nanograd.jobs.receipts import Counts, Receipt
 from nanograd.runtime import storage
-from nanograd.runtime.events import Event, JobProgress, ignore
+from nanograd.runtime.events import Event, JobProgress
 from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import PARTS, TOTAL, Scribe, forget_completion, make_job, receipt_of, run
 from tests.helpers.leases import take_over
@@ -258,13 +258,3 @@ def test_rows_and_time_before_the_first_part_do_not_count_for_the_speed():
     assert [event.row for event in events] == [900, 1000]
     assert [event.rows_per_s for event in events] == [20, 20]
     assert [event.rows_per_s for event in progress(0, parts=1)] == [100_000]
-
-
-def test_running_phase_begins_with_the_earliest_part():
-    meter = ProgressMeter(make_job(Path(), parts_of_100_rows(3)), ignore, clock=lambda: 20.0)
-    idle = meter.running()
-    for receipt, seconds in zip(receipts(2), [2.0, 5.0], strict=True):
-        meter.count(receipt, seconds=seconds)
-
-    assert idle == (0, 20.0, 20.0)
-    assert meter.running() == (200, 15.0, 20.0)
