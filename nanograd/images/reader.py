@@ -50,22 +50,19 @@ class Batch:
     kept: pa.Table  # n rows of the columns to keep
     bad_labels: Ints  # indices of the images whose label is no digit; they have label -1
     num_dark: int  # number of raw images that polarity `auto` takes for dark ink on light paper
-    # n paths of pictures as text, null where a row names none; None if no row names one.
-    paths: pa.Array | None = None
+    paths: pa.Array  # n paths of pictures as text, null where a row names none
 
     def origin(self, number: int) -> Origin:
         """Return the file and row of an image."""
-        file, path = self.files[self.owners[number]], None
-        if self.paths is not None:
-            path = self.paths[number].as_py()
-        return Origin(path or file, file, int(self.rows[number]))
+        file = self.files[self.owners[number]]
+        return Origin(self.paths[number].as_py() or file, file, int(self.rows[number]))
 
     def origins(self) -> dict[str, pa.Array]:
         """Return the columns that say where each image comes from."""
         names = pa.array(map(as_text, self.files), pa.string())
         owners = names.take(pa.array(self.owners))
         return {
-            "path": owners if self.paths is None else pc.coalesce(self.paths, owners),
+            "path": pc.coalesce(self.paths, owners),
             "source_file": owners,
             "source_row": pa.array(self.rows),
         }
@@ -81,7 +78,7 @@ class Batch:
             rows=self.rows[places],
             kept=self.kept.take(pa.array(places)),
             bad_labels=np.zeros(0, np.int64),
-            paths=None if self.paths is None else self.paths.take(pa.array(places)),
+            paths=self.paths.take(pa.array(places)),
         )
 
 
@@ -239,6 +236,7 @@ def read_files(
                 kept=pa.table([pa.nulls(num_rows, field.type) for field in keep], keep),
                 bad_labels=np.zeros(0, np.int64),
                 num_dark=0,
+                paths=pa.nulls(num_rows, pa.string()),
             )
 
 
