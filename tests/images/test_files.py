@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from io import FileIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -33,27 +34,16 @@ class FailingDisk:
         self._error = error or OSError("Input/output error")
 
     def open_file(self, place: str) -> Any:
-        disk, file = self, Path(place).open("rb")  # noqa: SIM115 - closed by the reader
+        disk = self
 
-        class File:
-            closed = False
-
-            def read(self, size: int = -1) -> bytes:
+        class File(FileIO):
+            def read(self, size: int | None = -1) -> bytes:
                 disk.num_reads += 1
                 if any(disk.num_reads in each for each in disk._failing):
                     raise disk._error
-                return file.read(size)
+                return super().read(size) or b""
 
-            def seek(self, *where: int) -> int:
-                return file.seek(*where)
-
-            def tell(self) -> int:
-                return file.tell()
-
-            def close(self) -> None:
-                file.close()
-
-        return pa.PythonFile(File(), mode="r")
+        return pa.PythonFile(File(place), mode="r")
 
 
 @pytest.fixture
