@@ -275,11 +275,8 @@ def inspect(
         with process.one_thread():
             found = sheet.inspect_pictures(pictures, chosen, model)
         storage.commit(output, sheet.draw_sheet(found, chosen.model or model_io.BUILT_IN))
-        refused = sum(each.steps.refused is not None for each in found)
-        counts = {"pictures": len(found), "read": len(found) - refused, "refused": refused}
-        counts["left_out"] = total - len(found)
-        results = [each.to_json() for each in found]
-        return Inspections(**counts, results=results, output=chosen.output)
+        left_out = total - len(found)
+        return Inspections(**sheet.summarize(found), left_out=left_out, output=chosen.output)
 
 
 @takes_input(ReviewSpec)

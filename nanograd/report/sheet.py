@@ -196,6 +196,14 @@ def inspect_pictures(
     return inspections
 
 
+def summarize(inspections: Sequence[Inspection]) -> JsonObject:
+    """Return the counts and the outcome of each picture, for the result line."""
+    results = [each.to_json() for each in inspections]
+    refused = sum(each["reason"] is not None for each in results)
+    counts = {"pictures": len(results), "read": len(results) - refused, "refused": refused}
+    return {**counts, "results": results}
+
+
 class Panel(NamedTuple):
     """The picture of one step."""
 
