@@ -83,11 +83,17 @@ def read_numbers(
     with process.one_thread():
         model = model or load_model()
         convert = partial(recognise.read_numbers, model=model, polarity=polarity)
-        return _convert(picture, convert, polarity)
+        return _convert(picture, convert, polarity, whole=True)
 
 
-def _convert(picture: Picture, convert: Callable[[Image.Image], Found], polarity: str) -> Found:
-    """Decode a picture and convert it."""
+def _convert(
+    picture: Picture,
+    convert: Callable[[Image.Image], Found],
+    polarity: str,
+    *,
+    whole: bool = False,
+) -> Found:
+    """Decode a picture, `whole` or reduced as in `decode`, and convert it."""
     with resolved(ReadOptions, None, {"polarity": polarity}) as options:
         if hasattr(picture, "read"):
             picture = picture.read(options.max_bytes + 1)
@@ -101,7 +107,7 @@ def _convert(picture: Picture, convert: Callable[[Image.Image], Found], polarity
             item = "", bytes(picture)
         else:
             return rows.read_array(_to_pixels(np.asarray(picture)), options, convert)
-        [(_, found)] = read_pictures([item], convert, options)
+        [(_, found)] = read_pictures([item], convert, options, whole=whole)
         if isinstance(found, UnreadableError):
             raise found
         return found

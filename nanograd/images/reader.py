@@ -167,6 +167,8 @@ def read_pictures(
     files: Iterable[tuple[str, bytes | None]],
     convert: Callable[[Image.Image], Found],
     options: PictureOptions,
+    *,
+    whole: bool = False,
 ) -> Iterator[tuple[bytes | None, Found | UnreadableError]]:
     """Read pictures one by one.
 
@@ -175,6 +177,7 @@ def read_pictures(
             them.
         convert: called with each decoded picture.
         options: which pictures are refused.
+        whole: see `decode`.
 
     Yields:
         The bytes of the picture, or None if they cannot be read; and the result of `convert`, or
@@ -190,7 +193,8 @@ def read_pictures(
             if isinstance(data, UnreadableError):
                 yield None, data
             else:
-                yield data, attempt(lambda data=data: convert(decode.decode(data, options)))  # type: ignore[misc]
+                read = partial(decode.decode, data, options, whole=whole)
+                yield data, attempt(lambda read=read: convert(read()))  # type: ignore[misc]
 
 
 def read_files(
@@ -214,7 +218,9 @@ def read_files(
     waiting = iter(files)
     while some := list(islice(waiting, MAX_ROWS)):
         read, rejected = list[tuple[str, Label, NDArray[Any]]](), list[Rejected]()
-        pictures = read_pictures(((file, None) for file, _ in some), to_image, options)
+        pictures = read_pictures(
+            ((file, None) for file, _ in some), to_image, options, whole=convert is not None
+        )
         for (file, label), (data, image) in zip(some, pictures, strict=True):
             if contents is not None and data is not None:
                 contents[file] = storage.checksum(data)

@@ -137,7 +137,9 @@ def read_images(
             left = np.flatnonzero(~is_plain).tolist()
             _read_each(
                 zip(owners[left].tolist(), left, strict=True),
-                lambda at: read_encoded(files[at], options, to_image, paths[owners[at]]),
+                lambda at: read_encoded(
+                    files[at], options, to_image, paths[owners[at]], whole=convert is not None
+                ),
                 found,
                 refused,
             )
@@ -282,11 +284,17 @@ def read_plain(files: Sequence[bytes | None], options: ReadOptions) -> tuple[Byt
 
 
 def read_encoded(
-    data: bytes | None, options: ReadOptions, convert: Convert, path: str | None = None
+    data: bytes | None,
+    options: ReadOptions,
+    convert: Convert,
+    path: str | None = None,
+    *,
+    whole: bool = False,
 ) -> NDArray[Any]:
     """Decode the bytes of a picture file, or 784 raw pixels, and convert them.
 
-    If `data` is None and the options have an `image_root`, read the file at `path`.
+    If `data` is None and the options have an `image_root`, read the file at `path`. See `decode`
+    for `whole`.
 
     Raises:
         UnreadableError: there are no bytes, or no digit is found.
@@ -299,7 +307,7 @@ def read_encoded(
             detail = f"the row has a path instead of bytes, {path}; --image-root allows to read it"
         raise UnreadableError(Reason.NO_BYTES, detail)
     if not is_raw(data):
-        return convert(decode.decode(data, options))
+        return convert(decode.decode(data, options, whole=whole))
     refused: list[Refused] = []
     pictures, _ = tensors.from_raw(pa.array([data]), np.zeros(1, np.int64), refused)
     for _, reason, detail in refused:

@@ -79,12 +79,12 @@ def read(
     return data
 
 
-def decode(data: bytes, options: PictureOptions = _DEFAULTS) -> Image.Image:
+def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = False) -> Image.Image:
     """Decode the first frame of a picture file to mode L (8-bit grey) or RGB.
 
     The picture is rotated according to EXIF. A transparent picture is laid over white, or over
     black if its ink is light. A JPEG file that is much larger than the normaliser needs is decoded
-    at 1/2, 1/4 or 1/8 of its size.
+    at 1/2, 1/4 or 1/8 of its size, unless the `whole` picture is needed.
 
     Raises:
         UnreadableError: `empty` (no bytes), `broken_image` (not an accepted format, cut short or
@@ -109,7 +109,7 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS) -> Image.Image:
             detail = f"the picture has more than {options.max_pixels} pixels"
             raise UnreadableError(Reason.TOO_LARGE, detail) from error
         with picture:
-            return _load(picture, options.max_pixels)
+            return _load(picture, options.max_pixels, whole)
 
 
 def from_pillow(picture: Image.Image, options: PictureOptions) -> Image.Image:
@@ -120,7 +120,7 @@ def from_pillow(picture: Image.Image, options: PictureOptions) -> Image.Image:
     """
     check_size(*picture.size, options.max_pixels)
     with _refusals():
-        return _load(picture.copy(), options.max_pixels)
+        return _load(picture.copy(), options.max_pixels, whole=True)
 
 
 @contextmanager
@@ -135,11 +135,11 @@ def _refusals() -> Iterator[None]:
         raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
 
 
-def _load(picture: Image.Image, max_pixels: int) -> Image.Image:
+def _load(picture: Image.Image, max_pixels: int, whole: bool) -> Image.Image:
     """Load a picture, rotate it according to EXIF, and convert any mode to L or RGB."""
     check_size(*picture.size, max_pixels)
     # Set the minimum size at which a JPEG may be decoded; other formats ignore it.
-    shrink = max(1.0, min(picture.size) / _JPEG_SIDE)
+    shrink = 1.0 if whole else max(1.0, min(picture.size) / _JPEG_SIDE)
     picture.draft(None, (int(picture.width / shrink), int(picture.height / shrink)))
     picture.load()
     with suppress(*_BROKEN):  # if only the EXIF data is damaged, the pixels are usable

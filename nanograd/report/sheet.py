@@ -187,7 +187,7 @@ def inspect_pictures(
         return found
 
     inspections = []
-    pictures = read_pictures(files.items(), inspect, spec)
+    pictures = read_pictures(files.items(), inspect, spec, whole=spec.digits == "many")
     for file, (_, found) in zip(files, pictures, strict=True):
         if isinstance(found, UnreadableError):
             inspections.append(Inspection(file=file, steps=Candidate(refused=found)))

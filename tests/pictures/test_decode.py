@@ -72,7 +72,10 @@ def test_white_paper_with_clear_corners_stays_on_white():
 
 
 def test_large_jpeg_keeps_the_size_that_the_normaliser_needs():
-    assert decode(encoded(Image.new("L", (2600, 1400), 99), "JPEG")).size == (1300, 700)
+    data = encoded(Image.new("L", (2600, 1400), 99), "JPEG")
+
+    assert decode(data).size == (1300, 700)
+    assert decode(data, whole=True).size == (2600, 1400)
 
 
 def test_warning_that_a_program_makes_an_error_is_one_bad_picture(monkeypatch):
