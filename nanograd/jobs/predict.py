@@ -58,7 +58,7 @@ from nanograd.settings.fields import flag_name
 from nanograd.settings.specs import PredictSpec, ReadOptions
 
 # Increase this when the same row gives another prediction, or other columns.
-REVISION = 6
+REVISION = 7
 
 # Number of mistakes that are kept of each batch.
 _NUM_WORST = 5

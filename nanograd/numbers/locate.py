@@ -11,26 +11,27 @@ import numpy as np
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
-from nanograd.numbers.seams import LINE
+from nanograd.numbers.seams import LINE, STRONG
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.lines import find_lines as find_printed
+from nanograd.pictures.lines import trace
 from nanograd.pictures.marks import is_frame, measure
 from nanograd.pictures.paper import Levels
 from nanograd.runtime.arrays import Floats, Ints, Mask
 
 # Longest side in pixels of the copy in which lines are found.
 SEARCH_SIDE = 480
-# If digits are less than LOW pixels high in it, they are found in a larger copy, in which they have
-# HIGH pixels, with sides of at most LARGEST_SIDE.
+# If digits are less than LOW pixels high in it, the part with all marks is searched again in a
+# larger copy, in which they have HIGH pixels, with sides of at most LARGEST_SIDE.
 LOW, HIGH, LARGEST_SIDE = 16, 24, 1920
 # A mark is as tall as a digit if it has at least TALL of the usual height. A digit may be that much
 # smaller than its neighbours, and a zero even more.
 TALL = 0.5
 # Minimum ink of a mark that is no speck, as a share of a usual digit's.
 LEAST_INK = 0.02
-# Neighbours on a line share this part of the lower one's height, and their gap is at most this
-# many heights.
-SHARED, GAP = 0.35, 1.6
+# Neighbours on a line share this part of the lower one's height. Their gap is at most GAP heights,
+# or FAR heights if it is at most REGULAR times the usual gap of their row.
+SHARED, GAP, FAR, REGULAR = 0.35, 2.0, 4.0, 1.4
 # A small mark belongs to a line if it is within this many heights above, below or beside it.
 NEAR = 0.35
 # Marks that are more than TALLEST times as tall as usual are no digits.
@@ -43,8 +44,20 @@ ROUND = 0.6
 # Minimum side in pixels of a printed box. Its sides are in a rim of RIM of its height or width, and
 # cover the share ALONG of it.
 LEAST_BOX, RIM, ALONG = 16, 0.15, 0.8
-# A mark with more than this share of the picture's height and width may be squared paper.
-ACROSS = 0.75
+# A mark with more than this share of the picture's height and width may be squared paper. Lines are
+# looked for in the whole picture if no digit has more than the share LOWER of its height.
+ACROSS, LOWER = 0.75, 0.5
+# Sides of boxes, and underlines, have ink along the share FULL of their mark; a one in a box is no
+# side. An underline, alone or with digits that it touches, is at least RULE times as wide as
+# high, and has LONG of the picture's width. Alone, its columns are SOLID.
+FULL, RULE, LONG, SOLID = 0.85, 2.5, 0.25, 0.9
+# Minimum ink of a part of a broken digit, as a share of a usual digit's.
+PART = 0.1
+# Surroundings of a sheet cover more of a side than a digit at the border, or have more rings than
+# eight lines have digits above each other. Minimum share of the pixels that is ink.
+SHEET, LEAST_SHARE = (0.6, 15), 0.0002
+# A picture whose sides differ by more than this factor is cropped to a line.
+CROP = 2.5
 _MARGIN = 8
 
 
@@ -84,6 +97,12 @@ class Found:
     inverted: bool  # whether the ink is lighter than the paper
     has_sheet: bool  # whether bands along the border were cut off
 
+    def moved(self, left: float, top: float) -> "Found":
+        """Return the lines with their places in a picture of which this one was a part."""
+        corners = [(line.origin[0] + left, line.origin[1] + top) for line in self.lines]
+        pairs = zip(self.lines, corners, strict=True)
+        return replace(self, lines=[replace(line, origin=corner) for line, corner in pairs])
+
 
 def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     """Find the lines of a picture.
@@ -94,10 +113,14 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     way = way or Way()
     picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
     how = normalise.Search(
-        polarity=way.polarity, side=way.side, sheets=way.sheets, choose=choose_marks
+        polarity=way.polarity,
+        side=way.side,
+        sheet=SHEET if way.sheets and max(picture.size) < CROP * min(picture.size) else None,
+        share=LEAST_SHARE,
+        choose=choose_marks,
     )
     found = normalise.find(picture, how)
-    printed = None if found.levels is None else _printed(found.ink, found.levels.weak)
+    printed = None if found.levels is None else _printed(found, found.levels.weak)
     if printed is not None:
         found = normalise.mark(found, found.paper, printed)
     if found.refused or found.marks is None:
@@ -109,36 +132,66 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     )
     labels = labels * found.marks
     mass, _, boxes = measure(found.ink, labels, count, found.strength)
-    usual, side = usual_height(1 - boxes[:, 0] - boxes[:, 2], mass), max(found.marks.shape)
-    largest = min(max(found.picture.size), LARGEST_SIDE)  # of the sheet, if one was cut out
-    larger = min(round(side * HIGH / max(usual, 1)), largest)
-    if usual < LOW and side < 0.9 * larger:
-        return find_lines(picture, replace(way, side=larger))
+    usual = usual_height(1 - boxes[:, 0] - boxes[:, 2], mass)
+    corner = np.multiply((found.box or (0, 0))[:2], picture.size).tolist()
+    if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
+        return closer.moved(*corner)
+    _stack(boxes, mass, usual)
     groups = _group(boxes, mass)
     if max(map(len, groups)) > 1:
         # A single mark at the border is a part of something else.
         edge = np.array([0, 0, 1, 1]) - np.array([0, 0, *found.marks.shape])
         groups = [each for each in groups if len(each) > 1 or (boxes[each[0]] > edge).all()]
-    corner = [share * side for share, side in zip(found.box or (0, 0), picture.size, strict=False)]
-    lines = [_cut(found, labels, group, boxes, corner) for group in groups]
-    return Found(lines, found.inverted, found.box is not None)
+    lines = [_cut(found, labels, group, boxes) for group in groups]
+    lines = [line for line in lines if (line.ink > STRONG).any()]
+    return Found(lines, found.inverted, found.box is not None).moved(*corner)
 
 
-def _printed(ink: Floats, weak: float) -> Floats | None:
-    """Find the share of light that the boxes of a form absorb, as `pictures.lines.find_lines`.
+def _look_closer(
+    found: normalise.Candidate, way: Way, around: Floats, usual: float
+) -> Found | None:
+    """Find low digits in a larger copy of the part with all marks; None if it cannot be larger."""
+    sides = np.tile(np.array(found.ink.shape[::-1]), 2)
+    box = np.abs(around - [0, 0, 1, 1])[[1, 0, 3, 2]] + usual * np.array([-2, -2, 2, 2])
+    part = np.clip(box, 0, sides)
+    scale, side = found.picture.width / sides[0], float(max(part[2:] - part[:2]))
+    larger = min(side * HIGH / usual, side * scale, LARGEST_SIDE)
+    if side > 0.9 * larger:
+        return None
+    left, top, right, bottom = np.round(scale * part).astype(int).tolist()
+    closer = replace(way, side=round(larger), sheets=False)
+    return find_lines(found.picture.crop((left, top, right, bottom)), closer).moved(left, top)
 
-    The sides of a box, or of a row of boxes, run from side to side of the mark that they form.
-    Lines of squared paper run from side to side of the picture.
+
+def _printed(found: normalise.Candidate, weak: float) -> Floats | None:
+    """Find the share of light that printed lines and boxes absorb, as `pictures.lines.find_lines`.
+
+    The sides of a box, or of a row of boxes, run from side to side of the mark that they form, and
+    so does an underline that touches digits. Lines of ruled and squared paper run from side to side
+    of the picture.
     """
+    ink = found.ink
     labels, count = morphology.label_marks(ink > weak)
     _, _, boxes = measure(ink, labels, count, weak)
     printed = np.zeros_like(ink)
-    for number, (top, left, bottom, right) in enumerate(boxes.astype(int).tolist(), 1):
+    heights, widths = 1 - boxes[:, 0] - boxes[:, 2], 1 - boxes[:, 1] - boxes[:, 3]
+    chosen = slice(0) if found.marks is None else np.unique(labels[found.marks]) - 1
+    if found.lines is None and (heights[chosen] < LOWER * len(ink)).all():
+        lines = find_printed(ink)
+        printed = printed if lines is None else lines
+    is_rule = widths >= np.maximum(RULE * heights, LONG * ink.shape[1])
+    for mark in np.flatnonzero(is_rule | (np.minimum(heights, widths) > LEAST_BOX)).tolist():
+        top, left, bottom, right = boxes[mark].astype(int).tolist()
         place = slice(top, 1 - bottom), slice(left, 1 - right)
-        own = labels[place] == number
-        if min(own.shape) <= LEAST_BOX or not (_is_wide(own, ink) or _has_sides(own)):
-            continue
-        if (sides := find_printed(np.where(own, ink[place], 0), most=1.0)) is not None:
+        own = labels[place] == mark + 1
+        part, sides = np.where(own, ink[place], 0), None
+        if min(own.shape) > LEAST_BOX and (_is_wide(own, ink) or _has_sides(own)):
+            sides = find_printed(part, 1.0, FULL)
+        elif is_rule[mark]:
+            is_bar = own.sum() > SOLID * (len(own) - own.argmax(0) - own[::-1].argmax(0)).sum()
+            rules = (each for each in trace(part, 1.0, FULL) if each.max() > found.strength)
+            sides = part if is_bar else max(rules, key=np.sum, default=None)
+        if sides is not None:
             np.maximum(printed[place], sides, out=printed[place])
     return printed if printed.any() else None
 
@@ -153,6 +206,23 @@ def _has_sides(mark: Mask) -> bool:
     turned = (np.rot90(mark, turns) for turns in range(4))
     along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
     return int(np.sum(np.array(along) >= ALONG)) >= 3
+
+
+def _stack(boxes: Floats, mass: Floats, usual: float) -> None:
+    """Give low marks above each other the box around both, in place, if it is as tall as a digit.
+
+    They are parts of a broken digit, such as the bar and the bow of a five.
+    """
+    heights = 1 - boxes[:, 0] - boxes[:, 2]
+    is_low = heights < TALL * usual
+    low = np.flatnonzero(is_low & (mass > PART * np.median(mass[~is_low])))
+    both = np.minimum(boxes[low, None], boxes[low])
+    gaps = boxes[low, None] + np.roll(boxes[low], 2, axis=1)  # positive if boxes are apart
+    down, across = np.maximum(gaps, np.roll(gaps, 2, axis=2))[..., :2].transpose(2, 0, 1)
+    height = (1 - both[..., 0] - both[..., 2]) / usual
+    fits = (across < 0) & (down <= NEAR * usual) & (height >= TALL) & (height <= 1 + ALIKE)
+    for one, other in np.argwhere(fits).tolist():
+        boxes[low[[one, other]]] = both[one, other]
 
 
 def choose_marks(ink: Floats, levels: Levels) -> Mask:
@@ -170,8 +240,9 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     mass[_dots(labels, boxes, mass)] = 0
     heights = 1 - boxes[:, 0] - boxes[:, 2]
     # A mark at the border is an edge or a part of something else, unless it is as tall as a digit.
-    touches = (boxes[:, :2] <= 0).any(1) | (boxes[:, 2:] <= 1 - np.array(ink.shape)).any(1)
-    inner = mass * np.where(touches, BORDER_WEIGHT * (at_border <= 0.5), 1)
+    touches = boxes <= np.array([0, 0, *(1 - side for side in ink.shape)])
+    inner = mass * np.where(touches.any(1), BORDER_WEIGHT * (at_border <= 0.5), 1)
+    inner *= touches.sum(1) < 3
     usual = usual_height(heights, inner) or usual_height(heights, mass)
     mass[(at_border > 0.5) & (np.abs(heights / max(usual, 1) - 1) > ALIKE)] = 0
     tall = (mass > 0) & (heights >= TALL * usual) & (heights <= TALLEST * usual)
@@ -191,7 +262,7 @@ def _dots(labels: Ints, boxes: Floats, mass: Floats) -> Mask:
     if dots.sum() < tuning.LEAST_DOTS:
         return np.zeros(len(boxes), bool)
     usual = np.median(longest[dots])
-    has_taller = (longest[mass > 0] > 2 * usual).any()
+    has_taller = (sizes[mass > 0, 0] > 2 * usual).any()
     return np.asarray(dots & has_taller & (longest < 1.7 * usual))
 
 
@@ -209,16 +280,14 @@ def _group(boxes: Floats, mass: Floats) -> list[Ints]:
     heights = 1 - boxes[:, 0] - boxes[:, 2]
     usual = usual_height(heights, mass)
     tall = np.flatnonzero((heights >= TALL * usual) & (mass > 0))
-    line = np.full(len(boxes), -1)
-    for number, mark in enumerate(tall[np.argsort(boxes[tall, 1])].tolist()):
-        # The mark joins the lines of all neighbours on its left.
-        gaps = boxes[mark] + np.roll(boxes, 2, axis=1)  # positive if boxes are apart
-        apart = np.maximum(gaps, np.roll(gaps, 2, axis=1))
-        shared = 1 - np.maximum(boxes[mark, [0, 2]], boxes[:, [0, 2]]).sum(1)
-        close = (apart[:, 1] <= GAP * np.maximum(heights, heights[mark])) & (line >= 0)
-        close &= shared >= SHARED * np.minimum(heights, heights[mark])
-        line[np.isin(line, line[close])] = number
-        line[mark] = number
+    tall = tall[np.argsort(boxes[tall, 1])]
+    line, gap = _join(boxes, tall, np.full(len(boxes), FAR))
+    most = np.full(len(boxes), GAP)
+    for number in np.unique(line[tall]).tolist():
+        gaps = gap[(line == number) & (gap < FAR)]
+        if len(gaps):
+            most[line == number] = np.clip(REGULAR * np.median(gaps), GAP, FAR)
+    line, _ = _join(boxes, tall, most)
     groups = []
     for number in np.unique(line[tall]).tolist():
         members = line == number
@@ -228,6 +297,26 @@ def _group(boxes: Floats, mass: Floats) -> list[Ints]:
         members |= inside & (line < 0) & (heights < TALL * usual) & (mass > 0)
         groups.append(np.flatnonzero(members))
     return [groups[number] for number in _reading_order([boxes[each].min(0) for each in groups])]
+
+
+def _join(boxes: Floats, tall: Ints, reach: Floats) -> tuple[Ints, Floats]:
+    """Join tall marks, from left to right, with all marks on their left that are within reach.
+
+    Return the line of each mark, -1 for other marks, and the gap on its left, in heights.
+    """
+    heights = 1 - boxes[:, 0] - boxes[:, 2]
+    line, gap = np.full(len(boxes), -1), np.full(len(boxes), np.inf)
+    for number, mark in enumerate(tall.tolist()):
+        gaps = boxes[mark] + np.roll(boxes, 2, axis=1)  # positive if boxes are apart
+        apart = np.maximum(gaps, np.roll(gaps, 2, axis=1))[:, 1] / np.maximum(
+            heights, heights[mark]
+        )
+        shared = 1 - np.maximum(boxes[mark, [0, 2]], boxes[:, [0, 2]]).sum(1)
+        close = (apart <= reach[mark]) & (line >= 0)
+        close &= shared >= SHARED * np.minimum(heights, heights[mark])
+        line[np.isin(line, line[close])] = number
+        line[mark], gap[mark] = number, apart[close].min(initial=np.inf)
+    return line, gap
 
 
 def _reading_order(boxes: list[Floats]) -> list[int]:
@@ -242,9 +331,7 @@ def _reading_order(boxes: list[Floats]) -> list[int]:
     return order + sorted(row, key=lambda each: boxes[each][1])
 
 
-def _cut(
-    found: normalise.Candidate, labels: Ints, group: Ints, boxes: Floats, corner: Sequence[float]
-) -> Line:
+def _cut(found: normalise.Candidate, labels: Ints, group: Ints, boxes: Floats) -> Line:
     """Cut a line from the picture, level, and so that the usual digit is LINE pixels high."""
     heights = 1 - boxes[group, 0] - boxes[group, 2]
     tall = group[heights >= TALL * heights.max()]
@@ -273,7 +360,7 @@ def _cut(
         ink=ink,
         top=float(np.median(boxes[tall, 0] / pixel + lift)),
         bottom=float(np.median((1 - boxes[tall, 2]) / pixel + lift)),
-        origin=(corner[0] + left * step[0], corner[1] + (above - shift * pixel) * step[1]),
+        origin=(left * step[0], (above - shift * pixel) * step[1]),
         step=(pixel * step[0], pixel * step[1]),
         slope=slope,
     )

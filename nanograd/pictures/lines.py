@@ -18,22 +18,26 @@ from nanograd.pictures import tuning
 from nanograd.runtime.arrays import Floats
 
 
-def find_lines(ink: Floats, most: float = tuning.MOST_LINE) -> Floats | None:
+def find_lines(
+    ink: Floats, most: float = tuning.MOST_LINE, covered: float = tuning.COVERED
+) -> Floats | None:
     """Find the share of light that printed lines absorb, 0 to `most`.
 
-    `ink` is the share that ink and lines absorb. Both are (height, width) float32. Return None if
-    there is no pattern of lines, or if the picture is narrow.
+    `ink` is the share that ink and lines absorb. Both are (height, width) float32. Lines have
+    ink along the share `covered` of a side. Return None if there is no pattern of lines, or if the
+    picture is narrow.
     """
     if min(ink.shape) < tuning.STRIPS:
         return None
-    across, down = list(_trace(ink, most)), [line.T for line in _trace(ink.T.copy(), most)]
+    across = list(trace(ink, most, covered))
+    down = [line.T for line in trace(ink.T.copy(), most, covered)]
     if max(len(across), len(down)) < tuning.IN_ONE or len(across) + len(down) < tuning.IN_BOTH:
         return None
     return np.asarray(np.max([*across, *down], axis=0))
 
 
-def _trace(ink: Floats, most: float) -> Iterator[Floats]:
-    """Yield the light that each line from left to right absorbs, (height, width) float32."""
+def trace(ink: Floats, most: float, least_covered: float) -> Iterator[Floats]:
+    """Yield the light that each line from left to right absorbs, as `find_lines` does."""
     height, width = ink.shape
     edges = np.linspace(0, width, tuning.STRIPS + 1).astype(int)
     pairs = list(pairwise(edges))
@@ -58,7 +62,7 @@ def _trace(ink: Floats, most: float) -> Iterator[Floats]:
         profile = np.maximum(profile - min(profile[0], profile[-1]), 0)
         core = profiles[tuning.HALF_LINE - 1 : tuning.HALF_LINE + 2].max(0)
         covered = (core > 0.5 * profile.max()).mean()
-        if not least <= profile.max() <= most or covered < tuning.COVERED:
+        if not least <= profile.max() <= most or covered < least_covered:
             continue
         away = np.arange(height)[:, None] - rows
         yield np.interp(away, offsets, profile, left=0, right=0).astype(np.float32)

@@ -40,7 +40,10 @@ class Search:
 
     polarity: str = "auto"  # or `dark-on-light`, `light-on-dark`
     side: int = tuning.SEARCH_SIDE  # longest side of the reduced copy in pixels
-    sheets: bool = True  # whether to cut off bands along the border as surroundings of a sheet
+    # Share of a side, or number of rings, that surroundings of a sheet have at least. None does not
+    # cut them off.
+    sheet: tuple[float, int] | None = (tuning.EDGE, tuning.RINGS)
+    share: float = tuning.LEAST_SHARE  # minimum share of the pixels that is ink
     choose: Callable[[Floats, Levels], Mask] = marks.choose_marks  # the pixels to read
 
 
@@ -152,8 +155,8 @@ def _find(picture: Image.Image, reduced: Image.Image, how: Search) -> Candidate:
     """
     plain = _locate(picture, reduced, how)
     is_bitmap = max(picture.size) <= tuning.BITMAP_SIDE
-    if plain.levels and not is_bitmap and how.sheets:
-        box = find_sheet(plain.ink > plain.levels.weak)
+    if plain.levels and not is_bitmap and how.sheet:
+        box = find_sheet(plain.ink > plain.levels.weak, *how.sheet)
         if box is not None:
             edges = np.round(np.array(box) * (*picture.size, *picture.size)).astype(int)
             sheet = picture.crop(tuple(edges.tolist()))
@@ -251,7 +254,8 @@ def mark(
     ink = np.maximum(strength, 0)
     found = replace(blank, paper=sheet, lines=lines, ink=ink, levels=None, marks=None, refused=None)
     try:
-        found.levels = paper.pale_levels(strength) if is_pale else paper.ink_levels(strength)
+        share = found.how.share
+        found.levels = paper.pale_levels(strength) if is_pale else paper.ink_levels(strength, share)
         found.marks = found.how.choose(ink, found.levels)
     except UnreadableError as error:
         found.refused = error.with_traceback(None)  # the traceback would keep the picture in memory

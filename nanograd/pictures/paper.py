@@ -215,18 +215,20 @@ class Levels(NamedTuple):
     weak: float  # a pixel above this is ink if it is connected to a strong pixel
 
 
-def ink_levels(ink: Floats) -> Levels:
+def ink_levels(ink: Floats, share: float = tuning.LEAST_SHARE) -> Levels:
     """Determine the thresholds that separate ink from paper in the result of `ink_strength`.
 
     If weaker marks (printed lines, coarse grain) are all over the picture and stronger marks are in
-    one place, only the stronger marks are ink.
+    one place, only the stronger marks are ink. A picture is blank if less than a `share` of it is
+    ink.
 
     Raises:
         UnreadableError: `blank` or `low_contrast`.
     """
     level = _threshold(ink)
     above = ink > level
-    if float(np.quantile(ink, 0.999)) < tuning.LEAST_CONTRAST or above.all() or not above.any():
+    faint = float(np.quantile(ink, 1 - share)) < tuning.LEAST_CONTRAST
+    if faint or above.all() or not above.any():
         detail = "the picture shows nothing but paper, or the digit is too small"
         raise UnreadableError(Reason.BLANK, detail)
     level = max(level, tuning.ABOVE_GRAIN * _grain(ink, float(ink[above].mean())))

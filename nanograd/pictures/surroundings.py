@@ -15,13 +15,14 @@ from nanograd.runtime.arrays import Bytes, Ints, Mask
 Box = tuple[float, float, float, float]
 
 
-def find_sheet(mask: Mask) -> Box | None:
+def find_sheet(mask: Mask, edge: float = tuning.EDGE, rings: int = tuning.RINGS) -> Box | None:
     """Return the box of the sheet without its surroundings; None if it has no surroundings.
 
-    `mask` is (height, width) bool, True where a pixel is darker than paper.
+    `mask` is (height, width) bool, True where a pixel is darker than paper. Surroundings cover more
+    than the share `edge` of a side, or have at least `rings` rings.
     """
     sides = [np.rot90(mask, turns) for turns in range(4)]  # row 0 is top, right, bottom, left side
-    has_edges = any(side[:3].mean(1).max() > tuning.EDGE for side in sides)
+    has_edges = any(side[:3].mean(1).max() > edge for side in sides)
     if not has_edges and not any(_num_rings(side)[: _start(side)].any() for side in sides):
         return None
     labels, count = label_marks(mask)
@@ -30,7 +31,7 @@ def find_sheet(mask: Mask) -> Box | None:
     middle = labels[height // 4 : height - height // 4, width // 4 : width - width // 4]
     inner = np.bincount(middle.ravel(), minlength=count + 1) > tuning.IN_MIDDLE * sizes
     inner[0] = True
-    depths = [_depth(np.rot90(labels, turns), inner, sizes) for turns in range(4)]
+    depths = [_depth(np.rot90(labels, turns), inner, sizes, edge, rings) for turns in range(4)]
     if not any(depths):
         return None
     top, right, bottom, left = depths
@@ -78,12 +79,12 @@ def _num_rings(side: Mask) -> Ints:
     return np.asarray((side[:, 1:] > side[:, :-1]).sum(1) + side[:, 0])
 
 
-def _depth(labels: Ints, inner: Mask, sizes: Ints) -> int:
+def _depth(labels: Ints, inner: Mask, sizes: Ints, edge: float, least: int) -> int:
     """Return the number of rows at the top that belong to the surroundings."""
     height, width = labels.shape
-    near = np.bincount(labels[:3].max(0), minlength=len(inner)) > tuning.EDGE * width
+    near = np.bincount(labels[:3].max(0), minlength=len(inner)) > edge * width
     edges = (near & ~inner)[labels]
-    rings = _num_rings(~inner[labels]) >= tuning.RINGS
+    rings = _num_rings(~inner[labels]) >= least
     rows = np.flatnonzero((edges.mean(1) > tuning.ROW) | rings)
     if not len(rows) or rows[0] >= _start(edges):
         return 0

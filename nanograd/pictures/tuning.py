@@ -54,9 +54,10 @@ PEN_SHARE = 0.3
 # are in one place if their box covers less than ONE_PLACE. The weak threshold of the stronger marks
 # is this share of their threshold.
 ALL_OVER, ONE_PLACE, WEAK_AMONG_LINES = 0.8, 0.6, 0.8
-# If the strongest ink is below LEAST_CONTRAST, there is only paper. Minimum strength of ink, and
-# minimum threshold of ink, in units of the paper's grain (docs/handwriting.md, "Ink only darkens").
-LEAST_CONTRAST, LEAST_SIGNAL, ABOVE_GRAIN = 0.06, 4.0, 3.0
+# If less than LEAST_SHARE of the pixels is above LEAST_CONTRAST, there is only paper. Minimum
+# strength of ink, and minimum threshold of ink, in units of the paper's grain (docs/handwriting.md,
+# "Ink only darkens").
+LEAST_SHARE, LEAST_CONTRAST, LEAST_SIGNAL, ABOVE_GRAIN = 0.001, 0.06, 4.0, 3.0
 
 # A thin, pale pen (simulated kinds "faint" and "faint in shadow"): radius of the window in pixels;
 # side of the blocks for the mean ratio in pixels; quantile of ink that is the core of a stroke;

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import nanograd
 from nanograd.console.preview import preview_rows
 from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, decode
 from nanograd.jobs.digit_lines import PLACE
@@ -96,6 +97,27 @@ def test_rows_are_the_numbers_of_the_api(pictures):
         assert [tuple(row[side] for side in SIDES) for row in found] == [
             number.box for number in numbers
         ]
+
+
+def test_boxes_are_in_pixels_of_a_large_photo(pictures):
+    for file in pictures.folder.rglob("*.png"):
+        file.unlink()
+    line = Image.open(write_line(pictures, "line.png", 10, 5))
+    photo = Image.new("L", (4000, 3000), 255)
+    photo.paste(line, (2600, 1900))
+    photo.save(pictures.folder / "photo.jpg")
+    (pictures.folder / "line.png").unlink()
+    data = (pictures.folder / "photo.jpg").read_bytes()
+    pictures.write("rows.parquet", {"image": pa.array([data], pa.binary())})
+
+    pictures.run(digits="many")
+
+    edges = np.array([2600, 1900, 2600 + line.width, 1900 + line.height])
+    boxes = [[row[side] for side in SIDES] for row in pictures.table("numbers").to_pylist()]
+    [number] = nanograd.read_numbers(pictures.folder / "photo.jpg")
+    for box in (*boxes, number.box):
+        assert np.abs(np.array(box) - edges).max() <= 25
+    assert len(boxes) == 2
 
 
 def test_rows_of_tables_are_read_as_pictures_are(pictures, tmp_path):

@@ -90,6 +90,73 @@ def test_small_line_beside_a_dark_band_is_found_in_a_small_picture() -> None:
     assert np.count_nonzero(np.diff(columns, prepend=-9) > 5) == 4
 
 
+def starts_of(picture: Image.Image) -> list[list[int]]:
+    """Return the first columns in the picture of the marks of each line."""
+    found = []
+    for line in find_lines(picture).lines:
+        columns = np.flatnonzero((line.ink > 0.5).any(0))
+        starts = columns[np.flatnonzero(np.diff(columns, prepend=-9) > 5)]
+        found.append([line.place(np.array([x, 0, x, 0]))[0] for x in starts])
+    return found
+
+
+CASES = {
+    "an underline apart": (row_of(4, 80), [(30, 135, 240, 133)]),
+    "an underline that touches": (row_of(4, 80), [(30, 119, 240, 119)]),
+    "ruled paper": (row_of(4, 80), [(0, y, 399, y) for y in (30, 75, 120, 165)]),
+    "squared paper": (
+        row_of(4, 80),
+        [(0, y, 399, y) for y in range(3, 200, 38)] + [(x, 0, x, 199) for x in range(7, 400, 38)],
+    ),
+    "wide gaps": (row_of(4, 80, step=95), []),
+    "a broken digit": ([*row_of(2, 80), (140, 80, 160, 96), (130, 100, 156, 120)], []),
+    "a crop": ([(x, 2, x + 26, 42) for x in (2, 47, 92)], [(128, 1, 128, 43)]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_digits_are_one_line(case: str) -> None:
+    boxes, strokes = CASES[case]
+    picture = draw_bars(boxes, (131, 46) if case == "a crop" else (400, 200))
+    canvas = ImageDraw.Draw(picture)
+    for stroke in strokes:
+        canvas.line(stroke, fill=20 if case.startswith("a") else 150, width=3)
+
+    (starts,) = starts_of(picture)
+
+    expected = sorted({box[0] for box in boxes if box[3] - box[1] > 20})
+    expected += [128] if case == "a crop" else [130] if case == "a broken digit" else []
+    assert starts == pytest.approx(expected, abs=5)
+
+
+def test_columns_of_numbers_are_lines_of_their_own() -> None:
+    rows = [row_of(3, top, left) for top in (20, 90) for left in (30, 290)]
+
+    found = starts_of(draw_bars([box for row in rows for box in row], (450, 200)))
+
+    assert [len(starts) for starts in found] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("scale", [10, 20])
+def test_small_line_in_a_large_photo_has_its_place(scale: int) -> None:
+    picture = Image.new("L", (400 * scale, 300 * scale), 240)
+    picture.paste(draw_bars(row_of(5, 80)), (237 * scale, 151 * scale))
+
+    (starts,) = starts_of(picture)
+
+    assert starts == pytest.approx([237 * scale + box[0] for box in row_of(5, 80)], abs=8)
+
+
+def test_line_of_faint_marks_with_one_dark_dot_is_left_out() -> None:
+    picture = draw_bars([(x, 10, x + 80, 210) for x in (40, 180, 320)], (480, 440))
+    canvas = ImageDraw.Draw(picture)
+    for x in (40, 180, 320):
+        canvas.ellipse((x, 230, x + 80, 430), outline=180, width=9)
+        canvas.point((x + 40, 232), 115)
+
+    assert [len(starts) for starts in starts_of(picture)] == [3]
+
+
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_paper_without_marks_is_refused(level: int) -> None:
     with pytest.raises(UnreadableError) as caught:
