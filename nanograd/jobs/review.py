@@ -122,9 +122,10 @@ def write_review(
     if spec.review_below is None and len(rows) < number:
         text = f"{REVIEW} has {len(rows):,} of {number:,} rows, because parts keep no more"
         listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))
-    pictures = zip(rows.column("pixels").to_pylist(), rows.column("path").to_pylist(), strict=True)
-    images = [{"bytes": encode_plain(pixels), "path": path} for pixels, path in pictures]
-    columns = [*rows.columns[:-1], pa.array(images, PICTURE)]
+    pixels = np.frombuffer(b"".join(rows.column("pixels").to_pylist()), np.uint8)
+    pictures = encode_plain(pixels.reshape(-1, NUM_PIXELS))
+    fields = [pa.array(pictures, pa.binary()), rows.column("path").combine_chunks()]
+    columns = [*rows.columns[:-1], pa.StructArray.from_arrays(fields, fields=list(PICTURE))]
     listed = pa.table(columns, _columns(spec, kept, _IMAGE)[1])
     data = to_parquet(listed.replace_schema_metadata({_MADE_OF: made_of}))
     if not (spec.verify and storage.exists(place) and storage.read(place) == data):

@@ -25,18 +25,28 @@ _IHDR = b"IHDR" + struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
 _HEAD = _SIGNATURE + struct.pack(">I", 13) + _IHDR + struct.pack(">I", zlib.crc32(_IHDR))
 _END = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 _START = len(_HEAD) + 8
+_AFTER = 4 + len(_END)  # number of bytes after the data of the IDAT chunk
 _LINE = 1 + SIDE  # the number of the filter, then the pixels
 _NUM_FILTERS = 5
 # Maximum size of a plain file: 812 bytes never compress to more.
 _MAX_BYTES = 2000
+# All bytes before the data of the IDAT chunk, by the size of the file.
+_HEADS = [
+    _HEAD + struct.pack(">I", max(0, size - _START - _AFTER)) + b"IDAT"
+    for size in range(_MAX_BYTES + 1)
+]
 
 
-def encode_plain(pixels: bytes) -> bytes:
-    """Encode 784 grey levels as a plain file, without compression, in a fifth of Pillow's time."""
-    rows = (pixels[start : start + SIDE] for start in range(0, SIDE * SIDE, SIDE))
-    data = b"IDAT" + zlib.compress(b"\0" + b"\0".join(rows), 0)
-    length, checksum = struct.pack(">I", len(data) - 4), struct.pack(">I", zlib.crc32(data))
-    return _HEAD + length + data + checksum + _END
+def encode_plain(images: Bytes) -> list[bytes]:
+    """Encode (n, 784) grey levels as plain files without compression, much faster than Pillow."""
+    lines = np.zeros((len(images), SIDE, _LINE), np.uint8)
+    lines[:, :, 1:] = images.reshape(-1, SIDE, SIDE)
+    files = []
+    for each in lines:
+        data = b"IDAT" + zlib.compress(each.tobytes(), 0)
+        length, checksum = struct.pack(">I", len(data) - 4), struct.pack(">I", zlib.crc32(data))
+        files.append(_HEAD + length + data + checksum + _END)
+    return files
 
 
 def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, Mask]:
@@ -65,15 +75,10 @@ def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, Mask]:
 
 def _inflate(data: bytes) -> bytes | None:
     """Return the filtered lines of a plain file; None for other files."""
-    end = len(data) - len(_END) - 4
-    if (
-        not data.startswith(_HEAD)
-        or not data.endswith(_END)
-        or len(data) > _MAX_BYTES
-        or data[_START - 4 : _START] != b"IDAT"
-        or int.from_bytes(data[_START - 8 : _START - 4]) != end - _START
-        or zlib.crc32(data[_START - 4 : end]) != int.from_bytes(data[end : end + 4])
-    ):
+    end = len(data) - _AFTER
+    if len(data) > _MAX_BYTES or not data.startswith(_HEADS[len(data)]):
+        return None
+    if not data.endswith(struct.pack(">I", zlib.crc32(data[_START - 4 : end])) + _END):
         return None
     try:
         lines = zlib.decompress(data[_START:end], bufsize=SIDE * _LINE)

@@ -64,7 +64,7 @@ def test_files_from_pillow_and_ours_keep_their_pixels(sample):
     digits = sample.test.images[:193]
     files = [
         *(saved(digits[0]), saved(digits[1], optimize=True), saved(digits[2], compress_level=0)),
-        *(encode_plain(digit.tobytes()) for digit in digits[3:]),
+        *encode_plain(digits[3:]),
     ]
 
     images, plain = decode_plain(files)
