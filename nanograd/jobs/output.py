@@ -161,8 +161,8 @@ def commit_receipt(folder: str, receipt: Receipt) -> None:
 
 def commit_files(folder: str, files: Mapping[str, Any]) -> dict[str, Written]:
     """Write files under their names in the folder; return their sizes and checksums."""
-    for name, data in files.items():
-        storage.commit(storage.join(folder, name), data)
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:  # most of the time is waiting for the disk
+        list(pool.map(lambda name: storage.commit(storage.join(folder, name), files[name]), files))
     return {name: Written(len(data), storage.checksum(data)) for name, data in files.items()}
 
 
