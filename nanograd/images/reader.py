@@ -119,18 +119,18 @@ def read(
         first = rows.first_row if rows else 0
         for part in read_rows(file, rows, partial(names_of, file=file)):
             numbers = np.arange(first, first + len(part))
-            wanted = np.ones(len(part), np.bool_) if only is None else np.isin(numbers, only[file])
+            wanted = None if only is None else np.isin(numbers, only[file])
             if isinstance(part, list):
-                lost = [each for each in part if wanted[each[0]]]
+                lost = [each for each in part if wanted is None or wanted[each[0]]]
                 yield [Rejected(Origin(file, file, first + row), *why) for row, *why in lost]
             else:
                 table = partitions.add(pa.Table.from_batches([part]), file)
-                if only is not None:
-                    table = table.filter(pa.array(wanted))
+                if wanted is not None:
+                    numbers, table = numbers[wanted], table.filter(pa.array(wanted))
                 if held and not _are_alike(held[-1][-1], table):
                     yield from _decode(held, options, keep, convert)
                     held, num_rows, num_bytes = [], 0, 0
-                held.append((file, numbers[wanted], table))
+                held.append((file, numbers, table))
                 num_rows += table.num_rows
                 num_bytes += table.nbytes
                 if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
@@ -269,6 +269,8 @@ def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:
 
 def _are_alike(one: pa.Table, other: pa.Table) -> bool:
     """Return whether two tables may be read as one. Metadata of pandas is ignored."""
+    if one.schema.equals(other.schema, check_metadata=True):
+        return True
     schemas = [each.schema.remove_metadata() for each in (one, other)]
     features = [(each.schema.metadata or {}).get(b"huggingface") for each in (one, other)]
     return features[0] == features[1] and schemas[0].equals(schemas[1], check_metadata=True)
