@@ -7,6 +7,7 @@ of the file are read again: if that fails, the storage is the cause.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -99,9 +100,8 @@ def read_parquet(
         if footer.num_row_groups < rows.row_groups[1]:
             raise DataError(f"{file} was changed after the job began; start the job again")
         schema = parquet.schema_arrow
-        names, found = list(columns(schema)), leaf_places(schema)
-        places = [place for name in names for place in found[name]]
-        scales, done = _find_scales(footer, schema, names, found), 0
+        places, scaled = _places(schema.serialize().to_pybytes(), tuple(columns(schema)))
+        scales, done = _find_scales(footer, scaled), 0
         try:
             for batch in _read_some(parquet, places, rows):
                 yield with_scales(batch, scales)
@@ -199,30 +199,34 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
     return found
 
 
-def _find_scales(
-    footer: pq.FileMetaData,
-    schema: pa.Schema,
-    names: Sequence[str],
-    places: Mapping[str, Sequence[int]],
-) -> dict[str, int | None]:
-    """Return the scale of each column of pixels by the footer; flat columns share one scale."""
-    found = dict[str, Sequence[int]]()
+@lru_cache(maxsize=32)
+def _places(serialized: bytes, names: tuple[str, ...]) -> tuple[list[int], dict[str, list[int]]]:
+    """Return the leaf columns of some columns, and those of each column of pixels with a scale.
+
+    784 flat columns share the scale of the first one.
+    """
+    schema = pa.ipc.read_schema(pa.BufferReader(serialized))
+    places, scaled = leaf_places(schema), dict[str, list[int]]()
     for name in names:
         type_ = schema.field(name).type
-        is_extension = isinstance(type_, pa.BaseExtensionType)
-        if not is_extension and not is_any(type_, "nested"):
-            continue
-        if is_any(type_, "struct") and "data" in type_.names:  # tensors beside their shapes
-            inner = leaf_places(pa.schema(type_.fields))["data"]
-            found[name] = [places[name][place] for place in inner]
-        elif is_extension or is_list(type_):
-            found[name] = places[name]
+        if is_any(type_, "struct") and "data" in type_.names:
+            inner = leaf_places(pa.schema(type_.fields))["data"]  # tensors beside their shapes
+            scaled[name] = [places[name][place] for place in inner]
+        elif isinstance(type_, pa.BaseExtensionType) or is_list(type_):
+            scaled[name] = list(places[name])
     if flat := flat_columns(names):
-        found[flat[0]] = [places[name][0] for name in flat]
-    groups = [footer.row_group(group) for group in range(footer.num_row_groups if found else 0)]
+        scaled[flat[0]] = [places[name][0] for name in flat]
+    return [place for name in names for place in places[name]], scaled
+
+
+def _find_scales(
+    footer: pq.FileMetaData, scaled: Mapping[str, Sequence[int]]
+) -> dict[str, int | None]:
+    """Return the scale of each column of pixels by the footer."""
+    groups = [footer.row_group(group) for group in range(footer.num_row_groups if scaled else 0)]
     return {
         name: scale_of(_largest(group.column(place)) for group in groups for place in some)
-        for name, some in found.items()
+        for name, some in scaled.items()
     }
 
 
