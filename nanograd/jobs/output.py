@@ -161,9 +161,13 @@ def commit_receipt(folder: str, receipt: Receipt) -> None:
 
 def commit_files(folder: str, files: Mapping[str, Any]) -> dict[str, Written]:
     """Write files under their names in the folder; return their sizes and checksums."""
+
+    def commit(name: str, data: Any) -> Written:
+        storage.commit(storage.join(folder, name), data)
+        return Written(len(data), storage.checksum(data))
+
     with ThreadPoolExecutor(_NUM_THREADS) as pool:  # most of the time is waiting for the disk
-        list(pool.map(lambda name: storage.commit(storage.join(folder, name), files[name]), files))
-    return {name: Written(len(data), storage.checksum(data)) for name, data in files.items()}
+        return dict(zip(files, pool.map(commit, files, files.values()), strict=True))
 
 
 def remove_other_parts(
