@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nanograd.digits.dataset import SIDE
-from nanograd.digits.resample import resample, resample_rows
+from nanograd.digits.resample import resample_rows
 from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
 
 # Number of images to deskew together; for more, the working arrays do not fit into the cache.
@@ -64,27 +64,27 @@ def deskew(images: Bytes, size: Size = UNCHANGED) -> Bytes:
     deskewed = np.empty_like(images)
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
-        few = images[block]
-        if size != UNCHANGED:
-            deskewed[block] = np.rint(resample(few, deskewed_coordinates(few, size)))
-            continue
-        # Without scaling, this gives the same bits as `deskewed_coordinates` in half of the time.
-        mean_x, mean_y, slant, *_ = _measure(few)
-        y = (mean_y + _FROM_CENTRE).astype(np.float32)
-        deskewed[block] = resample_rows(few, mean_x + _FROM_CENTRE, slant * _FROM_CENTRE, y)
+        columns, shifts, y = _coordinates(images[block], size)
+        deskewed[block] = resample_rows(
+            images[block], columns, shifts, y.astype(np.float32), unit_steps=not size.width
+        )
     return deskewed
 
 
 def deskewed_coordinates(images: Bytes | Floats, size: Size = UNCHANGED) -> Floats:
     """Compute the coordinates, (2, B, 784) float32, at which `resample` deskews the images."""
-    mean_x, mean_y, slant, deviation_x, deviation_y = _measure(images)
-    beside = _scaled_distances(deviation_x, size.width)
-    down = _scaled_distances(deviation_y, size.height)
+    columns, shifts, y = _coordinates(images, size)
     coordinates = np.empty((2, len(images), SIDE, SIDE), np.float32)
-    across, along = (mean_x + beside)[:, None, :], (slant * down)[:, :, None]
-    np.add(across, along, out=coordinates[0], casting="same_kind")
-    coordinates[1] = (mean_y + down)[:, :, None]
+    np.add(columns[:, None, :], shifts[:, :, None], out=coordinates[0], casting="same_kind")
+    coordinates[1] = y[:, :, None]
     return coordinates.reshape(2, len(images), SIDE * SIDE)
+
+
+def _coordinates(images: Bytes | Floats, size: Size) -> tuple[Doubles, Doubles, Doubles]:
+    """Return x of each column, what a row adds to it, and y of each row, as (B, 28) each."""
+    mean_x, mean_y, slant, deviation_x, deviation_y = _measure(images)
+    down = _scaled_distances(deviation_y, size.height)
+    return mean_x + _scaled_distances(deviation_x, size.width), slant * down, mean_y + down
 
 
 def _scaled_distances(deviation: Doubles, target: float) -> Doubles | Ints:

@@ -14,6 +14,7 @@ _INSIDE = slice(1, 1 + SIDE)
 # others are 0, because a piece of SIDE pixels may begin up to SIDE + 1 pixels outside the image.
 _BEFORE, _CANVAS_ROW = 32, 64
 _NUM_WORDS = _CANVAS_ROW // 8
+_CORNERS = (0, 1, _CANVAS_ROW, _CANVAS_ROW + 1)  # a pixel and its neighbours
 # Row k + SIDE + 1 has the numbers k, k + 1, ..., k + SIDE - 1.
 _STEPS = (np.arange(-SIDE - 1, SIDE + 2)[:, None] + np.arange(SIDE)).astype(np.float32)
 
@@ -54,17 +55,20 @@ def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
     return _mix(_mix(left_above, above, x), _mix(left, beside, x), y)
 
 
-def resample_rows(images: Bytes, columns: Doubles, shifts: Doubles, y: Floats) -> Bytes:
+def resample_rows(
+    images: Bytes, columns: Doubles, shifts: Doubles, y: Floats, *, unit_steps: bool
+) -> Bytes:
     """Interpolate as `resample` does at x = columns + shifts, and round; y is constant in a row.
 
-    The bits are those of `resample`, in half of the time, because the pixels of a row are read at
-    once, and rows without ink are left out.
+    The bits are those of `resample`, in less time, because rows without ink are left out. If the
+    columns have steps of 1, the pixels of a row are read at once.
 
     Args:
         images: (B, 784) uint8.
-        columns: (B, 28) float64, source column of each column of the result, in steps of 1.
+        columns: (B, 28) float64, source column of each column of the result.
         shifts: (B, 28) float64, added to the source columns of each row of the result.
         y: (B, 28) float32, source row of each row of the result.
+        unit_steps: whether the source columns increase in steps of 1.
 
     Returns:
         (B, 784) uint8.
@@ -85,28 +89,31 @@ def resample_rows(images: Bytes, columns: Doubles, shifts: Doubles, y: Floats) -
     x += shifts.take(inked)[:, None]
     share = x.astype(np.float32)
     share += 1
-    start = np.clip(np.floor(share[:, 0]), -SIDE - 1, SIDE + 1).astype(np.intp)
-    share -= _STEPS.take(start + SIDE + 1, axis=0)
-    # In rare cases, rounding to float32 moves only some of the columns past a whole number.
-    if len(inked) and not 0 <= share.min() <= share.max() < 1:
-        all_x = (columns[:, None] + shifts[:, :, None]).astype(np.float32)
-        coordinates = np.stack([all_x, np.broadcast_to(y[:, :, None], all_x.shape)])
-        pixels = resample(images, coordinates.reshape(2, -1, SIDE * SIDE))
-        return np.rint(pixels, out=pixels).astype(np.uint8)
-    index = _CANVAS_ROW * source.take(inked) + start + (_BEFORE - 1)
-    # A view in which item i is the SIDE pixels that begin at pixel i.
-    pieces = np.ndarray((max(canvas.size - SIDE, 0),), f"V{SIDE}", canvas, strides=(1,))
-
-    def read(step: int) -> Floats:
-        read: Bytes = pieces[index + step].view(np.uint8)
-        return read.astype(np.float32).reshape(-1, SIDE)
-
-    above = _mix(read(0), read(1), share)
-    below = _mix(read(_CANVAS_ROW), read(_CANVAS_ROW + 1), share)
-    pixels = _mix(above, below, down.take(inked)[:, None])
-    rows = np.zeros(SIDE * len(images), pieces.dtype)
-    rows[inked] = np.rint(pixels, out=pixels).astype(np.uint8).view(pieces.dtype)[:, 0]
-    return rows.view(np.uint8).reshape(-1, SIDE * SIDE)
+    first = _CANVAS_ROW * source.take(inked) + (_BEFORE - 1)
+    if unit_steps:
+        start = np.clip(np.floor(share[:, 0]), -SIDE - 1, SIDE + 1).astype(np.intp)
+        steps = share - _STEPS.take(start + SIDE + 1, axis=0)
+        # In rare cases, rounding to float32 moves only some of the columns past a whole number.
+        unit_steps = not len(inked) or 0 <= steps.min() <= steps.max() < 1
+    if unit_steps:
+        share, first = steps, first + start
+        # A view in which item i is the SIDE pixels that begin at pixel i.
+        pieces = np.ndarray((max(canvas.size - SIDE, 0),), f"V{SIDE}", canvas, strides=(1,))
+        corners = [pieces[step:][first] for step in _CORNERS]
+    else:
+        np.clip(share, 0, SIDE + 1, out=share)
+        whole = np.floor(share)
+        share -= whole
+        index = first[:, None] + whole.astype(np.intp)
+        corners = [canvas.reshape(-1)[step:].take(index, mode="clip") for step in _CORNERS]
+    left_above, above, left, beside = (
+        each.view(np.uint8).astype(np.float32).reshape(-1, SIDE) for each in corners
+    )
+    above, below = _mix(left_above, above, share), _mix(left, beside, share)
+    mixed = _mix(above, below, down.take(inked)[:, None])
+    rows = np.zeros((SIDE * len(images), SIDE), np.uint8)
+    rows.view(f"V{SIDE}")[inked] = np.rint(mixed, out=mixed).astype(np.uint8).view(f"V{SIDE}")
+    return rows.reshape(-1, SIDE * SIDE)
 
 
 def _mix(first: Floats, second: Floats, share: Floats) -> Floats:

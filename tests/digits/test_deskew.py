@@ -40,13 +40,13 @@ def test_blank_image_stays_blank_and_ink_in_a_single_row_is_only_centred():
 def test_deskewing_by_rows_gives_the_bits_of_the_definition(sample):
     images = sample.train.images[:193]
 
-    deskewed = deskew(images)
+    for size in (Size(), Size(height=5.0), Size(3.0, 5.0)):
+        deskewed = deskew(images, size)
 
-    expected = np.rint(resample(images, deskewed_coordinates(images)))
-    np.testing.assert_array_equal(deskewed, expected)
-    for size in (Size(), Size(3.0, 5.0)):  # alone and among others
+        expected = np.rint(resample(images, deskewed_coordinates(images, size)))
+        np.testing.assert_array_equal(deskewed, expected)
         alone = [deskew(images[number : number + 1], size) for number in range(193)]
-        np.testing.assert_array_equal(np.concatenate(alone), deskew(images, size))
+        np.testing.assert_array_equal(np.concatenate(alone), deskewed)
 
 
 def test_sums_in_float32_are_exact(sample):

@@ -46,25 +46,26 @@ def resample_by_definition(
     return np.rint(resample(images, np.stack([x, rows]).reshape(2, -1, SIDE * SIDE)))
 
 
+@pytest.mark.parametrize("step", [1.0, 0.85, 1.2])
 @pytest.mark.parametrize("furthest", [14, 40])
 @pytest.mark.parametrize("num_images", [0, 1, 193])
-def test_resample_rows_gives_the_bits_of_resample(num_images, furthest):
+def test_resample_rows_gives_the_bits_of_resample(num_images, furthest, step):
     images = some_images(num_images).copy()
     images[::5] = 0
     images[1::5, :280], images[2::5, 300:] = 0, 0
     generator = np.random.default_rng(5)
     shifts, y = generator.uniform(-furthest, furthest, (2, num_images, SIDE))
-    columns = generator.uniform(-14, 14, (num_images, 1)) + np.arange(SIDE)
+    columns = generator.uniform(-14, 14, (num_images, 1)) + step * np.arange(SIDE)
     shifts[::3], columns[::3], y[::2] = np.rint(shifts[::3]), np.rint(columns[::3]), np.rint(y[::2])
-    y32 = (y + 14).astype(np.float32)
+    rows = columns, shifts, (y + 14).astype(np.float32)
 
-    result = resample_rows(images, columns, shifts, y32)
+    result = resample_rows(images, *rows, unit_steps=step == 1)
 
     assert result.dtype == np.uint8
-    expected = resample_by_definition(images, columns, shifts, y32)
+    expected = resample_by_definition(images, *rows)
     np.testing.assert_array_equal(result, expected)
-    strided = np.asfortranarray(images)
-    np.testing.assert_array_equal(resample_rows(strided, columns, shifts, y32), expected)
+    again = resample_rows(np.asfortranarray(images), *rows, unit_steps=False)
+    np.testing.assert_array_equal(again, expected)
 
 
 def test_row_rounded_over_a_whole_number_has_the_same_bits():
@@ -73,7 +74,7 @@ def test_row_rounded_over_a_whole_number_has_the_same_bits():
     columns, shifts = np.arange(2.0, 30.0)[None], np.full((1, SIDE), -2e-7)
     y = np.arange(SIDE, dtype=np.float32)[None] + np.float32(0.5)
 
-    result = resample_rows(images, columns, shifts, y)
+    result = resample_rows(images, columns, shifts, y, unit_steps=True)
 
     x = (columns + shifts[0, 0]).astype(np.float32) + 1
     assert len(np.unique(np.floor(x) - np.arange(SIDE))) > 1
