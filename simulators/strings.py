@@ -2,8 +2,8 @@
 
 A line has a size, a slant and a drift, and each digit varies a little around them. Digits
 that touch overlap by up to four pixels of forty; others have a gap of 3 to 22 pixels. Some lines
-have hyphens, slashes or letters between digits, strokes with pale places, an underline, a part of
-another digit beside them, or parts of printed boxes around them.
+have hyphens, slashes, letters or figures beside digits, broken strokes, links between digits, an
+underline, a part of another digit beside them, or parts of printed boxes around them.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from nanograd.runtime.arrays import Bytes, Floats
+from nanograd.runtime.arrays import Bytes, Floats, Ints
 
 # Height of MNIST's digits in a line, twice as large as MNIST's.
 HEIGHT = 40
@@ -22,8 +22,22 @@ HEIGHT = 40
 _INK = 0.35
 # Share of the pairs that touch, in a line of touching digits.
 _TOUCHING = 0.35
-# Letters that do not look like digits, and other marks.
-_LETTERS = "ACDEFHKMNPRTUVWXYacdefhkmnprtuvwxy+=:()#%&*"
+# Letters that do not look like digits, and other marks; and letters that do, for whole words.
+_LETTERS, _DIGIT_LIKE = "ACDEFHKMNPRTUVWXYacdefhkmnprtuvwxy+=:()#%&*?$@<>", "BGIJLOQSZbgijloqsz"
+_ROUND = np.linspace(0, 2 * np.pi, 30)
+# Figures: strokes of points (x, y) from 0 to 1.
+_FIGURES = [
+    [np.stack([0.5 + 0.5 * np.sin(_ROUND) ** 3, 0.5 - 0.4 * np.cos(_ROUND)
+               + 0.2 * np.cos(2 * _ROUND) + 0.06 * np.cos(3 * _ROUND)], 1)],  # heart
+    [0.5 + 0.5 * np.stack([np.sin(_ROUND), np.cos(_ROUND)], 1), [[0.3, 0.3], [0.3, 0.36]],
+     [[0.7, 0.3], [0.7, 0.36]], [[0.25, 0.65], [0.4, 0.8], [0.6, 0.8], [0.75, 0.65]]],  # smiley
+    [[[0.2, 1], [0.5, 0], [0.8, 1], [0, 0.37], [1, 0.37], [0.2, 1]]],  # star
+    [[[0, 0.5], [1, 0.5]], [[0.6, 0.2], [1, 0.5], [0.6, 0.8]]],  # arrow
+    [[[0, 0.6], [0.35, 1], [1, 0]]],  # tick
+    [[[0, 1], [0.5, 0.05], [1, 1], [0, 1]]],  # triangle
+    [[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]],  # square
+    [[[0, 0], [1, 1]], [[1, 0], [0, 1]]],  # cross
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +45,10 @@ class Style:
     """How digits are put together."""
 
     touching: bool = False  # at least one pair touches
-    marks: float = 0.0  # probability of a mark that is no digit between two digits
-    pale: float = 0.0  # probability of pale places in the strokes of a digit
+    marks: float = 0.0  # probability of a mark that is no digit before a digit, and of another one
+    pale: float = 0.0  # probability of a digit that is pale in places or broken
+    links: float = 0.0  # probability of a stroke that links a digit to the one before
+    wobble: float = 0.0  # standard deviation of the shift of points, in pixels
     spread: float = 1.0  # how much slant, drift, sizes and heights vary
 
 
@@ -40,7 +56,7 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
     """Write digits side by side.
 
     Args:
-        digits: (28, 28) uint8 images, ink 255 on 0.
+        digits: (28, 28) uint8 images, ink 255 on 0; without any, only marks are drawn.
         style: how they are put together.
         draw: the source of all random values.
 
@@ -51,8 +67,8 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
     size, slant = draw.uniform(0.85, 1.15), draw.normal(0, 0.12 * wide)
     drift, stretch = draw.normal(0, 0.03 * wide), draw.uniform(0.88, 1.1)
     items: list[_Item] = []
-    for image in digits:
-        if (items or style.marks) and draw.random() < style.marks:
+    for number, image in enumerate(digits):
+        while (number or style.marks) and draw.random() < style.marks:
             items.append(_mark(HEIGHT * size, draw))
         ink = _draw(
             image,
@@ -60,7 +76,11 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
             slant + draw.normal(0, 0.04 * wide),
             stretch * draw.uniform(0.95, 1.05),
         )
+        if style.wobble:
+            ink = _wobble(ink, style.wobble, draw)
         items.append(_Item(_fade(ink, draw) if draw.random() < style.pale else ink))
+    while style.marks and (not items or draw.random() < style.marks):
+        items.append(_mark(HEIGHT * size, draw, is_word=not digits))
     touches = _choose_pairs(items, draw) if style.touching else {}
     gap = draw.uniform(3, 22)
     canvas = np.zeros((7 * HEIGHT, (len(items) + 1) * 3 * HEIGHT), np.float32)
@@ -81,6 +101,8 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
             overlap = touches.get(number)
             space = -overlap if overlap is not None else max(3, int(gap * draw.uniform(0.7, 1.3)))
             x = max(contact + space, start + 6)
+            if style.links and draw.random() < style.links:
+                _link(place, last, x + first, draw)
         np.maximum(place[:, x : x + width], item.ink, out=place[:, x : x + width])
         start, end = x, x + width
     rows, columns = np.flatnonzero(canvas.max(1) > 0.3), np.flatnonzero(canvas.max(0) > 0.3)
@@ -191,25 +213,72 @@ def _draw(image: Bytes, size: float, slant: float, stretch: float) -> Floats:
     return _crop(np.asarray(picture, np.float32) / 255)
 
 
-def _fade(ink: Floats, draw: Generator) -> Floats:
-    """Take ink away in places, if at least half of the strokes are left."""
+def _noise(shape: Sequence[int], draw: Generator) -> Floats:
     coarse = Image.fromarray(draw.normal(0, 1, (6, 6)).astype(np.float32))
-    noise = np.asarray(coarse.resize(ink.shape[::-1], Image.Resampling.BICUBIC))
-    faded = np.clip(ink - np.clip(noise - draw.uniform(0.4, 1.2), 0, 1), 0, 1)
+    return np.asarray(coarse.resize(shape[::-1], Image.Resampling.BICUBIC))
+
+
+def _wobble(ink: Floats, size: float, draw: Generator) -> Floats:
+    """Shift points by smooth noise, in pixels."""
+    ink = np.pad(ink, 6)
+    rows, columns = np.indices(ink.shape)
+    y, x = (
+        np.clip(np.rint(place + size * _noise(ink.shape, draw)), 0, side - 1).astype(int)
+        for place, side in zip((rows, columns), ink.shape, strict=True)
+    )
+    moved = Image.fromarray(np.round(255 * np.clip(ink[y, x], 0, 1)).astype(np.uint8))
+    blurred = moved.filter(ImageFilter.GaussianBlur(0.6))
+    return _crop(np.asarray(blurred, np.float32) / 255)
+
+
+def _link(place: Floats, last: Ints, first: Ints, draw: Generator) -> None:
+    """Draw a stroke from the ink so far, at the columns `last`, to the columns `first`."""
+    starts, ends = np.flatnonzero(last >= 0), np.flatnonzero(first < place.shape[1])
+    if not (len(starts) and len(ends)):
+        return
+    near = starts[last[starts] >= last.max() - 8], ends[first[ends] <= first.min() + 8]
+    y, bottom = (int(draw.choice(rows)) for rows in near)
+    picture = Image.fromarray(np.zeros(place.shape, np.uint8))
+    line = (int(last[y]) - 1, y, int(first[bottom]) + 1, bottom)
+    ImageDraw.Draw(picture).line(line, 255, round(draw.uniform(2, 5)))
+    ink = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.7)), np.float32) / 255
+    np.maximum(place, ink, out=place)
+
+
+def _fade(ink: Floats, draw: Generator) -> Floats:
+    """Take ink away in places or along a line, if at least half of the strokes are left."""
+    gone = np.clip(_noise(ink.shape, draw) - draw.uniform(0.4, 1.2), 0, 1)
+    if draw.random() < 0.5:
+        rows, columns = np.indices(ink.shape)
+        turn, middle = draw.uniform(0, np.pi), draw.uniform(0.25, 0.75, 2) * ink.shape
+        away = np.abs((rows - middle[0]) * np.cos(turn) + (columns - middle[1]) * np.sin(turn))
+        gone = np.clip(draw.uniform(1, 3) - away, 0, 1)
+    faded = np.clip(ink - gone, 0, 1)
     return faded if (faded > 0.5).sum() > 0.5 * (ink > 0.5).sum() else ink
 
 
-def _mark(height: float, draw: Generator) -> _Item:
-    """Draw a hyphen, dot, comma, slash or letter beside digits of a height."""
-    kind, pen, side = draw.integers(6), draw.uniform(3, 6), int(1.6 * height)
+def _mark(height: float, draw: Generator, *, is_word: bool = False) -> _Item:
+    """Draw a hyphen, dot, comma, slash, letter or figure beside digits of a height."""
+    kind = draw.choice(7, p=np.array([2, 2, 1, 1, 8, 2, 2]) / 18)
+    pen, side = draw.uniform(3, 6), int(1.6 * height)
     picture, middle = Image.new("L", (side, side)), side / 2
     canvas = ImageDraw.Draw(picture)
-    if kind >= 4:
-        letter, foot = _LETTERS[draw.integers(len(_LETTERS))], 0.0
+    if kind == 4:
+        letters = _LETTERS + _DIGIT_LIKE if is_word else _LETTERS
+        letter, foot = letters[draw.integers(len(letters))], 0.0
         font = ImageFont.load_default(height * draw.uniform(0.8, 1.35))
         canvas.text((middle, middle), letter, 255, font, "mm", stroke_width=int(draw.integers(3)))
         turned = picture.rotate(draw.normal(0, 8), Image.Resampling.BICUBIC)
         picture = turned if turned.getbbox() else picture
+    elif kind > 4:
+        foot = 0.0
+        scribble = draw.uniform(0, 1, (draw.integers(5, 12), 2))
+        strokes = _FIGURES[draw.integers(len(_FIGURES))] if kind == 5 else [scribble]
+        size = draw.uniform(0.5, 1.2) * height * np.array([draw.uniform(0.7, 1.6), 1])
+        size = np.minimum(size, side - 8)
+        for stroke in strokes:
+            points = (middle + (np.array(stroke) - 0.5) * size).ravel().tolist()
+            canvas.line(points, 255, round(pen), joint="curve")
     elif kind == 1:
         radius, foot = pen * draw.uniform(0.5, 0.9), 0.0
         canvas.ellipse((middle - radius, middle - radius, middle + radius, middle + radius), 255)
@@ -222,4 +291,7 @@ def _mark(height: float, draw: Generator) -> _Item:
         x, y = x * length * height / 2, y * length * height / 2
         canvas.line((middle - x, middle - y, middle + x, middle + y), 255, round(pen))
     blurred = picture.filter(ImageFilter.GaussianBlur(0.7))
-    return _Item(_crop(np.asarray(blurred, np.float32) / 255), is_digit=False, foot=foot)
+    ink = _crop(np.asarray(blurred, np.float32) / 255)
+    if kind >= 4:
+        ink = _wobble(ink, draw.uniform(0, 3), draw)
+    return _Item(ink, is_digit=False, foot=foot)

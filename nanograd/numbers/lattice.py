@@ -8,17 +8,21 @@ References:
     transformer networks; here with the sum over paths, "discriminative forward training").
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import exp, inf, log1p
 
 import numpy as np
 
 from nanograd.numbers.pieces import Pieces
-from nanograd.runtime.arrays import Doubles, Ints
+from nanograd.runtime.arrays import Doubles, Ints, Mask
 
 # The class of a piece that is no digit: a hyphen, a dot, a letter, dirt.
 NO_DIGIT = 10
 # Intersection / union above which two pieces are at the same place.
 SAME = 0.5
+# A piece is likely if it is on a path with at least exp(-MARGIN) of the best path's probability.
+MARGIN = 10.0
 
 
 @dataclass(frozen=True)
@@ -60,19 +64,37 @@ def best_path(pieces: Pieces, scores: Doubles) -> Path | None:
     )
 
 
+def find_likely(pieces: Pieces, scores: Doubles) -> Mask:
+    """Find the pieces that are on a path that is almost as probable as the best one, (P,)."""
+    best = scores.max(1)
+    ways, most = _ways(pieces, best.tolist(), max)
+    return np.asarray(ways + best >= most - MARGIN)
+
+
 def _posteriors(pieces: Pieces, scores: Doubles) -> tuple[Doubles, float]:
     """Return the probability of each piece and class, (P, 11), and the log sum over all paths."""
-    first, last = pieces.first.tolist(), pieces.last.tolist()
-    sums = np.logaddexp.reduce(scores, axis=1)
-    forward = np.full(pieces.num_nodes, -np.inf)
-    backward = np.full(pieces.num_nodes, -np.inf)
-    forward[0] = backward[-1] = 0
-    for number, (a, b) in enumerate(zip(first, last, strict=True)):
-        forward[b] = np.logaddexp(forward[b], forward[a] + sums[number])
-    for number, (a, b) in reversed(list(enumerate(zip(first, last, strict=True)))):
-        backward[a] = np.logaddexp(backward[a], backward[b] + sums[number])
-    ways = forward[pieces.first] + backward[pieces.last] - forward[-1]
-    return np.exp(ways[:, None] + scores), float(forward[-1])
+    ways, whole = _ways(pieces, np.logaddexp.reduce(scores, axis=1).tolist(), _add)
+    return np.exp((ways - whole)[:, None] + scores), whole
+
+
+def _ways(
+    pieces: Pieces, values: list[float], join: Callable[[float, float], float]
+) -> tuple[Doubles, float]:
+    """Join the values of all paths through each piece, without its own, and of all paths."""
+    edges = list(zip(pieces.first.tolist(), pieces.last.tolist(), values, strict=True))
+    forward, backward = ([-inf] * pieces.num_nodes for _ in range(2))
+    forward[0] = backward[-1] = 0.0
+    for a, b, value in edges:
+        forward[b] = join(forward[b], forward[a] + value)
+    for a, b, value in reversed(edges):
+        backward[a] = join(backward[a], backward[b] + value)
+    return np.array([forward[a] + backward[b] for a, b, _ in edges]), forward[-1]
+
+
+def _add(one: float, other: float) -> float:
+    """Compute log(exp(one) + exp(other))."""
+    least, most = sorted((one, other))
+    return most if least == -inf else most + log1p(exp(least - most))
 
 
 def _log_text(pieces: Pieces, scores: Doubles, text: list[int]) -> float:

@@ -4,7 +4,7 @@ Pieces are the edges of a lattice whose nodes are the seams. Each path through t
 to divide the line into digits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class Pieces:
     images: Bytes  # (P, 784) in MNIST's form
     context: Bytes  # (P, 14 * 22) the other ink around the piece
     geometry: Floats  # (P, 10) float32: gaps, sizes, positions, costs of cuts, ink, pen
+
+    def take(self, chosen: Mask) -> "Pieces":
+        """Return some pieces, by a mask, (P,)."""
+        names = ("first", "last", "boxes", "images", "context", "geometry")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
 
 class _Ink:

@@ -1,7 +1,7 @@
 """Numbers in pictures: lines of digits with their text, boxes and confidences.
 
-A line is cut at many places. The ink between two cuts is a piece, so pieces overlap. The judge, a
-second small net, scores whether a piece is one whole digit, and the model classifies it. The
+A line is cut at many places. The ink between two cuts is a piece, so pieces overlap. The judge, two
+small nets, scores whether a piece is one whole digit, and the model classifies the likely ones. The
 sequence of adjoining pieces with the best sum of scores is the text of the line.
 """
 
@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
-from nanograd.models.model import Assessment, Model
+from nanograd.models.model import Model
 from nanograd.numbers.judge import load_judge
-from nanograd.numbers.lattice import NO_DIGIT, best_path
+from nanograd.numbers.lattice import NO_DIGIT, best_path, find_likely
 from nanograd.numbers.locate import Found, Line, Way, find_lines
 from nanograd.numbers.pieces import Pieces, cut
 from nanograd.numbers.seams import find_seams
@@ -65,9 +65,18 @@ def divide(line: Line) -> Pieces:
     return cut(line.ink, find_seams(line.ink, pen), pen, line.top, line.bottom)
 
 
-def read_line(line: Line, pieces: Pieces, assessed: Assessment) -> Number | None:
-    """Read a line from its pieces and the model's assessment of them; None without a digit."""
-    path = best_path(pieces, load_judge().scores(pieces, assessed.probabilities))
+def read_line(line: Line, model: Model) -> Number | None:
+    """Read a line; None without a digit."""
+    pieces, judge = divide(line), load_judge()
+    scores = judge.scores(pieces)
+    likely = find_likely(pieces, scores)
+    pieces, scores = pieces.take(likely), scores[likely]
+    # Only the first net has learnt lines without a digit.
+    path = best_path(pieces, scores)
+    if path is None or (path.classes == NO_DIGIT).all():
+        return None
+    assessed = model.assess(pieces.images)
+    path = best_path(pieces, judge.revise(scores, pieces, assessed.probabilities))
     if path is None or (path.classes == NO_DIGIT).all():
         return None
     boxes = [line.place(pieces.boxes[each]) for each in path.pieces]
@@ -104,13 +113,8 @@ def around(boxes: Sequence[Box]) -> Box:
 
 def read_lines(lines: Sequence[Line], model: Model) -> list[Number]:
     """Read lines that were found, without those that have no digit."""
-    numbers = []
-    for line in lines:
-        pieces = divide(line)
-        if len(pieces.first):
-            number = read_line(line, pieces, model.assess(pieces.images))
-            numbers += [number] if number else []
-    return numbers
+    numbers = (read_line(line, model) for line in lines)
+    return [number for number in numbers if number]
 
 
 def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> list[Number]:
@@ -139,6 +143,8 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
         sure = sum(len(each.text) for each in numbers) > 1
         sure = sure and min(each.confidence for each in numbers) > _SURE
         if not number:
+            # Marks that are no digits in the first way are not read with doubts in another.
+            most = 0.0 if found and not numbers else most
             ways += _other_ways(polarity, found, sure)
         elif sure:
             break

@@ -6,7 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from nanograd.numbers.lattice import NO_DIGIT, best_path
+from nanograd.numbers import lattice
+from nanograd.numbers.lattice import NO_DIGIT, best_path, find_likely
 from nanograd.numbers.pieces import Pieces
 from nanograd.runtime.arrays import Doubles
 from scripts.make_judge import Lines, learn
@@ -72,6 +73,27 @@ def test_best_path_and_probabilities_are_those_of_all_paths(seed: int) -> None:
     assert path.probability == pytest.approx(shares[same].sum())
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("margin", [0.0, 1.0, 4.0])
+def test_likely_pieces_are_on_a_path_that_is_almost_as_good_as_the_best(
+    seed: int, margin: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces, scores = make_pieces(seed)
+    values = {tuple(path): scores.max(1)[path].sum() for path in list_paths(pieces)}
+    monkeypatch.setattr(lattice, "MARGIN", margin + 1e-9)
+
+    likely = find_likely(pieces, scores)
+
+    least = max(values.values()) - margin
+    good = {piece for path, value in values.items() if value >= least for piece in path}
+    assert set(np.flatnonzero(likely).tolist()) == good
+    path = best_path(pieces.take(likely), scores[likely])
+    whole = best_path(pieces, scores)
+    assert path is not None
+    assert whole is not None
+    assert np.flatnonzero(likely)[path.pieces].tolist() == whole.pieces.tolist()
+
+
 def test_lattice_without_a_way_to_its_end_has_no_path() -> None:
     pieces, scores = make_pieces(0)
     cut_off = Pieces(
@@ -81,6 +103,8 @@ def test_lattice_without_a_way_to_its_end_has_no_path() -> None:
     )
 
     assert best_path(cut_off, scores) is None
+    likely = find_likely(cut_off, scores)
+    assert best_path(cut_off.take(likely), scores[likely]) is None
 
 
 def test_gradient_of_the_judge_is_the_slope_of_its_loss() -> None:
@@ -94,7 +118,6 @@ def test_gradient_of_the_judge_is_the_slope_of_its_loss() -> None:
             np.concatenate([getattr(each, name) for each, _ in found])
             for name in ("first", "last", "images", "context", "geometry")
         ),
-        np.zeros((0, NO_DIGIT + 1)),
     )
     scores = np.concatenate([each for _, each in found])
     losses, gradient = learn(scores, batch)

@@ -77,6 +77,50 @@ def test_what_is_no_number_is_refused_or_doubtful(picture: Image.Image) -> None:
         assert 0 < len(numbers) <= 20
 
 
+def strokes(*lines: list[tuple[float, float]]) -> Image.Image:
+    picture = Image.new("L", (260, 140), 250)
+    for line in lines:
+        ImageDraw.Draw(picture).line(line, 20, 5, joint="curve")
+    return picture
+
+
+TURN = np.linspace(0, 2 * np.pi, 60)
+HEART = np.stack([
+    130 + 51 * np.sin(TURN) ** 3,
+    70 - 42 * np.cos(TURN) + 16 * np.cos(2 * TURN) + 6 * np.cos(3 * TURN) + 3 * np.cos(4 * TURN),
+], axis=1)  # fmt: skip
+FACE = 70 + 50 * np.stack([np.sin(TURN), np.cos(TURN)], axis=1)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        strokes([(40, 70), (90, 70)], [(150, 70), (200, 70)]),
+        strokes(*([(20 + 60 * n, 70), (50 + 60 * n, 71)] for n in range(4))),
+        letters("WWW"),
+        letters("AKM"),
+        strokes([(x, y) for x, y in HEART.tolist()]),
+        strokes([(x, y) for x, y in FACE.tolist()], [(50, 50), (50, 58)], [(90, 50), (90, 58)],
+                [(45, 85), (60, 97), (80, 97), (95, 85)]),
+        strokes([(20, 70), (240, 72)]),
+        strokes([(90, 30), (170, 110)], [(170, 30), (90, 110)]),
+    ],
+    ids=["two hyphens", "hyphens", "WWW", "AKM", "heart", "smiley", "rule", "cross"],
+)  # fmt: skip
+def test_marks_that_are_no_digits_are_refused(picture: Image.Image) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        nanograd.read_numbers(picture)
+
+    assert caught.value.reason is Reason.BLANK
+
+
+@pytest.mark.parametrize("text", ["A12", "12-34", "3.14", "KM 913", "12/34"])
+def test_marks_beside_digits_are_left_out(text: str) -> None:
+    numbers = nanograd.read_numbers(letters(text))
+
+    assert [each.text for each in numbers] == ["".join(filter(str.isdigit, text))]
+
+
 LARGE = """
 import resource, sys
 import numpy as np

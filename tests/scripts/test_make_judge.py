@@ -19,12 +19,12 @@ def test_judge_of_another_recipe_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(make_judge, "NETS", ((100, 1, 1),))
+        patch.setattr(make_judge, "_HIDDEN", 7)
         make_judge.save(load_file(OUTPUT), tmp_path / "other.safetensors")
 
-    [nets, checksum] = find_problems(tmp_path / "other.safetensors")
+    [hidden, checksum] = find_problems(tmp_path / "other.safetensors")
 
-    assert nets.startswith("nets is [[100, 1, 1]]")
+    assert hidden == f"hidden is 7, not {make_judge._HIDDEN}"
     assert checksum.startswith("the checksum")
 
 
@@ -33,9 +33,9 @@ def lines() -> Lines:
     """Two lines: three seams with all pieces between them, and two seams."""
     first, last = np.array([0, 0, 1, 0]), np.array([1, 2, 2, 1])
     empty = np.zeros((4, 0), np.uint8)
-    known = np.zeros((4, NO_DIGIT + 1), np.float32)
+    geometry = np.zeros((4, 10), np.float32)
     counts = np.array([3, 2]), np.array([3, 1])
-    return Lines(np.array(["31", "7"]), *counts, first, last, empty, empty, known, known)
+    return Lines(np.array(["31", "7"]), *counts, first, last, empty, empty, geometry)
 
 
 def text_loss(scores: np.ndarray) -> float:
