@@ -34,6 +34,9 @@ _GEOMETRY = np.array([6, 6, 2, 2, 3, 3, 1, 1, 1, 4], np.float32)
 _MEAN, _DEVIATION = 0.13, 0.3
 # Factor for the logs of probabilities, and the least probability.
 _LOG, _LEAST = 0.25, 1e-6
+# Weight of the logs of probabilities, besides their share in the scores of the second net. Of 850
+# lines of training digits, 635 were right with 0 and 640 with 0.3 (2026-11-29).
+_MODEL = 0.3
 # Pieces in one matrix product; with more, the windows do not fit into the cache.
 _CHUNK = 64
 
@@ -82,15 +85,15 @@ class Judge:
         return scores
 
     def revise(self, scores: Doubles, pieces: Pieces, probabilities: Floats) -> Doubles:
-        """Return the means of `scores` and the scores by the second net and a model.
+        """Return the means of `scores` and the scores by the second net, with a model's share.
 
         The second score of a digit is the sum of the net's output and the log of the model's
-        probability; `probabilities` is (P, 10).
+        probability, `probabilities` (P, 10). `_MODEL` times this log is added to the mean.
         """
         known = np.log(np.maximum(probabilities, _LEAST))
         given = inputs(pieces.images, pieces.context, pieces.geometry)
         others = self.of_pixels.scores(*given, known * np.float32(_LOG)).astype(np.float64)
-        others[:, : known.shape[1]] += known
+        others[:, : known.shape[1]] += (1 + 2 * _MODEL) * known
         return (scores + others) / 2
 
 
