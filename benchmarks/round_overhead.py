@@ -1,18 +1,13 @@
 """Claim: a round of RayGroup takes little more time than its arithmetic.
 
-Two workers use shared memory. Timed subclasses of the actors record on the machine's monotonic
-clock when a worker starts and ends its gradient, when the server has received it, and when the
-server has applied it. For each round:
+Two workers use shared memory and share the update. Timed subclasses record on the machine's
+monotonic clock when a worker starts and ends its gradient, and how long it computes its slice of
+the update. For each round:
 
-    round time  = from one publication of the parameters to the next
+    round time  = from the start of a worker's gradient to the start of its next one
     overhead    = round time - the longest gradient of the round
-                = signal (publication to the start of the last worker)
-                + waiting beyond the longest gradient (workers that started at different times)
-                + notice (end of the last gradient to its detection by the server)
-                + server (checks, sum, update)
-
-Workers prepare the inputs of a round while they wait for its parameters. Preparation that is not
-complete when the parameters arrive counts as signal, not as gradient.
+                = update (the longest of the workers)
+                + rest (preparation of the inputs of the next round, waiting for each other)
 
 Figures are medians over the rounds. The figures in brackets are the tenth percentiles, that is, of
 the rounds that other programs disturbed least. The share of peak compares FLOP/s: of a worker's
@@ -33,12 +28,13 @@ from contenders.base import Setting, load_images
 from contenders.ours import recipe_of
 from numpy.typing import NDArray
 
-from nanograd.distributed import actors, group, members, servers, shared_memory
+from nanograd.distributed import actors, group, members
 from nanograd.distributed.cluster import session
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.server import Refusal, first_snapshot
+from nanograd.training.recipe import Recipe
+from nanograd.training.server import Update, first_snapshot
 from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution
 
@@ -51,6 +47,7 @@ class TimedWorker(actors.WorkerActor):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self._update = TimedUpdate(self._recipe)
         self._depth, self._began = 0, 0.0
         self._times: list[tuple[int, float, float]] = []
 
@@ -65,27 +62,30 @@ class TimedWorker(actors.WorkerActor):
             self._times.append((round_, self._began, perf_counter()))
         return done
 
-    def times(self) -> list[tuple[int, float, float]]:
-        """Return round, start and end of each sum."""
-        return self._times
+    def times(self) -> tuple[list[tuple[int, float, float]], list[tuple[int, float]]]:
+        """Return round, start and end of each sum; round and seconds of each update."""
+        return self._times, self._update.seconds
 
 
-class TimedServer(actors.ServerActor):
-    """A server that records when it has all contributions and when it publishes parameters."""
+class TimedUpdate(Update):
+    """An update that records its times."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._times: list[tuple[int, float, float]] = []
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe, np.empty(recipe.architecture.num_parameters, np.float32))
+        self.seconds: list[tuple[int, float]] = []
 
-    def _submit_all(self, memory: shared_memory.MemorySegment) -> Refusal | None:
-        round_, began = self.round, perf_counter()
-        refusal = super()._submit_all(memory)
-        self._times.append((round_, began, perf_counter()))
-        return refusal
-
-    def times(self) -> list[tuple[int, float, float]]:
-        """Return each round with the times when contributions arrived and were applied."""
-        return self._times
+    def apply(
+        self,
+        sums: Sequence[Contribution],
+        part: slice,
+        before: Sequence[Vector],
+        after: Sequence[Vector],
+    ) -> bool:
+        """Update a slice, and record the time."""
+        began = perf_counter()
+        is_finite = super().apply(sums, part, before, after)
+        self.seconds.append((sums[0].round, perf_counter() - began))
+        return is_finite
 
 
 def measure(data: str, batches: Sequence[int], shards: Sequence[int], rounds: int) -> Iterator[Row]:
@@ -93,7 +93,6 @@ def measure(data: str, batches: Sequence[int], shards: Sequence[int], rounds: in
     with process.one_thread():
         peak = _gemm_flops(1024, 1024, 1024)
     vars(members).update(WorkerActor=TimedWorker)
-    vars(servers).update(ServerActor=TimedServer)
     with session(None, 2):
         for batch in batches:
             for num_shards in shards:
@@ -111,16 +110,10 @@ def _time_parts(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]
     try:
         group_.advance(_WARM_UP)
         group_.advance(_WARM_UP + rounds)
-        server = _by_round(
-            ray.get(next(iter(group_.servers.present.values())).actor.times.remote())
-        )
-        workers = [
-            _by_round(ray.get(each.actor.times.remote()))
-            for each in group_.members.present.values()
-        ]
+        times = [ray.get(each.actor.times.remote()) for each in group_.members.present.values()]
     finally:
         group_.close()
-    return _parts(server, workers, range(_WARM_UP + 1, _WARM_UP + rounds))
+    return _parts(times, range(_WARM_UP, _WARM_UP + rounds - 1))
 
 
 def _row(setting: Setting, rounds: int, peak: float) -> Row:
@@ -159,22 +152,19 @@ def _by_round(times: list[tuple[int, float, float]]) -> Times:
     return joined
 
 
-def _parts(
-    server: Times, workers: Sequence[Times], rounds: range
-) -> dict[str, NDArray[np.float64]]:
-    arrived, applied = np.array([server[r] for r in rounds]).T
-    published = np.array([server[r - 1][1] for r in rounds])
-    began = np.array([[worker[r][0] for r in rounds] for worker in workers])
-    ended = np.array([[worker[r][1] for r in rounds] for worker in workers])
-    longest = (ended - began).max(axis=0)
-    whole = applied - published
+def _parts(workers: Sequence[Any], rounds: range) -> dict[str, NDArray[np.float64]]:
+    sums = [_by_round(each) for each, _ in workers]
+    updates = [dict(each) for _, each in workers]
+    began, ended = np.array([[times[r] for r in rounds] for times in sums]).transpose(2, 0, 1)
+    following = np.array([[times[r + 1][0] for r in rounds] for times in sums])
+    longest, whole = (ended - began).max(axis=0), (following - began).max(axis=0)
+    update = np.array([[seconds[r] for r in rounds] for seconds in updates]).max(axis=0)
     return {
         "round": whole,
         "gradient": longest,
         "overhead": whole - longest,
-        "signal": began.max(axis=0) - published,
-        "notice": arrived - ended.max(axis=0),
-        "server": applied - arrived,
+        "update": update,
+        "rest": whole - longest - update,
     }
 
 

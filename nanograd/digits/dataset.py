@@ -91,6 +91,11 @@ class BatchPlan:
         """Number of rounds in which every image is used once."""
         return -(-self.num_images // self.batch_size)
 
+    def round_size(self, round_: int) -> int:
+        """Return the number of images of a round, which is counted over all epochs."""
+        is_last = (round_ + 1) % self.rounds_per_epoch == 0
+        return (self.num_images - 1) % self.batch_size + 1 if is_last else self.batch_size
+
     def shard_slice(self, shard: int) -> slice:
         """Return the positions of the shard's images in the training set."""
         share = self._share(shard)

@@ -12,6 +12,7 @@ from threading import Condition
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
 import ray
 import ray.util
 
@@ -26,7 +27,7 @@ from nanograd.nn.optimizers import Vector
 from nanograd.runtime import machine, process
 from nanograd.runtime.events import name_shards
 from nanograd.training.recipe import Recipe
-from nanograd.training.server import ParameterServer, Refusal, Snapshot
+from nanograd.training.server import ParameterServer, Refusal, Snapshot, Update
 from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution, Worker
 
@@ -84,6 +85,7 @@ class WorkerActor(Worker):
     def __init__(self, recipe: Recipe) -> None:
         process.prepare_actor()
         super().__init__(recipe, {})
+        self._update = Update(recipe, np.empty(recipe.architecture.num_parameters, np.float32))
         self._memory: MemorySegment | None = None
 
     def identify(self) -> ActorIdentity:
@@ -104,6 +106,8 @@ class WorkerActor(Worker):
         if before is not None:
             before.close()
         self._memory = shared_memory.attach(address)
+        if self._memory is not None:
+            self._memory.join(self.nodes())
         return self._memory is not None
 
     def run(self, first: int, until: int, server: Any, token: int) -> None:
@@ -114,12 +118,15 @@ class WorkerActor(Worker):
         if (memory := self._memory) is not None:
             slots = [(memory.address.nodes.index(node), node) for node in self.nodes()]
             for round_ in range(first, until):
-                if not memory.wait_for_round(round_):
+                if not (round_ > first and memory.is_shared) and not memory.wait_for_round(round_):
                     return
+                vector = memory.parameters(round_)
                 for slot, node in slots:
-                    done = self.sum_node(round_, node, memory.parameters, memory.gradients[slot])
+                    done = self.sum_node(round_, node, vector, memory.gradients[slot])
                     memory.send(slot, round_, done.loss, done.num_images)
                 self.prepare(round_ + 1)
+                if memory.is_shared and not self._share_update(memory, round_, slots, until):
+                    return
             return
         exchange = server.exchange.options(concurrency_group=CONCURRENT)
         vector = ray.get(exchange.remote(token, [], first))
@@ -130,6 +137,17 @@ class WorkerActor(Worker):
             sent = exchange.remote(token, self.contribute(round_, vector), awaited)
             self.prepare(round_ + 1)
             vector = ray.get(sent)
+
+    def _share_update(
+        self, memory: MemorySegment, round_: int, slots: Sequence[tuple[int, TreeNode]], until: int
+    ) -> bool:
+        """Update the own slices of the parameters; return whether the next round may begin."""
+        if not memory.wait_for_sums(round_):
+            return False
+        is_done = all(memory.update(slot, round_, self._update) for slot, _ in slots)
+        if not is_done or round_ + 1 == until:
+            memory.ring()
+        return is_done and memory.wait_for_slices(round_ + 1)
 
 
 class ServerActor(ParameterServer):
@@ -157,8 +175,10 @@ class ServerActor(ParameterServer):
             self.own(frozenset(shard for node in nodes for shard in range(*node)))
             self.forget()
             before = self._memory
-            self._memory = shared_memory.create(len(self.parameters()), nodes, is_alone=is_alone)
-            self.use_memory(self._memory.parameters)
+            vectors, _ = self.state()
+            shape = len(vectors[0]), len(vectors)
+            self._memory = shared_memory.create(*shape, nodes, is_alone=is_alone)
+            self.use_memory(self._memory.states[0])
             if before is not None:
                 before.close()
             return self._memory.address
@@ -203,7 +223,7 @@ class ServerActor(ParameterServer):
         began, mesh, memory = self._began, self._mesh, self._memory
         if began is None or memory is None:
             return None
-        round_, seconds = self.round, monotonic() - began
+        round_, seconds = max(self.round, memory.complete), monotonic() - began
         plan = mesh.machine.plan if mesh else None
         if late := memory.late_slot(round_):
             name = plan.hosts[plan.me] if plan else gethostname()
@@ -216,15 +236,21 @@ class ServerActor(ParameterServer):
     def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
         """Apply all rounds below `until`, each within `deadline_s`; return the first failure."""
         memory, mesh = _present(self._memory), self._mesh
+        is_shared = mesh is None and memory.can_share
         try:
             while self.round < until:
                 with self._changed:
+                    if is_shared:
+                        self.use_memory(memory.states[self.round % 2])
+                        memory.share(self.round, self.state()[1])
                     memory.publish(self.round)
                     self._changed.notify_all()
                 self._began = monotonic()
                 deadline = self._began + deadline_s
                 failure: SegmentFailure | None
-                if mesh is not None:
+                if is_shared:
+                    failure = self._follow(memory, until, deadline_s)
+                elif mesh is not None:
                     failure = self._exchange_round(mesh, memory, deadline)
                 elif late := memory.wait_for_slots(self.round, deadline):
                     failure = LateShards(late)
@@ -242,6 +268,27 @@ class ServerActor(ParameterServer):
         while mesh and mesh.is_sending and mesh.machine.failure is None and not memory.stopped:
             mesh.poll(_POLL_S)
         return None
+
+    def _follow(
+        self, memory: MemorySegment, until: int, deadline_s: float
+    ) -> SegmentFailure | None:
+        """Wait for the rounds below `until`, whose updates the workers share."""
+        reached = self.round
+        while (now := memory.complete) < until and not (memory.is_doubtful or memory.stopped):
+            if now > reached:
+                reached, self._began = now, monotonic()
+            deadline = _present(self._began) + deadline_s
+            if not memory.wait_for_bell() and monotonic() >= deadline:
+                break
+        if now < until:
+            memory.stop()  # before the last look at what is complete: no later state begins
+            now = memory.complete
+        self.adopt(now, memory.states[now % 2], memory.progress(now))
+        if now >= until:
+            return None
+        if memory.is_doubtful:
+            return self._submit_all(memory)
+        return LateShards(memory.late_slot(now) or memory.address.nodes[0])
 
     def exchange(
         self, token: int, contributions: Sequence[Contribution], awaited: int | None
@@ -267,7 +314,7 @@ class ServerActor(ParameterServer):
             if awaited is None:
                 return None
             self._changed.wait_for(lambda: memory.stopped or memory.published >= awaited)
-            return None if memory.stopped else memory.parameters.copy()
+            return None if memory.stopped else memory.states[0, 0].copy()
 
     def _exchange_round(
         self, mesh: Mesh, memory: MemorySegment, deadline: float

@@ -1,12 +1,19 @@
 """Shared memory: how vectors travel between the processes of one host.
 
-One memory segment holds the parameters and a gradient for each tree node that a worker sends. Each
-of these vectors has a counter on its own cache line. The server publishes the parameters of round k
-by setting their counter to k. Workers poll this counter, and then sleep on it as on a futex. A
-worker writes its sums, sets their counters to k + 1 and rings the bell: it writes one byte into a
-pipe. The server sleeps on this pipe and on its sockets. There are no locks. The server does not
-poll, because polling takes time from the workers: with two workers on two cores, a round of 512
-images took 2.4 ms with polling and 1.9 ms without.
+One memory segment holds two copies of the state and a gradient for each tree node that a worker
+sends. Counters have cache lines of their own. The server publishes the parameters of round k by
+setting their counter to k. Workers poll this counter, and then sleep on it as on a futex. A worker
+writes its sums, sets their counters to k + 1 and rings the bell: it writes one byte into a pipe.
+The server sleeps on this pipe and on its sockets. There are no locks. The server does not poll,
+because polling takes time from the workers: with two workers on two cores, a round of 512 images
+took 2.4 ms with polling and 1.9 ms without.
+
+If all workers can open the memory of the only server, they *share* its update. After round k, the
+owner of each tree node waits for all sums, writes its slice of the state of round k + 1 to the copy
+that does not hold the state of round k, and sets the counter of the slice to k + 1. A state is
+complete when all slices have reached its round. Its copy does not change before the next state is
+complete, so a worker may die at any time. The server wakes up at the end of the segment of rounds,
+or when a worker finds a number that is not finite.
 
 Segment and pipe have no names, so a killed process leaves nothing behind. The segment is an
 anonymous file (`memfd_create`). Other processes open both through `/proc/<pid>/fd/<number>`. The
@@ -25,6 +32,7 @@ import platform
 import secrets
 import select
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -35,11 +43,18 @@ from numpy.typing import NDArray
 from nanograd.errors import UnavailableError
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import machine
+from nanograd.training.server import LossSum, Update
 from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution
 
 # int64 words: a counter has a cache line (64 bytes) of its own.
 _LINE = 8
+# Indices of the lines; the lines of the slots and of the slices follow.
+_TOKEN, _STOP, _PUBLISHED, _LOSSES, _FIRST_SLOT = 0, 1, 2, 3, 5
+# The word of a line that is 1 if somebody sleeps until its counter changes.
+_ASLEEP = 7
+# Floats of a cache line: two workers write no line both.
+_ALIGNED = 16
 # Polls of a worker before it sleeps, which take longer than an update of the parameters.
 _SPINS = 2000
 # Seconds after which a waiting process checks its deadline and whether its peers are alive.
@@ -66,19 +81,28 @@ class MemoryAddress:
     bell: int  # file descriptor of the pipe in that process
     token: int  # random; proves that the right file was opened
     num_parameters: int  # P
+    num_vectors: int  # of a state
     nodes: tuple[TreeNode, ...]  # the tree nodes that workers send, in the order of their slots
     spins: int  # how often a worker polls for parameters before it sleeps
 
     @property
     def num_words(self) -> int:
         """Length of the part before the floats, in int64 words."""
-        return (3 + len(self.nodes)) * _LINE
+        return (_FIRST_SLOT + 2 * len(self.nodes)) * _LINE
 
     @property
     def num_bytes(self) -> int:
         """Length of the segment."""
-        num_floats = (1 + len(self.nodes)) * self.num_parameters
+        num_floats = (2 * self.num_vectors + len(self.nodes)) * self.num_parameters
         return self.num_words * _WORD_BYTES + num_floats * _FLOAT_BYTES
+
+    def slice_of(self, slot: int) -> slice:
+        """Return the slice of the parameters that the owner of a slot updates."""
+        first, end = (
+            self.num_parameters * each // len(self.nodes) // _ALIGNED * _ALIGNED
+            for each in (slot, slot + 1)
+        )
+        return slice(first, end if slot + 1 < len(self.nodes) else self.num_parameters)
 
 
 class MemorySegment:
@@ -88,15 +112,19 @@ class MemorySegment:
         self.address = address
         self._descriptor, self._bell = descriptor, bell
         memory = mmap.mmap(descriptor, address.num_bytes)
-        words = np.frombuffer(memory, np.int64, address.num_words).reshape(-1, _LINE)
-        start = address.num_words * _WORD_BYTES
-        floats = np.frombuffer(memory, np.float32, offset=start)
+        self._divide(
+            np.frombuffer(memory, np.int64, address.num_words),
+            np.frombuffer(memory, np.float32, offset=address.num_words * _WORD_BYTES),
+        )
+
+    def _divide(self, words: NDArray[np.int64], floats: NDArray[np.float32]) -> None:
+        address = self.address
+        self._words = words.reshape(-1, _LINE)
+        self._slots, self._slices = np.split(self._words[_FIRST_SLOT:], 2)
         vectors = floats.reshape(-1, address.num_parameters)
-        self._token, self._stop, self._published = words[0], words[1], words[2]
-        self._slots = words[3:]
-        self._futex = ctypes.c_void_p(self._published.ctypes.data)
-        self.parameters: Vector = vectors[0]
-        self.gradients: NDArray[np.float32] = vectors[1:]
+        # Two states; the one of round k is the one of index k % 2 if the update is shared, else 0.
+        self.states = vectors[: 2 * address.num_vectors].reshape(2, address.num_vectors, -1)
+        self.gradients = vectors[2 * address.num_vectors :]
 
     @property
     def bell(self) -> int:
@@ -108,67 +136,168 @@ class MemorySegment:
         for descriptor in {self._descriptor, *self._bell} - {-1}:
             os.close(descriptor)
 
+    def join(self, nodes: Sequence[TreeNode]) -> None:
+        """Mark the slots of these tree nodes as those of a worker that has opened the memory."""
+        for node in nodes:
+            self._slots[self.address.nodes.index(node), 3] = 1
+
+    def share(self, round_: int, progress: LossSum) -> None:
+        """Let the workers share the update from a round on, whose state is in its place."""
+        self._set_progress(round_, progress)
+        self._slices[:, 0] = round_
+        self._words[_PUBLISHED, 1] = 1
+
+    @property
+    def can_share(self) -> bool:
+        """Whether all workers have opened the memory."""
+        return bool(self._slots[:, 3].all())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the workers share the update."""
+        return bool(self._words[_PUBLISHED, 1])
+
     def publish(self, round_: int) -> None:
         """Mark the parameters as ready for a round, and wake the workers."""
-        self._published[0] = round_
-        self._wake()
+        self._words[_PUBLISHED, 0] = round_
+        self._wake(_PUBLISHED)
 
     def stop(self) -> None:
         """Ask all processes to end the segment of rounds."""
-        self._stop[0] = 1
-        self._wake()
+        self._words[_STOP, 0] = 1
+        for index in range(_PUBLISHED, len(self._words)):
+            self._wake(index)
 
     @property
     def published(self) -> int:
         """The newest round whose parameters are published."""
-        return int(self._published[0])
+        return int(self._words[_PUBLISHED, 0])
 
     @property
     def stopped(self) -> bool:
         """Whether the segment of rounds should end."""
-        return bool(self._stop[0])
+        return bool(self._words[_STOP, 0])
+
+    def parameters(self, round_: int) -> Vector:
+        """Return the parameters of a round, (P,) float32."""
+        vector: Vector = self.states[round_ % 2 if self.is_shared else 0, 0]
+        return vector
 
     def wait_for_round(self, round_: int) -> bool:
         """Wait for the parameters of a round; return False if the segment of rounds ends first."""
+        return self._wait(_PUBLISHED, round_)
+
+    def _wait(self, index: int, value: int) -> bool:
+        """Wait until a counter reaches a value; return False if the segment ends first."""
+        line = self._words[index]
         for _ in range(self.address.spins):
-            if self._published[0] >= round_:
+            if line[0] >= value:
                 return True
             os.sched_yield()
-        while (seen := self.published) < round_:
+        while (seen := int(line[0])) < value:
             if self.stopped or not machine.is_alive(self.address.process):
                 return False
             # Sleep until the counter differs from `seen`, for at most _CHECK_S. The kernel compares
-            # the lower half of the counter. Errors are ignored, because the loop checks again.
-            _syscall(_SYS_FUTEX, self._futex, _FUTEX_WAIT, ctypes.c_int(seen), _CHECK, None, 0)
+            # the lower half of the counter. Errors are ignored, because the loop checks again. So a
+            # process that has not seen this mark, and does not wake this one, costs _CHECK_S only.
+            line[_ASLEEP] = 1
+            self._futex(index, _FUTEX_WAIT, ctypes.c_int(seen), _CHECK)
         return True
 
-    def _wake(self) -> None:
-        if _CAN_SHARE:
-            _syscall(_SYS_FUTEX, self._futex, _FUTEX_WAKE, _ALL, None, None, 0)
+    def _wake(self, index: int) -> None:
+        if _CAN_SHARE and self._words[index, _ASLEEP]:
+            self._words[index, _ASLEEP] = 0
+            self._futex(index, _FUTEX_WAKE, _ALL, None)
+
+    def _futex(self, index: int, *arguments: object) -> None:
+        address = ctypes.c_void_p(self._words[index].ctypes.data)
+        _syscall(_SYS_FUTEX, address, *arguments, None, 0)
 
     def send(self, slot: int, round_: int, loss: float, num_images: int) -> None:
-        """Mark a slot's gradient as complete for a round, and ring the bell."""
+        """Mark a slot's gradient as complete for a round, and tell those who wait for it."""
         line = self._slots[slot]
         line[1:2].view(np.float64)[0] = loss
         line[2] = num_images
         line[0] = round_ + 1  # last, because a reader that sees it also sees the rest
+        if self.is_shared:
+            self._wake(_FIRST_SLOT + slot)
+        else:
+            self.ring()
+
+    def ring(self) -> None:
+        """Wake the server."""
         with suppress(BlockingIOError):  # the pipe is full, so the bell has rung
             os.write(self._bell[1], b"\0")
+
+    def wait_for_sums(self, round_: int) -> bool:
+        """Wait for the gradients of all slots; return False if the segment of rounds ends first."""
+        return self._wait_for_all(_FIRST_SLOT, round_ + 1)
+
+    def wait_for_slices(self, round_: int) -> bool:
+        """Wait for the whole state of a round; return False if the segment of rounds ends first."""
+        return self._wait_for_all(_FIRST_SLOT + len(self._slots), round_)
+
+    def _wait_for_all(self, first: int, value: int) -> bool:
+        lines = range(first, first + len(self._slots))
+        return all(self._wait(index, value) for index in lines) and not self.stopped
+
+    def update(self, slot: int, round_: int, update: Update) -> bool:
+        """Compute the slice of a slot after a round, whose sums have arrived.
+
+        If a number is not finite, the slice stays incomplete, so the server decides.
+        """
+        sums = [self.sent(each) for each in range(len(self._slots))]
+        before, after = self.states[round_ % 2], self.states[(round_ + 1) % 2]
+        progress = update.add_loss(sums, self.progress(round_))
+        is_finite = update.apply(sums, self.address.slice_of(slot), before, after)
+        if not is_finite or progress is None:
+            self._words[_STOP, 1] = 1
+            return False
+        if slot == 0:
+            self._set_progress(round_ + 1, progress)
+        self._slices[slot, 0] = round_ + 1
+        self._wake(_FIRST_SLOT + len(self._slots) + slot)
+        return True
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a worker has found a number that is not finite."""
+        return bool(self._words[_STOP, 1])
+
+    @property
+    def complete(self) -> int:
+        """The newest round whose state is complete, if the workers share the update."""
+        return int(self._slices[:, 0].min())
+
+    def progress(self, round_: int) -> LossSum:
+        """Return the loss of the epoch before a round."""
+        line = self._words[_LOSSES + round_ % 2]
+        return LossSum(loss=float(line[:1].view(np.float64)[0]), num_images=int(line[1]))
+
+    def _set_progress(self, round_: int, progress: LossSum) -> None:
+        line = self._words[_LOSSES + round_ % 2]
+        line[:1].view(np.float64)[0], line[1] = progress.loss, progress.num_images
 
     def late_slot(self, round_: int) -> TreeNode | None:
         """Return the tree node of a gradient of a round that has not arrived; None if all have."""
         late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
+        if self.is_shared and not len(late):
+            late = np.flatnonzero(self._slices[:, 0] <= round_)
         return self.address.nodes[late[0]] if len(late) else None
 
     def wait_for_slots(self, round_: int, deadline: float) -> TreeNode | None:
         """Wait for all gradients of a round; return the tree node of a late one, or None."""
         while (late := self.late_slot(round_)) is not None:
-            rung, _, _ = select.select([self.bell], [], [], _CHECK_S)
-            if rung:
-                os.read(self.bell, 4096)
-            elif self.stopped or monotonic() >= deadline:
+            if not self.wait_for_bell() and (self.stopped or monotonic() >= deadline):
                 return late
         return None
+
+    def wait_for_bell(self) -> bool:
+        """Wait for the bell, at most _CHECK_S seconds; return whether it has rung."""
+        rung, _, _ = select.select([self.bell], [], [], _CHECK_S)
+        if rung:
+            os.read(self.bell, 4096)
+        return bool(rung)
 
     def sent(self, slot: int) -> Contribution:
         """Return the contribution in a slot; its round is -1 before the first contribution."""
@@ -183,9 +312,16 @@ class MemorySegment:
 
 
 def create(
-    num_parameters: int, nodes: tuple[TreeNode, ...], *, is_alone: bool = True
+    num_parameters: int, num_vectors: int, nodes: tuple[TreeNode, ...], *, is_alone: bool = True
 ) -> MemorySegment:
-    """Create a segment in the server's process, for P parameters and the tree nodes of workers."""
+    """Create a segment in the server's process.
+
+    Args:
+        num_parameters: P.
+        num_vectors: number of vectors of a state.
+        nodes: the tree nodes that workers send.
+        is_alone: whether there is no other server.
+    """
     bell = os.pipe()
     os.set_blocking(bell[1], False)
     try:
@@ -198,6 +334,7 @@ def create(
         bell=bell[0],
         token=secrets.randbits(62),
         num_parameters=num_parameters,
+        num_vectors=num_vectors,
         nodes=nodes,
         spins=_SPINS if is_alone else 0,
     )
@@ -211,7 +348,7 @@ def create(
             f"no memory for the vectors of the workers, {address.num_bytes / 1e6:,.0f} MB "
             f"({error.strerror}); lower --hidden or --shards, or use --workers 0"
         ) from error
-    segment._token[0] = address.token
+    segment._words[_TOKEN, 0] = address.token
     segment.publish(-1)
     return segment
 
@@ -234,7 +371,7 @@ def attach(address: MemoryAddress) -> MemorySegment | None:
         if os.fstat(descriptor).st_size != address.num_bytes:
             return None
         segment = MemorySegment(address, descriptor, (bell, bell))
-        if segment._token[0] != address.token:
+        if segment._words[_TOKEN, 0] != address.token:
             return None
         opened.pop_all()
         return segment

@@ -7,6 +7,7 @@ References:
     Li et al. (2014), "Scaling distributed machine learning with the parameter server".
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import sha256
@@ -51,18 +52,27 @@ class Snapshot:
         """Return the parameters of the trained net: the average, if there is one."""
         return self.vector if self.average is None else self.average
 
+    def vectors(self) -> list[Vector]:
+        """Return all arrays: the parameters, the optimiser's by name, the average."""
+        average = [] if self.average is None else [self.average]
+        return [self.vector, *(self.state[name] for name in sorted(self.state)), *average]
+
+    def over(self, vectors: Iterable[Vector]) -> "Snapshot":
+        """Return a snapshot with other arrays, in the order of `vectors`."""
+        vector, *others = vectors
+        state = dict(zip(sorted(self.state), others, strict=False))
+        average = None if self.average is None else others[-1]
+        return replace(self, vector=vector, state=state, average=average)
+
     def copy(self) -> "Snapshot":
         """Return a copy, including the arrays."""
-        state = {name: vector.copy() for name, vector in self.state.items()}
-        average = None if self.average is None else self.average.copy()
-        return replace(self, vector=self.vector.copy(), state=state, average=average)
+        return self.over(each.copy() for each in self.vectors())
 
     def digest(self) -> str:
         """Return a checksum of the whole state."""
         found = sha256(f"{self.round} {self.progress}".encode())
-        for vector in (self.vector, *self.state.values(), self.average):
-            if vector is not None:
-                found.update(vector.data)
+        for vector in self.vectors():
+            found.update(vector.data)
         return found.hexdigest()
 
 
@@ -90,18 +100,79 @@ class Refusal(StrEnum):
     NOT_FINITE = "gradient or loss is not finite"
 
 
+class Update:
+    """The arithmetic of the end of a round, for any slice of the parameters.
+
+    Args:
+        recipe: recipe of the net.
+        mean: (P,) float32, receives the mean gradient if there is a single sum; may be this sum.
+    """
+
+    def __init__(self, recipe: Recipe, mean: Vector) -> None:
+        self._recipe, self._mean = recipe, mean
+        self._optimizer = recipe.make_optimizer()
+        self._schedule = recipe.make_schedule()
+        self._state = sorted(self._optimizer.init(0))
+        self._root = (0, recipe.plan.num_shards)
+
+    def apply(
+        self,
+        sums: Sequence[Contribution],
+        part: slice,
+        before: Sequence[Vector],
+        after: Sequence[Vector],
+    ) -> bool:
+        """Compute a slice of the state after a round; return whether its parameters are finite.
+
+        Args:
+            sums: contributions to the round, of tree nodes that cover all shards once.
+            part: the slice.
+            before: the arrays of the state before the round, in the order of `Snapshot.vectors`.
+            after: receives the state after the round; may be `before`.
+        """
+        rate, step, squares = self._schedule(sums[0].round), sums[0].round + 1, 0.0
+        scale = np.float32(1 / sum(each.num_images for each in sums))
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller detects an overflow
+            for start in range(part.start, part.stop, _CHUNK):
+                at = slice(start, min(start + _CHUNK, part.stop))
+                known = {each.node: each.gradient[at] for each in sums}
+                total = tree_sum(self._root, known.get, np.add)
+                mean = total if len(sums) > 1 else self._mean[at]
+                gradient = np.multiply(total, scale, out=mean)
+                if after is not before:
+                    for old, new in zip(before, after, strict=True):
+                        new[at] = old[at]
+                vector, *others = (each[at] for each in after)
+                state = dict(zip(self._state, others, strict=False))
+                self._optimizer.update(vector, gradient, state, rate, step)
+                squares += float(vector @ vector)
+                if ema := self._recipe.ema:
+                    optimizers.update_average(others[-1], vector, ema, step)
+        return bool(np.isfinite(squares))
+
+    def add_loss(self, sums: Sequence[Contribution], progress: LossSum) -> LossSum | None:
+        """Return the loss of the epoch after a round; None if a loss or image count is wrong."""
+        round_, plan = sums[0].round, self._recipe.plan
+        losses = {each.node: each.loss for each in sums}
+        loss = tree_sum(self._root, losses.get, float.__add__)
+        num_images = sum(each.num_images for each in sums)
+        if not np.isfinite(loss) or num_images != plan.round_size(round_):
+            return None
+        before = progress if round_ % plan.rounds_per_epoch else LossSum()
+        return before + LossSum(loss=loss, num_images=num_images)
+
+
 class ParameterServer:
     """Owner of the parameters; it starts from a copy of a snapshot and updates once per round."""
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
         self._recipe = recipe
-        self._optimizer = recipe.make_optimizer()
-        self._schedule = recipe.make_schedule()
         self._now = snapshot.copy()
         self._root = (0, recipe.plan.num_shards)
         self._nodes = frozenset(nodes(self._root))
         self._arrived: dict[TreeNode, Contribution] = {}
         self._sums = {node: np.empty_like(snapshot.vector) for node in self._nodes}
+        self._update = Update(recipe, self._sums[self._root])
         self._totals: list[Contribution] = []  # the sums over the largest tree nodes of own shards
         self.own(frozenset(range(recipe.plan.num_shards)))
 
@@ -116,15 +187,25 @@ class ParameterServer:
         view.flags.writeable = False
         return view
 
-    def use_memory(self, vector: Vector) -> None:
-        """Move the parameters to `vector`, (P,) float32, and keep them there."""
-        vector[...] = self._now.vector
-        self._now.vector = vector
+    def state(self) -> tuple[Sequence[Vector], LossSum]:
+        """Return the arrays of the state, without a copy, and the loss of the epoch so far."""
+        return self._now.vectors(), self._now.progress
+
+    def use_memory(self, vectors: Sequence[Vector]) -> None:
+        """Move the state to these arrays, in the order of `Snapshot.vectors`, and keep it there."""
+        for place, vector in zip(vectors, self._now.vectors(), strict=True):
+            place[...] = vector
+        self._now = self._now.over(vectors)
+
+    def adopt(self, round_: int, vectors: Sequence[Vector], progress: LossSum) -> None:
+        """Continue from a state in these arrays, which are not copied."""
+        self._now = replace(self._now.over(vectors), round=round_, progress=progress)
+        self._arrived = {}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from another state; its arrays are copied."""
-        vector, self._now = self._now.vector, snapshot.copy()
-        self.use_memory(vector)
+        vectors, self._now = self._now.vectors(), snapshot
+        self.use_memory(vectors)
         self._arrived = {}
 
     def own(self, shards: frozenset[int]) -> None:
@@ -191,27 +272,14 @@ class ParameterServer:
         """
         now = self._now
         self._arrived = {}
-        rate = self._schedule(now.round)
-        if now.round % self._recipe.plan.rounds_per_epoch == 0:
-            now.progress = LossSum()
+        progress, vectors = self._update.add_loss([total], now.progress), now.vectors()
         now.round += 1
-        squares = 0.0
-        with np.errstate(over="ignore", invalid="ignore"):  # the check below detects an overflow
-            for start in range(0, len(now.vector), _CHUNK):
-                part = slice(start, start + _CHUNK)
-                gradient = self._sums[self._root][part]
-                np.multiply(total.gradient[part], np.float32(1 / total.num_images), out=gradient)
-                state = {name: vector[part] for name, vector in now.state.items()}
-                vector = now.vector[part]
-                self._optimizer.update(vector, gradient, state, rate, now.round)
-                squares += float(vector @ vector)
-            if not np.isfinite(squares):
-                raise DivergedError(
-                    f"a parameter is not finite after round {now.round - 1}: lower --learning-rate"
-                )
-            if now.average is not None:
-                optimizers.update_average(now.average, now.vector, self._recipe.ema, now.round)
-        now.progress += LossSum(loss=total.loss, num_images=total.num_images)
+        is_finite = self._update.apply([total], slice(0, len(now.vector)), vectors, vectors)
+        if not is_finite or progress is None:
+            raise DivergedError(
+                f"a parameter is not finite after round {total.round}: lower --learning-rate"
+            )
+        now.progress = progress
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state."""

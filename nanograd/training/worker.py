@@ -58,6 +58,7 @@ class Worker:
     def __init__(self, recipe: Recipe, shards: Mapping[int, Dataset]) -> None:
         self._recipe = recipe
         self._plan = recipe.plan
+        self._distorts = bool(recipe.distortion) or recipe.deskew_last
         self._orders: dict[int, tuple[int, Ints]] = {}  # epoch and order of each shard
         self._scratch: dict[int, Vector] = {}
         self._ready: dict[tuple[int, TreeNode], _Batch] = {}
@@ -124,8 +125,8 @@ class Worker:
             np.take(data.images, index, axis=0, out=images[part], mode="clip")
             np.take(data.labels, index, out=labels[part], mode="clip")
         distorted: Bytes | Floats = images
-        distortion = recipe.distortion_in(round_)
-        if distortion or recipe.deskew_last:
+        if self._distorts:
+            distortion = recipe.distortion_in(round_)
             size = recipe.preparation.size if recipe.deskew_last else None
             distorted = np.empty(images.shape, np.float32)
             # Distort shard by shard, because the bits of a matrix product depend on its rows.

@@ -19,6 +19,12 @@ def test_no_schedule_changes_a_bit_or_hangs(first):
     assert found is None, trace_of(found)
 
 
+def test_no_schedule_of_workers_that_share_the_update_changes_a_bit_or_hangs():
+    found = violation(range(CHUNK), is_alone=True)
+
+    assert found is None, trace_of(found, is_alone=True)
+
+
 @pytest.mark.soak
 def test_no_schedule_of_a_million_changes_a_bit_or_hangs():
     blocks = [range(start, start + CHUNK) for start in range(0, 1_000_000, CHUNK)]

@@ -1,6 +1,6 @@
-"""A server actor without Ray: contributions in calls that are late, doubled or early."""
+"""A server actor without Ray: late, doubled or early calls, and workers that share the update."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from nanograd.digits.dataset import Dataset
+from nanograd.distributed import shared_memory
 from nanograd.distributed.actors import LateShards, ServerActor
+from nanograd.distributed.shared_memory import MemorySegment
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import first_snapshot
+from nanograd.training.server import Refusal, Update, first_snapshot
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers.runs import bits, train_locally
 
@@ -149,3 +151,69 @@ def test_waiting_round_names_the_shards_it_waits_for(calls):
     assert wait.waits_for[0].startswith("shard 1 on host ")
     assert served.result() == LateShards((1, 2))
     assert calls.server.waiting() is None
+
+
+def update_for(recipe: Recipe) -> Update:
+    return Update(recipe, np.empty(recipe.architecture.num_parameters, np.float32))
+
+
+def half_a_slice(memory: MemorySegment, update: Update) -> None:
+    memory.update(0, 3, update)
+    memory.states[0, :, -7:] = np.nan
+
+
+def no_gradient(memory: MemorySegment, update: Update) -> None:
+    memory.send(1, 2, 0.0, 1)
+
+
+def not_finite(memory: MemorySegment, update: Update) -> None:
+    memory.gradients[1, 7] = np.nan
+    assert not memory.update(0, 3, update)
+    memory.ring()
+
+
+def sent_anew(memory: MemorySegment, update: Update, **fields: Any) -> None:
+    wrong = replace(memory.sent(1), **fields)
+    memory.send(1, 3, wrong.loss, wrong.num_images)
+    assert not memory.update(0, 3, update)
+    memory.ring()
+
+
+FAULTS: dict[str, tuple[Callable[[MemorySegment, Update], None], object]] = {
+    "half a slice": (half_a_slice, LateShards((1, 2))),
+    "no gradient": (no_gradient, LateShards((1, 2))),
+    "not finite": (not_finite, Refusal.NOT_FINITE),
+    "loss": (lambda *at: sent_anew(*at, loss=float("nan")), Refusal.NOT_FINITE),
+    "count": (lambda *at: sent_anew(*at, num_images=1), Refusal.WRONG_COUNT),
+}
+
+
+@pytest.mark.parametrize(("fault", "failure"), FAULTS.values(), ids=FAULTS.keys())
+def test_fault_of_a_worker_that_shares_the_update_leaves_the_last_whole_state(
+    recipe, digits, fault, failure
+):
+    nodes, plan, update = ((0, 1), (1, 2)), recipe.plan, update_for(recipe)
+    workers = [Worker(recipe, {s: digits.take(plan.shard_slice(s))}) for s in range(2)]
+    server = ServerActor(recipe, first_snapshot(recipe))
+    memory = shared_memory.attach(server.open(nodes, is_alone=True))
+    if memory is None:
+        pytest.skip("needs anonymous files")
+    memory.join(nodes)
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(server.run, ROUNDS, 2.0)
+        assert memory.wait_for_round(0)
+        for round_ in range(4):
+            assert memory.wait_for_slices(round_)
+            for slot, node in enumerate(nodes):
+                vector, out = memory.parameters(round_), memory.gradients[slot]
+                done = workers[slot].sum_node(round_, node, vector, out)
+                memory.send(slot, round_, done.loss, done.num_images)
+            if round_ < 3:
+                assert all(memory.update(slot, round_, update) for slot in range(2))
+
+        fault(memory, update)
+
+        assert served.result() == failure
+    assert server.round == 3
+    assert bits(server.snapshot()) == bits(train_locally(recipe, digits, 3))
+    memory.close()

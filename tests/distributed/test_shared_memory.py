@@ -18,7 +18,7 @@ NODES = ((0, 1), (1, 2), (2, 4))
 
 @pytest.fixture
 def server() -> Iterator[MemorySegment]:
-    made = shared_memory.create(7, NODES, is_alone=False)
+    made = shared_memory.create(7, 2, NODES, is_alone=False)
     yield made
     made.close()
 
@@ -35,18 +35,18 @@ def worker(server: MemorySegment) -> Iterator[MemorySegment]:
 def test_each_side_reads_what_the_other_wrote(server, worker):
     assert (server.published, server.stopped) == (-1, False)
     assert [server.sent(slot).round for slot in range(3)] == [-1] * 3
-    server.parameters[...] = np.arange(7)
+    server.states[0, 0] = np.arange(7)
     server.publish(5)
     for slot in range(3):
         worker.gradients[slot][...] = slot + 0.5
         worker.send(slot, 5, 0.25 * slot, 193 + slot)
 
-    assert (worker.published, worker.parameters.tolist()) == (5, list(range(7)))
+    assert (worker.published, worker.parameters(5).tolist()) == (5, list(range(7)))
     for slot, sent in enumerate(map(server.sent, range(3))):
         found = (sent.node, sent.round, sent.loss, sent.num_images)
         assert found == (NODES[slot], 5, 0.25 * slot, 193 + slot)
     assert server.gradients[:, 0].tolist() == [0.5, 1.5, 2.5]
-    assert server.parameters.tolist() == list(range(7))
+    assert server.parameters(5).tolist() == list(range(7))
 
 
 @pytest.mark.parametrize("sent", [4, 6])
@@ -94,7 +94,7 @@ def test_closed_memory_and_failed_attempts_to_attach_keep_no_descriptor():
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
 
-    made = shared_memory.create(7, NODES)
+    made = shared_memory.create(7, 2, NODES)
     for changes in ({"token": 1}, {"num_parameters": 8}, {"descriptor": 999}, {"bell": 999}):
         assert shared_memory.attach(replace(made.address, **changes)) is None
     attached = shared_memory.attach(made.address)
@@ -104,3 +104,16 @@ def test_closed_memory_and_failed_attempts_to_attach_keep_no_descriptor():
     del made, attached  # with the last array goes the mapping, which has a descriptor of its own
 
     assert len(list(descriptors.iterdir())) == before
+
+
+@pytest.mark.parametrize("num_parameters", [1, 7, 193, 159_010])
+@pytest.mark.parametrize("num_slots", [1, 2, 3, 8])
+def test_slices_of_the_slots_cover_each_parameter_once(server, num_parameters, num_slots):
+    nodes = tuple((shard, shard + 1) for shard in range(num_slots))
+    address = replace(server.address, num_parameters=num_parameters, nodes=nodes)
+
+    slices = [address.slice_of(slot) for slot in range(num_slots)]
+
+    places = [place for part in slices for place in range(num_parameters)[part]]
+    assert places == list(range(num_parameters))
+    assert all(part.start % 16 == 0 for part in slices)

@@ -5,10 +5,11 @@ The product's code runs as it is: `RayGroup`, `Members`, `Servers`, `ServerActor
 memory, the handshakes of a formation and the clock. A worker's sums are a function of the round,
 the shard and all parameters, so that any confusion changes the bits.
 
-A seed determines a schedule: hosts, links, segments and faults. It must end in time, without an
-exception; each round that a server applies must give the parameters of an undisturbed run; at the
-end of a segment no server is behind, and no process holds memory, a selector or a connection of an
-earlier membership; only who has a fault fails or is blamed.
+A seed determines a schedule: hosts, or one host whose workers share the update, links, segments and
+faults. It must end in time, without an exception; each round that a server applies must give the
+parameters of an undisturbed run; at the end of a segment no server is behind, and no process holds
+memory, a selector or a connection of an earlier membership; only who has a fault fails or is
+blamed.
 """
 
 import gc
@@ -37,7 +38,7 @@ from nanograd.nn.optimizers import Vector
 from nanograd.runtime import events
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import ParameterServer, Snapshot
+from nanograd.training.server import LossSum, ParameterServer, Snapshot, Update
 from nanograd.training.tree import TreeNode, tree_sum
 from nanograd.training.worker import Contribution, add
 from tests.helpers.simulated_network import Bell, Link, Network, Selector, Socket
@@ -112,14 +113,12 @@ class Memory(MemorySegment):
 
     def __init__(self, world: World, process: Process, address: MemoryAddress) -> None:
         self.address, self._world, self.owner = address, world, process
-        words = np.zeros((3 + len(address.nodes), 8), np.int64)
-        vectors = np.zeros((1 + len(address.nodes), address.num_parameters), np.float32)
-        self._stop, self._published, self._slots = words[1], words[2], words[3:]
-        self._published[0] = -1
-        self.parameters, self.gradients = vectors[0], vectors[1:]
+        num_floats = (address.num_bytes - 8 * address.num_words) // 4
+        self._divide(np.zeros(address.num_words, np.int64), np.zeros(num_floats, np.float32))
         self._end, self._gate, self.stop_time = Bell(), Gate(world), math.inf
         self.is_closed = False
         process.at_exit.append(self._gate.open)
+        self.publish(-1)
 
     @property
     def bell(self) -> Any:
@@ -133,27 +132,27 @@ class Memory(MemorySegment):
             self.stop_time = self._world.now
         super().stop()
 
-    def _wake(self) -> None:
+    def _wake(self, index: int) -> None:
         self._world.step()
         self._gate.open()
         if self.stopped and self._end.selector is not None:
             self._end.selector.interrupt()
 
-    def wait_for_round(self, round_: int) -> bool:
-        while self.published < round_:
+    def _wait(self, index: int, value: int) -> bool:
+        while self._words[index, 0] < value:
             if self.stopped or not self.owner.is_alive:
                 return False
             self._gate.wait(1.0)
         return True
 
-    def send(self, slot: int, round_: int, loss: float, num_images: int) -> None:
-        line = self._slots[slot]
-        line[1:2].view(np.float64)[0] = loss
-        line[2] = num_images
-        line[0] = round_ + 1
+    def ring(self) -> None:
         self._world.step()
         self._end.ring()
         self._gate.open()
+
+    def wait_for_bell(self) -> bool:
+        self._gate.wait(1.0)
+        return False
 
     def wait_for_slots(self, round_: int, deadline: float) -> TreeNode | None:
         while (late := self.late_slot(round_)) is not None:
@@ -205,12 +204,15 @@ class Formation:
 class Simulation:
     """One schedule, which a seed determines."""
 
-    def __init__(self, seed: int, *, is_traced: bool = False) -> None:
+    def __init__(self, seed: int, *, is_alone: bool = False, is_traced: bool = False) -> None:
         self.world = World(seed, is_traced=is_traced)
         self.random = chance = random.Random(seed)  # noqa: S311 - nothing secret
         self.recipe, self.history = task_of(chance.choice(NETS))
         number = chance.choice([2, 2, 2, 3, 3, 4])
         cpus = chance.choice([1, 2])
+        self.num_workers = number
+        if is_alone:  # one host with all workers
+            number, cpus = 1, number
         self.hosts = [Host(f"host{each}", cpus, f"{each + 1:056x}") for each in range(number)]
         self.ray = SimulatedRay(self.world, self.hosts)
         self.ray.on_start, self.ray.on_error = self._arm, self._fail
@@ -255,7 +257,7 @@ class Simulation:
         try:
             made = self.group = RayGroup(
                 self.recipe, Images(), self.history[0], self._listen,
-                spec=TrainSpec(workers=len(self.hosts)),
+                spec=TrainSpec(workers=self.num_workers),
             )  # fmt: skip
             made.start()
             for until in self.ends:
@@ -340,7 +342,7 @@ class Simulation:
             for other in others:
                 self.network.cut(host.name, other.name, fault.seconds)
             self.world.at(fault.seconds, self.ray.restart, host)
-        elif kind == "cut":
+        elif kind == "cut" and others:
             other = self.random.choice(others)
             ends = [(host.name, other.name), (other.name, host.name)]
             self.network.cut(*self.random.choice(ends), fault.seconds)
@@ -416,6 +418,10 @@ def _installed(simulation: Simulation) -> Iterator[None]:
                 raise ViolationError(f"stopped only after {stopped_s:.1f} s")
             return failure
 
+        def adopt(self, round_: int, vectors: Sequence[Vector], progress: LossSum) -> None:
+            super().adopt(round_, vectors, progress)
+            simulation.check(self._now)
+
         def apply(self, total: Contribution) -> None:
             process = world.process
             world.step()
@@ -445,11 +451,22 @@ def _installed(simulation: Simulation) -> Iterator[None]:
         def prepare(self, round_: int) -> None:
             world.step()
 
-    def create(num_parameters: int, nodes: tuple[TreeNode, ...], *, is_alone: bool) -> Memory:
+    class SlowUpdate(Update):
+        """An update in whose middle a worker may die."""
+
+        def apply(self, sums: Any, part: slice, before: Any, after: Any) -> bool:
+            middle = (part.start + part.stop) // 2
+            first = super().apply(sums, slice(part.start, middle), before, after)
+            world.sleep(simulation.compute_s * world.random.random())
+            return super().apply(sums, slice(middle, part.stop), before, after) and first
+
+    def create(
+        num_parameters: int, num_vectors: int, nodes: tuple[TreeNode, ...], *, is_alone: bool
+    ) -> Memory:
         token = len(memories) + 1
         address = MemoryAddress(
             process=f"m-{here().pid}-0", descriptor=-1, bell=-1, token=token,
-            num_parameters=num_parameters, nodes=nodes, spins=0,
+            num_parameters=num_parameters, num_vectors=num_vectors, nodes=nodes, spins=0,
         )  # fmt: skip
         memories[token] = opened(Memory(world, world.process, address))
         return memories[token]
@@ -491,6 +508,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             "ray": ray,
             "process": SimpleNamespace(prepare_actor=lambda: None, fingerprint=lambda: "numpy"),
             "shared_memory": SimpleNamespace(create=create, attach=attach),
+            "Update": SlowUpdate,
             "Formation": Formation,
             "formation": SimpleNamespace(listen=lambda address, ports: listener),
             "Condition": Condition,
@@ -508,9 +526,9 @@ def _installed(simulation: Simulation) -> Iterator[None]:
         yield
 
 
-def trace_of(seed: int) -> str:
+def trace_of(seed: int, *, is_alone: bool = False) -> str:
     """Return what happens in a schedule, for people."""
-    simulation = Simulation(seed, is_traced=True)
+    simulation = Simulation(seed, is_alone=is_alone, is_traced=True)
     try:
         simulation.run()
         end = "no violation"
@@ -519,7 +537,7 @@ def trace_of(seed: int) -> str:
     return "\n".join([f"seed {seed}", *simulation.world.trace, end])
 
 
-def violation(seeds: range) -> int | None:
+def violation(seeds: range, *, is_alone: bool = False) -> int | None:
     """Return the first seed whose schedule breaks a promise."""
     gc.collect()
     gc.freeze()  # cycles of references are looked for among the objects of schedules alone
@@ -529,7 +547,7 @@ def violation(seeds: range) -> int | None:
             if not seed % 100:
                 gc.collect()
             try:
-                Simulation(seed).run()
+                Simulation(seed, is_alone=is_alone).run()
             except AssertionError:
                 return seed
         return None
