@@ -109,7 +109,7 @@ def settings_of(words: Sequence[str]) -> str:
 def _setting(each: Field[Any], spec: type[Spec]) -> str:
     about, default = properties(each), each.default
     limits = [
-        f"{sign}{bound:g}" if bound < 1e6 else f"{sign}2^63"
+        f"{sign}2^63" if bound == 2**63 else f"{sign}{bound:.12g}"
         for sign, bound in (("≥", about.least), ("<", about.below), ("≤", about.most))
         if bound is not None
     ]

@@ -13,7 +13,7 @@ from nanograd.runtime.arrays import Ints
 
 # Size of a chart in pixels, and the area between its axes. It is legible on a phone of 360 pixels.
 WIDTH, HEIGHT = 360, 288
-LEFT, RIGHT, TOP, BOTTOM = 58, 340, 30, 244
+LEFT, RIGHT, TOP, BOTTOM = 76, 340, 30, 244
 _LEFT_OF_CELLS = 24  # of a confusion matrix
 _HALF_A_LETTER = 4.2  # of a label, at most
 

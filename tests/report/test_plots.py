@@ -105,6 +105,16 @@ def test_last_label_of_an_axis_is_not_cut_off():
     assert [x + 4.2 * len(text) <= charts.WIDTH for _, _, [(x, _)], text, *_ in texts] == [True]
 
 
+def test_labels_beside_an_axis_are_not_cut_off():
+    accuracy = Axis("accuracy", 0.8, 1.01, ".2%")
+
+    chart = plot("t", Axis("epoch", 0, 9, "g"), accuracy, [Series("", [(1, 0.99)])])
+
+    labels = [shape for shape in chart.shapes if shape.kind == "text" and shape.text[-1:] == "%"]
+    assert "100.00 %" in [shape.text for shape in labels]
+    assert all(shape.points[0][0] - 8.4 * len(shape.text) >= 0 for shape in labels)
+
+
 def test_dots_of_the_calibration_have_the_area_of_their_bins():
     confidence = np.repeat([0.55, 0.95], [100, 400])
 
