@@ -181,10 +181,13 @@ def group(
             if len(ranges) > 1 or not (merge or owner or each.columns is None):
                 yield from ([(each, rows)] for rows in ranges)
                 continue
+            if small and small_bytes + each.num_bytes > _MAX_BYTES:
+                yield small
+                small, small_rows, small_bytes = [], 0, 0
             small.append((each, ranges[0]))
             small_rows += ranges[0].num_rows
             small_bytes += each.num_bytes
-            if small_rows >= wanted or small_bytes >= _MAX_BYTES:
+            if small_rows >= wanted:
                 yield small
                 small, small_rows, small_bytes = [], 0, 0
         if small:
