@@ -62,6 +62,11 @@ class Servers:
         # because all hosts can reach this host, but perhaps not each other.
         self._outside, self._here = set[str](), this_process()
         self.present: dict[str, Server] = {}
+        self._forms_until = 0.0  # time when servers give up a mesh that does not form
+
+    def forming_s(self) -> float:
+        """Return the seconds in which servers may still wait for a mesh that does not form."""
+        return max(0.0, self._forms_until - monotonic())
 
     def prepare(self, hosts: Hosts, generation: int, state: Callable[[], Snapshot]) -> None:
         """Provide a server on each host, its memory, and the connections between the servers.
@@ -151,7 +156,11 @@ class Servers:
                 num_parameters=self._recipe.architecture.num_parameters,
             )
             joined[host] = plan, key, endpoints
-        refused = sum(_results(self._call("join", joined, formation.FORMATION_S + REPLY_S)))
+        # If a server dies now, the others reply only when they stop waiting for it.
+        self._forms_until = monotonic() + formation.FORMATION_S + REPLY_S
+        outcomes = self._call("join", joined, formation.FORMATION_S + REPLY_S)
+        self._forms_until = 0.0
+        refused = sum(_results(outcomes))
         if refused:
             text = f"{refused} connections to the parameter servers were refused"
             self._listener(events.warning(text))
