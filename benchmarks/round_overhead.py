@@ -74,16 +74,10 @@ class TimedUpdate(Update):
         super().__init__(recipe, np.empty(recipe.architecture.num_parameters, np.float32))
         self.seconds: list[tuple[int, float]] = []
 
-    def apply(
-        self,
-        sums: Sequence[Contribution],
-        part: slice,
-        before: Sequence[Vector],
-        after: Sequence[Vector],
-    ) -> bool:
+    def apply(self, sums: Sequence[Contribution], *others: Any) -> bool:
         """Update a slice, and record the time."""
         began = perf_counter()
-        is_finite = super().apply(sums, part, before, after)
+        is_finite = super().apply(sums, *others)
         self.seconds.append((sums[0].round, perf_counter() - began))
         return is_finite
 
