@@ -233,6 +233,7 @@ class Simulation:
         # Those that wait until a server applies their round.
         self.at_apply: dict[Process, Fault] = {}
         self.faulty = set[str]()  # names of hosts and processes that had a fault
+        self.injected: list[str] = []  # the kinds of the faults so far
         self.error: BaseException | None = None
         self.is_started = False
         self.events: list[Any] = []
@@ -309,6 +310,10 @@ class Simulation:
         for each in self.events:
             if each.name == "host_lost" and each.facts["host"] not in self.faulty:
                 raise ViolationError(f"{each}: it had no fault")
+        names = [each.name for each in self.events]
+        has_others = len(self.injected) < len(self.hosts)
+        if {*self.injected} <= {"kill"} and has_others and "server_lost" in names:
+            raise ViolationError("a process was killed, and servers without a fault were given up")
         wrong = [each for each in self.events if each.name not in ("started", "waiting")]
         if not self.faulty and (wrong or len(self.meetings) > 1):
             raise ViolationError(f"without a fault: {len(self.meetings)} meshes, {wrong}")
@@ -331,6 +336,7 @@ class Simulation:
     def _inject(self, fault: "Fault", actor: Actor) -> None:
         process, kind, host = actor.process, fault.kind, actor.host
         self.world.log(f"fault: {kind}")
+        self.injected.append(kind)
         self.faulty |= {process.name, str(_identity(actor)), host.name}
         others = [each for each in self.hosts if each is not host]
         if kind == "kill":
