@@ -1,6 +1,7 @@
 """Handling of SIGTERM and Ctrl-C."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event as StopSignal
@@ -30,16 +31,32 @@ def stop_signals() -> Iterator[StopSignal]:
 def sigterm_raises() -> Iterator[None]:
     """Raise an exception on SIGTERM, so that files are closed and Ray is stopped.
 
+    Python drops an exception that a signal handler raises inside a finalizer (`__del__`). The
+    exception is then raised again 10 ms later.
+
     Raises:
         Terminated: SIGTERM arrived; another SIGTERM has no effect.
     """
 
     def terminate(number: int, _: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated(number)
+        raise Terminated(signal.SIGTERM)
 
-    with handled(terminate, signal.SIGTERM):
-        yield
+    def raise_again(dropped: "sys.UnraisableHookArgs") -> None:
+        if dropped.exc_type is Terminated:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            before(dropped)
+
+    before = sys.unraisablehook
+    with handled(terminate, signal.SIGTERM, signal.SIGALRM):
+        sys.unraisablehook = raise_again
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before
+            if current_thread() is main_thread():
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def is_terminating() -> bool:

@@ -1,6 +1,6 @@
 import signal
 from collections.abc import Iterator
-from threading import Thread
+from threading import Event, Thread
 from types import FrameType
 
 import pytest
@@ -35,6 +35,23 @@ def test_sigterm_raises_once_and_its_handler_is_restored():
             assert signals.is_terminating()
             signal.raise_signal(signal.SIGTERM)  # while files are being closed
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+class InFinalizer:
+    """Its finalizer receives SIGTERM, as that of a file that is being closed may."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_in_a_finalizer_is_raised_later_and_a_block_that_ended_first_stays_ended():
+    with pytest.raises(signals.Terminated), signals.sigterm_raises():
+        InFinalizer()
+        Event().wait(10)
+    with signals.sigterm_raises():
+        InFinalizer()
+
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_sigterm_requests_a_stop_where_one_is_possible():
