@@ -10,11 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.errors import ArgumentError, DataError
-from nanograd.images.columns import IMAGE_NAMES, LABEL_NAMES, find_image_column
+from nanograd.images.columns import IMAGE_NAMES, LABEL_NAMES, find_image_column, rename_taken
 from nanograd.images.inputs import Rejected
 from nanograd.images.reader import Batch, read_table
-from nanograd.images.writers import rename_taken
-from nanograd.jobs.predict import predicted_columns
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import process, storage
@@ -126,7 +124,7 @@ def _align(
         told[:, origin.source_row] = str(reason), detail
     where = pa.array(places, mask=places < 0)
     return {
-        **{name: each.take(where) for name, each in predicted_columns(found, assessed).items()},
+        **{name: each.take(where) for name, each in found.predicted(*assessed).items()},
         "reason": pa.array(told[0], pa.string()),
         "detail": pa.array(told[1], pa.string()),
     }

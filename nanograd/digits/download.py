@@ -13,7 +13,6 @@ from time import monotonic
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from nanograd.digits.idx import decompress
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info, warning
@@ -97,7 +96,7 @@ def _cached(cache: str, name: str, sha256: str) -> bytes | None:
     """Return a decompressed file from the cache; None if it is missing or damaged."""
     place = storage.join(cache, f"{name}.gz")
     try:
-        raw = decompress(storage.read(place), place, _MAX_BYTES)
+        raw = storage.decompress(storage.read(place), place, _MAX_BYTES)
     except DataError:
         return None
     return raw if storage.checksum(raw) == sha256 else None
@@ -114,7 +113,7 @@ def _fetch_file(
         url = storage.join(mirror, f"{name}.gz")
         try:
             data = _download(url, listener)
-            raw = decompress(data, url, _MAX_BYTES)
+            raw = storage.decompress(data, url, _MAX_BYTES)
             if (found := storage.checksum(raw)) != sha256:
                 raise ValueError(f"wrong checksum, SHA-256 {found[:12]}... is not MNIST's")
         except (OSError, HTTPException, ValueError, DataError) as error:

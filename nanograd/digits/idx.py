@@ -7,10 +7,7 @@ References:
     Deutsch (1996), RFC 1952, "GZIP file format specification", section 2.3.1.
 """
 
-import gzip
-import io
 import struct
-import zlib
 from collections.abc import Iterable
 from math import prod
 
@@ -20,6 +17,7 @@ from numpy.typing import NDArray
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
 from nanograd.digits.levels import array_to_levels
 from nanograd.errors import DataError
+from nanograd.runtime import storage
 
 # The file names of MNIST's images and labels.
 IDX_NAMES = {
@@ -27,8 +25,6 @@ IDX_NAMES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_MAX_BYTES = 4 << 30  # enough for a million images as CSV
 _MAGIC = b"\0\0\x08"  # for unsigned bytes; the number of dimensions follows
 
 
@@ -44,7 +40,7 @@ def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
     >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]), "labels").tolist()
     [5, 0, 4]
     """
-    raw = decompress(data, name)
+    raw = storage.decompress(data, name)
     num_dimensions = raw[3] if raw.startswith(_MAGIC) and len(raw) > 3 else 0
     header_bytes = 4 + 4 * num_dimensions
     if num_dimensions not in (1, 3) or len(raw) < header_bytes:
@@ -99,25 +95,3 @@ def parse_pair(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -
     if problem:
         raise DataError(f"{images_name}: image {problem[0]}: {problem[1]}")
     return Dataset(rows, labels)
-
-
-def decompress(data: bytes, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
-    """Decompress a gzip file; return other data unchanged.
-
-    Gzip is recognised by its magic number, because file names may be wrong.
-
-    Raises:
-        DataError: the gzip stream is cut short, is damaged or has more than `max_bytes` bytes.
-    """
-    if not data.startswith(_GZIP_MAGIC):
-        return data
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            raw = file.read(max_bytes + 1)
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(
-            f"{name}: the gzip file is damaged or cut short ({error}); get it again"
-        ) from error
-    if len(raw) > max_bytes:
-        raise DataError(f"{name}: the gzip file holds more than {max_bytes:,} bytes")
-    return raw

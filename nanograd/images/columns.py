@@ -202,6 +202,25 @@ def _first_usual(names: Sequence[str], usual: Iterable[str]) -> list[str]:
     return next((each for each in matches if each), [])
 
 
+def rename_taken(names: Sequence[str], taken: Iterable[str]) -> list[str]:
+    """Rename input columns whose names equal a column of the output.
+
+    Upper and lower case count as equal, as in SQL.
+
+    >>> rename_taken(["id", "Label", "input_label"], ["prediction", "label"])
+    ['id', 'input_input_Label', 'input_label']
+    """
+    own, renamed = {name.lower() for name in taken}, []
+    used = {*own, *(name.lower() for name in names)}
+    for each in names:
+        name = each
+        while each.lower() in own and name.lower() in used:
+            name = f"input_{name}"
+        used.add(name.lower())
+        renamed.append(name)
+    return renamed
+
+
 def class_digits(schema: pa.Schema, name: str) -> list[int | None] | None:
     """Return the digit of each class number of a Hugging Face `ClassLabel`; None for other columns.
 
@@ -278,6 +297,16 @@ def is_text(type_: pa.DataType) -> bool:
 def is_binary(type_: pa.DataType) -> bool:
     """Test whether a type is one of Arrow's binary types."""
     return is_any(type_, "binary", "large_binary", "fixed_size_binary", "binary_view")
+
+
+def fits(type_: pa.DataType, format_: str) -> bool:
+    """Return whether a format can hold a type: only Parquet holds bytes and tensors."""
+    if format_ == "parquet":
+        return True
+    if is_any(type_, "nested"):
+        children = (type_.field(index).type for index in range(type_.num_fields))
+        return format_ == "jsonl" and all(fits(each, format_) for each in children)
+    return not (isinstance(type_, pa.BaseExtensionType) or is_binary(type_))
 
 
 def _is_number(type_: pa.DataType) -> bool:

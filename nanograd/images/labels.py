@@ -11,7 +11,6 @@ from io import StringIO
 from pathlib import Path
 from typing import TypeAlias
 
-from nanograd.digits.idx import decompress
 from nanograd.errors import DataError, UsageError
 from nanograd.images.columns import LABEL_NAMES
 from nanograd.runtime import storage
@@ -171,7 +170,7 @@ def _read_list(place: str) -> Iterator[tuple[int, str, Label]]:
     commas, semicolons or tabs. An empty label gives None.
     """
     try:
-        text = decompress(storage.read(place), place).decode("utf-8-sig")
+        text = storage.decompress(storage.read(place), place).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{place} is not UTF-8 ({error}); save it as UTF-8") from error
     if text.count('"') % 2:

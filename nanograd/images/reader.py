@@ -25,11 +25,10 @@ from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, open_parquet, read_parquet
 from nanograd.images.rows import Convert, attempt, read_images, read_labels, read_paths, to_form
 from nanograd.images.tensors import Refused
-from nanograd.images.writers import as_text
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
-from nanograd.runtime.arrays import Bytes, Ints
+from nanograd.runtime.arrays import Bytes, Floats, Ints
 from nanograd.settings.specs import PictureOptions, ReadOptions
 
 Found = TypeVar("Found")
@@ -59,12 +58,22 @@ class Batch:
 
     def origins(self) -> dict[str, pa.Array]:
         """Return the columns that say where each image comes from."""
-        names = pa.array(map(as_text, self.files), pa.string())
+        names = pa.array(map(storage.as_text, self.files), pa.string())
         owners = names.take(pa.array(self.owners))
         return {
             "path": pc.coalesce(self.paths, owners),
             "source_file": owners,
             "source_row": pa.array(self.rows),
+        }
+
+    def predicted(self, probabilities: Floats, unfamiliarity: Floats) -> dict[str, pa.Array]:
+        """Return the columns of predictions for the (n, 10) probabilities of the images."""
+        return {
+            "prediction": pa.array(probabilities.argmax(axis=1).astype(np.int8)),
+            "confidence": pa.array(probabilities.max(axis=1)),
+            "unfamiliarity": pa.array(unfamiliarity),
+            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), 10),
+            "label": pa.array(self.labels, mask=self.labels < 0),
         }
 
     def repeat(self, counts: Ints, images: Bytes) -> "Batch":

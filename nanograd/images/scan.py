@@ -20,6 +20,7 @@ from nanograd.images.columns import (
     Partitions,
     choose,
     find_partitions,
+    fits,
     list_names,
 )
 from nanograd.images.csv import CSV, CsvFile
@@ -185,13 +186,13 @@ def describe_columns(scanned: Sequence[ScannedFile], options: ReadOptions) -> di
     return dict(found.most_common(20))
 
 
-def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str]) -> pa.Schema:
+def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str], format_: str) -> pa.Schema:
     """Return the columns to keep, each with a type for the values of all files.
 
     "*" in `keep` means all columns except the images.
 
     Raises:
-        UsageError: a column in `keep` is in none of the files.
+        UsageError: a column in `keep` is in none of the files, or the format cannot hold it.
         DataError: no type can hold the types of a column in all files.
     """
     usable = [each for each in scanned if each.columns]
@@ -200,7 +201,14 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str]) -> pa.Sche
         images = {name for each in usable if each.columns for name in each.columns.image.names}
         names = [name for name in _names_of(usable) if name not in images]
         names += [name for name in keep if name != ALL]
-    return pa.schema([_unify(usable, name) for name in dict.fromkeys(names)])
+    kept = pa.schema([_unify(usable, name) for name in dict.fromkeys(names)])
+    for field in kept:
+        if not fits(field.type, format_):
+            raise UsageError(
+                f"--format {format_} cannot hold column {field.name!r} of type {field.type}; "
+                "leave it out of --keep or choose parquet"
+            )
+    return kept
 
 
 def _names_of(scanned: Sequence[ScannedFile]) -> list[str]:

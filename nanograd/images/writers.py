@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
 from nanograd.errors import DataError, StorageError, UsageError
-from nanograd.images.columns import HIVE_NULL, is_binary, to_python
+from nanograd.images.columns import HIVE_NULL, to_python
 from nanograd.images.inputs import Rejected
 from nanograd.images.tensors import is_any
+from nanograd.runtime import storage
 
 # A picture file in a table, as Hugging Face stores it.
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -65,6 +66,9 @@ class OutputFiles:
         max_rows: maximum rows of each file; None for a single file.
         lineage: metadata of Parquet files, which says what made the rows. Other formats have none.
         partition_by: columns that become folders, as in Hive: `label=7/NAME.parquet`.
+
+    Raises:
+        UsageError: a column to partition by is missing, or its type cannot name folders.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class OutputFiles:
     ) -> None:
         self._name, self._format = name, format_
         self._max_rows, self._partition_by = max_rows, list(partition_by)
+        check_partition_columns(schema, self._partition_by)
         self._schema = pa.schema([each for each in schema if each.name not in self._partition_by])
         self._lineage = lineage or {}
         self._files: dict[str, list[_File]] = {}  # by folder; only the last file of each is open
@@ -172,25 +177,6 @@ class _File:
         self._held, self._is_empty = [], False
 
 
-def rename_taken(names: Sequence[str], taken: Iterable[str]) -> list[str]:
-    """Rename input columns whose names equal a column of the output.
-
-    Upper and lower case count as equal, as in SQL.
-
-    >>> rename_taken(["id", "Label", "input_label"], ["prediction", "label"])
-    ['id', 'input_input_Label', 'input_label']
-    """
-    own, renamed = {name.lower() for name in taken}, []
-    used = {*own, *(name.lower() for name in names)}
-    for each in names:
-        name = each
-        while each.lower() in own and name.lower() in used:
-            name = f"input_{name}"
-        used.add(name.lower())
-        renamed.append(name)
-    return renamed
-
-
 def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
     """Raise UsageError if a column is not in the table or its type cannot name folders."""
     for name in names:
@@ -233,11 +219,11 @@ def quarantine_table(rejected: Sequence[Rejected], kept: Iterable[pa.Field] = ()
     """Make the quarantine table of rows and files; its first columns are `kept`."""
     rows = [
         {
-            "path": as_text(origin.path),
-            "source_file": as_text(origin.source_file),
+            "path": storage.as_text(origin.path),
+            "source_file": storage.as_text(origin.source_file),
             "source_row": origin.source_row,
             "reason": str(reason),
-            "detail": as_text(detail),
+            "detail": storage.as_text(detail),
         }
         for origin, reason, detail, _ in rejected
     ]
@@ -253,31 +239,6 @@ def quarantine_table(rejected: Sequence[Rejected], kept: Iterable[pa.Field] = ()
     ]
     found = pa.Table.from_pylist(rows, QUARANTINE)
     return pa.table([*columns, *found.columns], pa.schema([*kept, *QUARANTINE]))
-
-
-def as_text(place: str) -> str:
-    """Replace bytes that are not UTF-8 by escapes, because Arrow cannot store them as text."""
-    return place.encode(errors="backslashreplace").decode()
-
-
-def check_columns(columns: pa.Schema, format_: str) -> None:
-    """Raise UsageError if a format cannot hold a column."""
-    for field in columns:
-        if not fits(field.type, format_):
-            raise UsageError(
-                f"--format {format_} cannot hold column {field.name!r} of type {field.type}; "
-                "leave it out of --keep or choose parquet"
-            )
-
-
-def fits(type_: pa.DataType, format_: str) -> bool:
-    """Return whether a format can hold a type: only Parquet holds bytes and tensors."""
-    if format_ == "parquet":
-        return True
-    if is_any(type_, "nested"):
-        children = (type_.field(index).type for index in range(type_.num_fields))
-        return format_ == "jsonl" and all(fits(each, format_) for each in children)
-    return not (isinstance(type_, pa.BaseExtensionType) or is_binary(type_))
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -296,7 +257,7 @@ def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
-    """Encode a table that `check_columns` accepts as csv or jsonl.
+    """Encode a table as csv or jsonl; `columns.fits` says which columns these can hold.
 
     In CSV, the probabilities are ten columns, `probability_0` to `probability_9`, and null is an
     empty field. In JSON lines, a row is an object, and NaN and infinity are null.

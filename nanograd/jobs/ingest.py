@@ -18,9 +18,9 @@ from nanograd.images.inputs import Origin, Rejected, expand_pictures, kind_of
 from nanograd.images.labels import find_labels, parse_label_source
 from nanograd.images.reader import checksum_of_picture, read_pictures
 from nanograd.images.scan import as_pictures
-from nanograd.images.writers import PICTURE, as_text, quarantine_table, to_parquet
-from nanograd.jobs.earlier import find_earlier
+from nanograd.images.writers import PICTURE, quarantine_table, to_parquet
 from nanograd.jobs.job import Job
+from nanograd.jobs.output import find_earlier
 from nanograd.jobs.part import Part, commit_part, group, plan_parts
 from nanograd.jobs.receipts import Counts, Receipt
 from nanograd.pictures import normalise
@@ -59,7 +59,7 @@ class IngestWork:
                 origin = Origin(file, file, None if kind_of(file) == "archive" else 0)
                 rejected.append(Rejected(origin, image.reason, image.detail))
                 continue
-            path = as_text(file)
+            path = storage.as_text(file)
             row: JsonObject = {"image": {"bytes": to_png(image), "path": path}}
             row["label"] = version[-1]
             if self.spec.keep_original:

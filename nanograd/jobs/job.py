@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
 from nanograd.jobs import output
-from nanograd.jobs.earlier import Earlier
+from nanograd.jobs.output import Earlier, files_of
 from nanograd.jobs.part import Part, RunParts, part_id
-from nanograd.jobs.receipts import Counts, Receipt, Retry, files_of
+from nanograd.jobs.receipts import Counts, Receipt, Retry
 from nanograd.jobs.review import write_review
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import JobProgress, Listener, ignore, info

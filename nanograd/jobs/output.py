@@ -1,4 +1,4 @@
-"""The files of an output, and the staging of new files while the old ones are visible.
+"""The files of an output, the parts of it to keep, and the staging of new files.
 
     OUT/_receipts/ID.json   receipt of a part; a part with a receipt is done
     OUT/_summary.json       sum of all receipts
@@ -16,19 +16,22 @@ files without a new version are removed first. `_SUCCESS` is missing during the 
 interrupted, the next command finishes it.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
-from nanograd.jobs.receipts import Reading, Receipt, Retry, Written, files_of
+from nanograd.images.inputs import Version
+from nanograd.jobs.receipts import Reading, Receipt, Retry, Written
 from nanograd.runtime import json_files, storage
-from nanograd.runtime.events import count
+from nanograd.runtime.events import Listener, count, info, warning
 from nanograd.runtime.json_files import JsonObject
+from nanograd.settings.specs import PartsSpec
 
 RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
 MANIFEST, SUCCESS, STAGING = "_manifest.json", "_SUCCESS", "_next"
@@ -75,6 +78,28 @@ class Manifest:
         json_files.commit_manifest(storage.join(folder, MANIFEST), values)
 
 
+class Earlier(NamedTuple):
+    """The parts of a complete output: those to keep, and those to replace or drop."""
+
+    kept: tuple[Receipt, ...] = ()  # their input is unchanged, or was removed without `sync`
+    stale: tuple[Receipt, ...] = ()  # to be replaced or dropped
+
+    def files(self) -> set[str]:
+        """Return the input files of the parts to keep, which are not read again."""
+        return {file for receipt in self.kept for file in receipt.inputs}
+
+    def retries(self) -> list[Retry]:
+        """Return the retries that stale parts need after they are repeated, in their old order."""
+        found: dict[str, Retry] = {}
+        for receipt in self.stale:
+            if receipt.reading is not None:
+                key = json.dumps(receipt.reading, sort_keys=True)
+                before = found.get(key, Retry(receipt.reading, ()))
+                inputs = {*(before.inputs or ()), *receipt.inputs}
+                found[key] = before._replace(inputs=tuple(sorted(inputs)))
+        return [found[key] for _, key in sorted((r.reading.depth, key) for key, r in found.items())]
+
+
 def find_files(output: str, *, with_staged: bool = False) -> dict[str, tuple[str, int]]:
     """Return path (or URI) and size of all files in an output, by their names in the output.
 
@@ -86,6 +111,11 @@ def find_files(output: str, *, with_staged: bool = False) -> dict[str, tuple[str
         staged = [name for name in found if name.startswith(f"{STAGING}/")]
         found |= {name.removeprefix(f"{STAGING}/"): found[name] for name in staged}
     return found
+
+
+def files_of(receipts: Iterable[Receipt]) -> dict[str, Written]:
+    """Return size and checksum of each output file of parts, by its name in the output."""
+    return {name: written for receipt in receipts for name, written in receipt.files.items()}
 
 
 def find_lost(
@@ -110,6 +140,120 @@ def find_lost(
             sums = pool.map(lambda name: storage.checksum(storage.read(found[name][0])), left)
             lost |= {n for n, sha256 in zip(left, sums, strict=True) if sha256 != files[n].sha256}
     return lost
+
+
+def find_earlier(
+    spec: PartsSpec,
+    identity: JsonObject,
+    versions: Mapping[str, Version],
+    content_of: Callable[[str], str | None],
+    listener: Listener,
+    *,
+    retry: bool = False,
+) -> Earlier:
+    """Find the complete parts of a job in its output.
+
+    A part is stale if one of its output files is missing or differs in size from its receipt. With
+    `verify`, a part is also stale if a checksum differs. With `sync`, it is also stale if one of
+    its input files has changed or was removed.
+
+    Args:
+        spec: settings of the command.
+        identity: identity of the job. An output with another identity counts as empty.
+        versions: present version of each input file. The version in a receipt may have more items.
+        content_of: returns what identifies the content of a file, as receipts store it. It is
+            called only for files that may be changed or renamed and have the same size as before.
+        listener: receives a warning about removed and lost files.
+        retry: whether parts of changed files with quarantined rows are stale.
+
+    Raises:
+        OutputExistsError: an input file was changed or renamed, and its part is not stale.
+        DataError: the manifest is damaged, or an output file is lost and its input was removed.
+    """
+    if spec.overwrite:
+        return Earlier()
+    manifest = Manifest.find(spec.output)
+    receipts = [receipt for receipt in manifest.receipts if receipt.inputs]
+    if not receipts or any(manifest.job.get(name) != value for name, value in identity.items()):
+        return Earlier()
+    read, contents = dict[str, Version](), dict[str, str]()
+    for receipt in receipts:
+        inputs = zip(receipt.inputs, receipt.versions, receipt.contents, strict=True)
+        for file, version, content in inputs:
+            read[file] = version
+            if content is not None:
+                contents[file] = content
+
+    def has_changed(file: str) -> bool:
+        now = versions[file]
+        before = read[file][: len(now)]
+        if before == now:
+            return False
+        # Links, permissions and copies change an inode's ctime and number, items 2 and 3.
+        is_same = (*before[:2], *before[4:]) == (*now[:2], *now[4:])
+        return not (is_same and file in contents and content_of(file) == contents[file])
+
+    removed = read.keys() - versions.keys()
+    changed = {file for file in read.keys() & versions.keys() if has_changed(file)}
+    gone = set[str]() if spec.sync else removed
+    again = _inputs_of_lost(spec, receipts, gone, listener)
+    if spec.sync:
+        again |= changed | removed
+    if retry:
+        again |= {
+            file
+            for receipt in receipts
+            if receipt.needs_retry and gone.isdisjoint(receipt.inputs)
+            for file in changed.intersection(receipt.inputs)
+        }
+    stale = tuple(receipt for receipt in receipts if again.intersection(receipt.inputs))
+    again = {file for receipt in stale for file in receipt.inputs}
+    gone = gone - again
+    if changed - again:
+        text = f"{count(len(changed), 'input file')} changed, or got another label, since"
+        text += f" {spec.output} was made, such as {min(changed)}"
+        raise OutputExistsError(f"{text}; --sync replaces the rows")
+    lacking = {(read[file][0], contents[file]): file for file in gone & contents.keys()}
+    sizes = {size for size, _ in lacking}
+    added = [file for file in versions.keys() - read.keys() if versions[file][0] in sizes - {0}]
+    known = {file: (versions[file][0], content_of(file) or "") for file in added}
+    if renamed := {file: lacking[each] for file, each in known.items() if each in lacking}:
+        new, old = min(renamed.items())
+        raise OutputExistsError(
+            f"{count(len(renamed), 'input file')} got another name since {spec.output} was made, "
+            f"such as {new}, which was {old}; the rows would be written twice (--sync replaces "
+            "them)"
+        )
+    if gone:
+        text = f"no longer in the input: {count(len(gone), 'input file')} of {spec.output}, such as"
+        listener(warning(f"{text} {min(gone)}; the rows are kept (--sync drops them)"))
+    for files, verb, kind in ((changed, "replaces", "changed"), (removed, "drops", "removed")):
+        if spec.sync and files:
+            number = count(len(files), f"{kind} input file")
+            listener(info(f"--sync {verb} the rows of {number}, such as {min(files)}"))
+    kept = (receipt for receipt in receipts if again.isdisjoint(receipt.inputs))
+    return Earlier(tuple(kept), stale)
+
+
+def _inputs_of_lost(
+    spec: PartsSpec, receipts: Sequence[Receipt], gone: set[str], listener: Listener
+) -> set[str]:
+    """Return the input files of the parts that lost an output file."""
+    found = find_files(spec.output, with_staged=True)
+    lost = find_lost(receipts, found, verify=spec.verify)
+    if not lost:
+        return set()
+    stale = [receipt for receipt in receipts if lost.intersection(receipt.files)]
+    inputs = {file for receipt in stale for file in receipt.inputs}
+    number = count(len(lost), "file")
+    text = f"{spec.output} has lost {number} (missing or damaged), such as {min(lost)!r}"
+    if inputs & gone:
+        raise DataError(
+            f"{text}, and the input {min(inputs & gone)} is missing too; restore one of them, or "
+            "drop the rows with --sync"
+        )
+    listener(warning(f"{text}; their parts are done again"))
+    return inputs
 
 
 def refuse_foreign(output: str, receipts: Iterable[Receipt], found: Iterable[str]) -> None:

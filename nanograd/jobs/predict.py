@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from sys import maxsize
 from typing import cast
@@ -30,7 +30,7 @@ from nanograd import __version__
 from nanograd.digits.form import to_png
 from nanograd.errors import DataError, Reason, UsageError
 from nanograd.images import inputs, reader, scan, writers
-from nanograd.images.columns import Partitions
+from nanograd.images.columns import Partitions, rename_taken
 from nanograd.images.inputs import InputFile, Rejected
 from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import RowRange
@@ -38,19 +38,18 @@ from nanograd.images.reader import Batch
 from nanograd.images.rows import Convert
 from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, OutputFiles
 from nanograd.jobs import digit_lines, receipts
-from nanograd.jobs.earlier import find_earlier
 from nanograd.jobs.job import Job
-from nanograd.jobs.output import Manifest
+from nanograd.jobs.output import Manifest, find_earlier
 from nanograd.jobs.part import (
     Part,
     commit_part,
     group,
     plan_parts,
 )
-from nanograd.jobs.retry import read_quarantine, retries_of
+from nanograd.jobs.retry import read_quarantine
 from nanograd.jobs.review import PartReview
 from nanograd.models import model as model_io
-from nanograd.models.model import BUILT_IN, Assessment, Model
+from nanograd.models.model import BUILT_IN, Model
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
@@ -68,10 +67,18 @@ _NUM_WORST = 5
 class PredictWork:
     """The function that does a part. It is sent to every actor, which loads the model itself."""
 
-    spec: PredictSpec  # with absolute paths, and the names of the columns to keep
+    spec: PredictSpec  # with absolute paths
     model_sha256: str
-    kept: pa.Schema  # the columns to keep, renamed if the predictions have a column of that name
+    keep: pa.Schema  # the columns of the input to keep
     partitions: Partitions  # the columns in the names of folders
+
+    @cached_property
+    def kept(self) -> pa.Schema:
+        """The columns to keep, renamed if the output has a column of that name."""
+        taken = [*PREDICTIONS.names, *QUARANTINE.names]
+        taken += [*digit_lines.PLACE.names, *NUMBERS.names] if self.has_numbers else []
+        names = rename_taken(self.keep.names, taken)
+        return pa.schema(list(map(pa.Field.with_name, self.keep, names)))
 
     @property
     def schema(self) -> pa.Schema:
@@ -125,7 +132,7 @@ class PredictWork:
             columns = {
                 **dict(zip(self.kept.names, found.kept.columns, strict=True)),
                 **found.origins(),
-                **predicted_columns(found, assessed),
+                **found.predicted(*assessed),
                 **places,
             }
             table = pa.table({name: columns[name] for name in self.schema.names}, self.schema)
@@ -191,27 +198,13 @@ class PredictWork:
                     yield file, rows
                     inputs.check_version(file, version)
 
-        kept = zip(self.spec.keep, self.kept, strict=True)
-        keep = pa.schema([field.with_name(name) for name, field in kept])
         rows = {
             file: np.array([each.origin.source_row for each in lines], np.int64)
             for file, lines in quarantine.items()
         }
         yield from reader.read(
-            files(), options, self.partitions, keep, rows or None, convert=convert
+            files(), options, self.partitions, self.keep, rows or None, convert=convert
         )
-
-
-def predicted_columns(found: Batch, assessed: Assessment) -> dict[str, pa.Array]:
-    """Return the columns of predictions that are computed from n images and their assessment."""
-    probabilities, unfamiliarity = assessed
-    return {
-        "prediction": pa.array(probabilities.argmax(axis=1).astype(np.int8)),
-        "confidence": pa.array(probabilities.max(axis=1)),
-        "unfamiliarity": pa.array(unfamiliarity),
-        "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), 10),
-        "label": pa.array(found.labels, mask=found.labels < 0),
-    }
 
 
 def _find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[receipts.Mistake, ...]:
@@ -277,7 +270,7 @@ def plan(
         earlier = find_earlier(spec, identity, versions, content_of, listener, retry=retry)
     retries = list[receipts.Retry]()
     if earlier.kept or earlier.stale:
-        retries = [*before.retries, *retries_of(earlier.stale)]
+        retries = [*before.retries, *earlier.retries()]
         if retry:
             retries.append(receipts.Retry(receipts.Reading(0, given.identity())))
     # Find the columns. The types of columns to keep depend on all files.
@@ -286,22 +279,10 @@ def plan(
     roots = inputs.roots_of(sources, listener)
     scanned, partitions = scan.scan_files(unread, tables, roots, spec, some_usable=bool(pictures))
     scan.warn_of_unusable_labels(scanned, spec, listener)
-    kept = scan.kept_columns(scanned, spec.keep)
-    spec = replace(spec, keep=tuple(kept.names))
-    writers.check_columns(kept, spec.format)
-    names = writers.rename_taken(
-        kept.names,
-        [
-            *PREDICTIONS.names,
-            *QUARANTINE.names,
-            *((*digit_lines.PLACE.names, *NUMBERS.names) if spec.digits == "many" else ()),
-        ],
-    )
-    renamed = pa.schema([field.with_name(name) for field, name in zip(kept, names, strict=True)])
-    work = PredictWork(spec=spec, model_sha256=model_sha256, kept=renamed, partitions=partitions)
-    writers.check_partition_columns(work.schema, spec.partition_by)
+    keep = scan.kept_columns(scanned, spec.keep, spec.format)
+    work = PredictWork(spec=spec, model_sha256=model_sha256, keep=keep, partitions=partitions)
     columns = {
-        "keep": {field.name: str(field.type) for field in kept},
+        "keep": {field.name: str(field.type) for field in keep},
         "folders": {field.name: str(field.type) for field in partitions.schema},
     }
     # Divide the rows into parts.
@@ -324,8 +305,8 @@ def plan(
         },
         about={
             "ingest_quarantined": _rejected_by_ingest(sources),
-            "model": writers.as_text(model or BUILT_IN),
-            "inputs": [writers.as_text(storage.absolute(each)) for each in sources],
+            "model": storage.as_text(model or BUILT_IN),
+            "inputs": [storage.as_text(storage.absolute(each)) for each in sources],
         },
         empty_tables={
             f"{folder}/{name}": bytes(data)
@@ -334,7 +315,7 @@ def plan(
         },
         files=frozenset(versions),
         roots=partitions.roots,
-        kept=renamed,
+        kept=work.kept,
         retries=retries,
     )
     return job, work

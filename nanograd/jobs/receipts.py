@@ -298,11 +298,6 @@ class Receipt:
         )
 
 
-def files_of(receipts: Iterable[Receipt]) -> dict[str, Written]:
-    """Return size and checksum of each output file of parts, by its name in the output."""
-    return {name: written for receipt in receipts for name, written in receipt.files.items()}
-
-
 def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> PredictionCounts:
     """Count quarantined rows.
 

@@ -8,7 +8,7 @@ The manifest lists the retries that are still to do. If a command must repeat a 
 retried, it repeats the retries with their settings, too, even after it was killed and restarted.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from sys import maxsize
 from typing import cast
@@ -18,26 +18,14 @@ import pyarrow as pa
 from nanograd.errors import DataError, Reason, UsageError
 from nanograd.images import scan
 from nanograd.images.inputs import InputFile, Origin, Rejected
-from nanograd.images.writers import QUARANTINE, as_text, decode
-from nanograd.jobs.earlier import Earlier
+from nanograd.images.writers import QUARANTINE, decode
 from nanograd.jobs.job import Job, JobResult, run_job
+from nanograd.jobs.output import Earlier
 from nanograd.jobs.part import Part, RunParts, group, part_id, plan_parts
 from nanograd.jobs.receipts import Reading, Receipt, Retry
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener
 from nanograd.settings.specs import ReadOptions
-
-
-def retries_of(stale: Iterable[Receipt]) -> list[Retry]:
-    """Return the retries that stale parts need after they are repeated, in their old order."""
-    found: dict[str, Retry] = {}
-    for receipt in stale:
-        if receipt.reading is not None:
-            key = part_id(receipt.reading)
-            before = found.get(key, Retry(receipt.reading, ()))
-            inputs = {*(before.inputs or ()), *receipt.inputs}
-            found[key] = before._replace(inputs=tuple(sorted(inputs)))
-    return [found[key] for key in sorted(found, key=lambda key: (found[key].reading.depth, key))]
 
 
 def plan_retry(job: Job, receipts: Sequence[Receipt], retry: Retry) -> Job:
@@ -124,7 +112,7 @@ def read_quarantine(part: Part, format_: str, kept: pa.Schema) -> dict[str, list
     Only Parquet stores every type of the columns `kept`. In other formats, they count as null.
     """
     kept = kept if format_ == "parquet" else pa.schema([])
-    names = {as_text(file): file for file in part.files}
+    names = {storage.as_text(file): file for file in part.files}
     found: dict[str, list[Rejected]] = {file: [] for file in part.files if part.quarantine}
     for place in part.quarantine:
         table = decode(storage.read(place), pa.schema([*kept, *QUARANTINE]), format_)

@@ -28,10 +28,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_PIXELS
-from nanograd.images.writers import PICTURE, fits, rename_taken, to_parquet
+from nanograd.images.columns import fits, rename_taken
+from nanograd.images.writers import PICTURE, to_parquet
 from nanograd.jobs import digit_lines
+from nanograd.jobs.output import files_of
 from nanograd.jobs.part import part_id
-from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of, files_of
+from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of
 from nanograd.pictures.fast_png import encode_plain
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning

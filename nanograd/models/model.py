@@ -302,7 +302,7 @@ def _download(uri: str) -> str:
     References:
         Hugging Face, "HF URIs": hf://USER/NAME or hf://USER/NAME@REVISION.
     """
-    with needs_package(uri, "huggingface_hub"):
+    with needs_package(HUB, "huggingface_hub"):
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - an optional package
         from huggingface_hub import utils as hub  # noqa: PLC0415
     name, _, revision = uri.removeprefix(HUB).partition("@")

@@ -18,8 +18,8 @@ from nanograd.errors import DataError, StorageError, UnreadableError
 from nanograd.images.inputs import Origin, roots_of
 from nanograd.images.reader import read_pictures
 from nanograd.images.writers import QUARANTINE, decode
-from nanograd.jobs.output import MANIFEST, METRICS, SUMMARY, Manifest
-from nanograd.jobs.receipts import Detail, PredictionCounts, files_of
+from nanograd.jobs.output import MANIFEST, METRICS, SUMMARY, Manifest, files_of
+from nanograd.jobs.receipts import Detail, PredictionCounts
 from nanograd.jobs.review import OF_PARTS, ORDER, REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics

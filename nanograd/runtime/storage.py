@@ -8,9 +8,12 @@ is complete.
 """
 
 import errno
+import gzip
+import io
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -26,6 +29,8 @@ from nanograd.runtime import machine
 
 # Suffixes of files that hold no data.
 _TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
+_GZIP_MAGIC = b"\x1f\x8b"
+_MAX_BYTES = 4 << 30  # of a decompressed file; enough for a million images as CSV
 # Concurrent removals in an object store; each takes a few round trips.
 _NUM_REQUESTS = 16
 # The `@` of these addresses names a container, or a user without a password.
@@ -89,6 +94,11 @@ def join(place: str, *names: str) -> str:
     return "/".join([place.rstrip("/") or "/", *names])
 
 
+def as_text(place: str) -> str:
+    """Replace bytes that are not UTF-8 by escapes, because Arrow cannot store them as text."""
+    return place.encode(errors="backslashreplace").decode()
+
+
 def checksum(data: bytes) -> str:
     """Return the SHA-256 in hexadecimal."""
     return sha256(data).hexdigest()
@@ -149,6 +159,28 @@ def read(place: str, max_bytes: int | None = None) -> bytes:
             # read(n) allocates n bytes first, which takes 35 us for half a megabyte.
             whole = max_bytes is None or os.fstat(file.fileno()).st_size <= max_bytes
             return file.read(None if whole else max_bytes)
+
+
+def decompress(data: bytes, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
+    """Decompress a gzip file; return other data unchanged.
+
+    Gzip is recognised by its magic number, because file names may be wrong.
+
+    Raises:
+        DataError: the gzip stream is cut short, is damaged or has more than `max_bytes` bytes.
+    """
+    if not data.startswith(_GZIP_MAGIC):
+        return data
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            raw = file.read(max_bytes + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(
+            f"{name}: the gzip file is damaged or cut short ({error}); get it again"
+        ) from error
+    if len(raw) > max_bytes:
+        raise DataError(f"{name}: the gzip file holds more than {max_bytes:,} bytes")
+    return raw
 
 
 def open_file(place: str) -> Any:

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nanograd.digits.idx import decompress, parse_idx
+from nanograd.digits.idx import parse_idx
 from nanograd.errors import DataError
+from nanograd.runtime import storage
 from scripts.make_sample import format_idx
 
 IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 3, 1, 2, 3, 4, 5, 255])
@@ -79,7 +80,7 @@ def test_damage_and_noise_raise_nothing_but_data_errors(array, pack, noise, data
 def test_gzip_file_grows_no_further_than_allowed(members):
     packed = members * gzip.compress(bytes(1000))
 
-    assert decompress(IMAGES, "f") is IMAGES
-    assert decompress(packed, "f", members * 1000) == bytes(members * 1000)
+    assert storage.decompress(IMAGES, "f") is IMAGES
+    assert storage.decompress(packed, "f", members * 1000) == bytes(members * 1000)
     with pytest.raises(DataError, match=r"^f: the gzip file holds more than "):
-        decompress(packed, "f", members * 1000 - 1)
+        storage.decompress(packed, "f", members * 1000 - 1)
