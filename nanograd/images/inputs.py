@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,6 +99,7 @@ Version: TypeAlias = tuple[int | str | None, ...]
 Found: TypeAlias = tuple[str, InputFile, str]
 _OTHERS = "file of another kind"
 _BROKEN = "path to a broken link or a pipe"
+_REPLACED = "file that a later one of the same name replaces"
 
 
 def expand(
@@ -129,14 +130,18 @@ def expand(
                 continue
             same = (file, found.get(real, file))
             found[real] = min(same, key=lambda each: (each.place != real, each.place))
+    _warn(skipped, listener)
+    if not found:
+        raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
+    return sorted(found.values())
+
+
+def _warn(skipped: Mapping[str, Collection[str]], listener: Listener) -> None:
     for why, places in skipped.items():
         if places:
             noun, _, kind = why.partition(" ")
             text = f"not read: {count(len(places), noun)} {kind}, such as {min(places)}"
             listener(warning(text))
-    if not found:
-        raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
-    return sorted(found.values())
 
 
 def kind_of(place: str) -> str:
@@ -217,7 +222,7 @@ def expand_all(
         listener(warning(f"{text} {texts[0].place}; name it to predict its rows"))
     if pictures_expected and has_tables:
         pictures = [file for file in pictures if is_named(file)]
-    pictures = list(_with_members(pictures))
+    pictures = _with_members(pictures, listener)
     damaged = [file for file in pictures if kind_of(file.place) == "archive"]
     tables = sorted([*tables, *damaged, *(texts if takes_csv else ())])
     pictures = sorted({*pictures}.difference(damaged))
@@ -233,22 +238,32 @@ def expand_pictures(
 
     A damaged archive is listed itself, and is rejected when it is read.
     """
-    files = list(_with_members(expand(inputs, _PICTURES, hint, listener)))
+    files = _with_members(expand(inputs, _PICTURES, hint, listener), listener)
     if not files:
         raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; {hint}")
     return sorted(files)
 
 
-def _with_members(files: Iterable[InputFile]) -> Iterator[InputFile]:
-    """Yield files, and instead of an archive its pictures. A damaged archive is yielded itself."""
+def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputFile]:
+    """Return files, and instead of an archive its pictures. A damaged archive is returned itself.
+
+    The listener receives a warning about files in archives that are not listed.
+    """
+    found: dict[str, InputFile] = {}
+    skipped = {_OTHERS: list[str](), _REPLACED: list[str]()}
     for file in files:
         if kind_of(file.place) != "archive":
-            yield file
+            found[file.place] = file
             continue
         for place, num_bytes in archives.list_members(file.place):
             name = place.removeprefix(f"{file.place}/")
             if place == file.place or (name.lower().endswith(SUFFIXES) and not _is_hidden(name)):
-                yield InputFile(place, num_bytes, *file[2:])
+                skipped[_REPLACED] += [place] * (place in found)
+                found[place] = InputFile(place, num_bytes, *file[2:])
+            elif not _is_hidden(name):
+                skipped[_OTHERS].append(place)
+    _warn(skipped, listener)
+    return list(found.values())
 
 
 def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:

@@ -32,15 +32,18 @@ _BROKEN = (
 
 
 def list_members(archive: str) -> list[tuple[str, int]]:
-    """List path and stated size of the files in an archive; for a damaged archive, only itself."""
+    """List path and stated size of the files in an archive; for a damaged archive, only itself.
+
+    If several have the same path, only the last one can be read.
+    """
     try:
         if storage.read(archive, 4) == _EMPTY:
             return []
         with _open(archive) as found:
-            infos = {info.filename: info for info in found.infolist() if not info.is_dir()}
+            infos = [info for info in found.infolist() if not info.is_dir()]
     except (UnreadableError, DataError):
         return [(archive, 0)]
-    return [(f"{archive}/{name}", info.file_size) for name, info in infos.items()]
+    return [(f"{archive}/{info.filename}", info.file_size) for info in infos]
 
 
 class Archives:

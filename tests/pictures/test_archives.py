@@ -12,7 +12,8 @@ from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UnreadableError
 from nanograd.images.inputs import expand_pictures
 from nanograd.images.writers import write_pictures
-from nanograd.pictures.archives import Archives, list_members
+from nanograd.pictures.archives import Archives
+from nanograd.runtime.events import Event
 from nanograd.settings.specs import InspectSpec
 from tests.helpers.ingests import ingest, read_quarantine, read_rows
 
@@ -94,7 +95,13 @@ def test_list_names_members_and_files_that_are_no_pictures_are_skipped(tmp_path,
     assert [label for _, label, _ in rows(tmp_path / "rows", archive)] == [7, 3]
     with ZipFile(archive, "a") as more, pytest.warns(UserWarning, match="Duplicate name"):
         more.writestr("a/x.png", picture)
-    assert [name for name, _ in list_members(str(archive))].count(f"{archive}/a/x.png") == 1
+    warnings = list[Event]()
+    files = expand_pictures([str(archive)], listener=warnings.append)
+    assert [file.place for file in files] == [f"{archive}/a/x.png", f"{archive}/a/y.png"]
+    assert [str(each) for each in warnings] == [
+        f"not read: 2 files of another kind, such as {archive}/in.zip",
+        f"not read: 1 file that a later one of the same name replaces, such as {archive}/a/x.png",
+    ]
     with pytest.raises(DataError, match=r"no \.png or \.jpg files in .*in\.zip"):
         ingest(tmp_path / "none", pack(tmp_path / "in.zip", {"read.me": b"no picture"}))
 
