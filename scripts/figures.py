@@ -78,7 +78,7 @@ def _rows(text: str) -> Iterator[Row]:
 
 
 def _without_default(row: Row) -> Row:
-    """Leave out `--shards` where it is the default: one shard per 64 images, but 2 to 8."""
+    """Leave out `--shards` where it was the default: one shard per 64 images, but 2 to 8."""
     ours, _, shards = row.get("ours", "").partition(" --shards ")
     if shards and int(shards) == min(8, max(2, int(row["batch"]) // 64)):
         return {**row, "ours": ours}

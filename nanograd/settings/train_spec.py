@@ -45,14 +45,14 @@ _SHARE = {"least": 0, "below": 1}
 
 
 def default_shards(batch_size: int) -> int:
-    """Return S, the number of shards that gives each about 64 images of a batch, but 2 to 8.
+    """Return S, the number of shards that gives each about 128 images of a batch, but 2 to 8.
 
-    A matrix product is efficient with 64 rows or more (benchmarks/results).
+    The reason is in docs/decisions/0002-shards-and-tree.md.
 
-    >>> [default_shards(size) for size in (1, 32, 128, 256, 384, 512, 1024)]
-    [1, 2, 2, 4, 6, 8, 8]
+    >>> [default_shards(size) for size in (1, 32, 128, 256, 384, 512, 2048)]
+    [1, 2, 2, 2, 3, 4, 8]
     """
-    return min(max(batch_size // 64, 2), 8, batch_size)
+    return min(max(batch_size // 128, 2), 8, batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class TrainSpec(ReportSpec):
     shards: int = _workers(
         0,
         "number of parts of the training set, fixed for the run, and maximum number of workers; "
-        "0 = one per 64 images of a batch, at least 2 and at most 8",
+        "0 = one per 128 images of a batch, at least 2 and at most 8",
         least=0,
         rare=False,
         identity=True,

@@ -38,7 +38,7 @@ Run = Callable[..., Records]
 
 @pytest.fixture(scope="module")
 def recipe(digits: Dataset) -> Recipe:
-    return make_recipe(TrainSpec(batch_size=193, epochs=6, optimizer="adam"), len(digits))
+    return make_recipe(TrainSpec(batch_size=193, shards=3, epochs=6, optimizer="adam"), len(digits))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_many_kills_in_one_run_change_no_bit(run, digits, num_kills):
         return fault
 
     faults = {2 * number + 3: kill(name) for number, name in enumerate(victims)}
-    settings = TrainSpec(batch_size=193, epochs=num_kills // 3, optimizer="adam")
+    settings = TrainSpec(batch_size=193, shards=3, epochs=num_kills // 3, optimizer="adam")
     recipe = make_recipe(settings, len(digits))
 
     events = run(3, faults, recipe=recipe, expected=train_locally(recipe, digits))

@@ -37,7 +37,7 @@ RUNS: dict[str, tuple[Settings, Settings]] = {
     },
     "accurate preset": (
         PRESETS["accurate"],
-        {"epochs": 2, "least_rounds": 0, "batch_size": 64, "warmup": 2},
+        {"epochs": 2, "least_rounds": 0, "batch_size": 64, "shards": 4, "warmup": 2},
     ),
 }
 
