@@ -22,10 +22,10 @@ from tests.runtime.test_kernel import PROCESSORS
 FILE = Path(__file__).parent / "portable_bits.json"
 # One with long products, and one with every function that training computes.
 RUNS = {
-    "fast": ["--epochs", "2", "--warmup", "4"],
+    "fast": ["--epochs", "2", "--warmup", "4", "--shards", "8"],
     "classic": [
         "--preset", "classic", "--epochs", "1", "--warmup", "4", "--least-rounds", "0",
-        "--hidden", "64",
+        "--hidden", "64", "--shards", "4",
     ],
 }  # fmt: skip
 ABOUT = """
