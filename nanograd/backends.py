@@ -41,7 +41,7 @@ def group_starter(spec: TrainSpec, listener: Listener) -> Iterator[tuple[int, St
 def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
     """Run a batch job and its retries. Ray is not started if the output is already complete.
 
-    Without a number of workers and without an address, Ray is started only if the job is not small.
+    Without a number of workers and without an address, Ray is started only if the job takes long.
 
     Raises:
         ClusterError: Ray does not answer or has no free CPU.
@@ -81,8 +81,8 @@ def run_small(
 ) -> RunParts:
     """Return a function that runs parts in this process as long as the job looks small.
 
-    As soon as the parts done so far show that all parts would take too long, it calls `start_ray`
-    and runs the parts that are left with the result.
+    As soon as the speed of the first parts shows that all parts would take too long, the function
+    calls `start_ray`, and runs the parts that are left with the function that this returns.
     """
     pool: RunParts | None = None
 

@@ -159,11 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _end(codes: list[int]) -> None:
-    """End the process with a code, if there is one, and leave Python's interpreter as it is.
+    """End the process at once with an exit code, if there is one; do not shut Python down first.
 
-    A thread of Arrow that releases a Python object while the interpreter ends would abort the
+    During a shutdown of Python, a thread of Arrow that releases a Python object could abort the
     process, although the command is complete: https://github.com/apache/arrow/issues/34314. Output
-    that cannot be written is dropped, because it does not change the code.
+    that cannot be written is dropped, because it does not change the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

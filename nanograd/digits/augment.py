@@ -62,7 +62,8 @@ def distort(
         images: (B, 784) uint8, ink 255 on 0.
         distortion: strength of the distortions.
         generator: random generator; each image uses the next NUM_DRAWS numbers.
-        deskew_to: target size if distorted images are to be deskewed, as in `deskew`; None if not.
+        deskew_to: None to keep the slant of distorted images; otherwise deskew them, and scale
+            the digits to this width and height, as `deskew` does.
 
     Returns:
         (B, 784) float32, 0 to 255. Without distortion and deskewing, the images are unchanged.
@@ -93,10 +94,10 @@ def distort(
 
 
 def field_weights(distortion: Distortion, draws: Floats) -> Floats:
-    """Compute the weights of 1, x, y and the F elastic waves in the source coordinates.
+    """Compute where distorted pixels come from, as weights of functions of their position.
 
-    `draws` is (B, NUM_DRAWS) float32 in [-1, 1). The result is (2, B, 3 + F) float32: weights for
-    the source columns, and for the source rows.
+    The functions are 1, x, y and the F elastic waves. `draws` is (B, NUM_DRAWS) float32 in [-1, 1).
+    The result is (2, B, 3 + F) float32: weights for the source columns, and for the source rows.
     """
     angle, scale_x, scale_y, shear, shift_x, shift_y = draws[:, :6].T
     angle = angle * np.float32(np.radians(distortion.rotation))
@@ -151,7 +152,9 @@ def vary_stroke(images: Bytes, by: Floats) -> Floats:
 
 
 def _make_basis() -> Floats:
-    """Compute (3 + F, 784) float32: 1, x and y from the centre, and the F elastic waves.
+    """Compute the functions of `field_weights` at each pixel, (3 + F, 784) float32.
+
+    They are 1, x and y from the centre, and the F elastic waves.
 
     White noise smoothed by a Gaussian, with reflecting borders, is a sum of cosine waves whose
     amplitudes follow the Gaussian's spectrum. A field therefore needs a few dozen random numbers

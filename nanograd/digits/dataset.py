@@ -77,8 +77,9 @@ class BatchPlan:
 
     A batch consists of `num_shards` micro-batches of nearly equal size. The training set is divided
     into shards in the same proportion. Every image is used exactly once per epoch: each round uses
-    `batch_size` images, and the last round uses the rest. Rounds are not made equal instead,
-    because a matrix product of 15 rows takes 1.4 times as long as one of 16 rows.
+    `batch_size` images, and the last round uses the rest. Images are not spread evenly over the
+    rounds of an epoch, because micro-batches would then be smaller by a row or two, and a matrix
+    product of 15 rows takes 1.4 times as long as one of 16 rows.
     """
 
     num_images: int  # N, size of the training set

@@ -50,7 +50,7 @@ def deskew(images: Bytes, size: Size = UNCHANGED) -> Bytes:
 
     Args:
         images: (B, 784) uint8, ink 255 on 0.
-        size: target size.
+        size: width and height to which digits are scaled; by default they keep their size.
 
     Returns:
         (B, 784) uint8; a blank image stays blank.

@@ -64,7 +64,7 @@ def _extents(marks: Mask) -> Ints:
 
 
 def shrink(ink: Floats) -> Bytes:
-    """Crop to the ink, and scale its longest side to 20 and its strongest pixel to 255.
+    """Crop to the ink, and scale its longest side to 20 pixels and its strongest pixel to 255.
 
     `ink` is (height, width) float; values up to 0.5 are background. The result is uint8.
 

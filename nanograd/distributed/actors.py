@@ -113,7 +113,8 @@ class WorkerActor(Worker):
     def run(self, first: int, until: int, server: Any, token: int) -> None:
         """Contribute to the rounds from `first` to `until` - 1.
 
-        A worker that cannot open the server's memory calls the server, with the memory's token.
+        If this worker cannot open the server's shared memory, it calls the server instead. `token`
+        identifies this memory.
         """
         if (memory := self._memory) is not None:
             slots = [(memory.address.nodes.index(node), node) for node in self.nodes()]
@@ -293,9 +294,9 @@ class ServerActor(ParameterServer):
     def exchange(
         self, token: int, contributions: Sequence[Contribution], awaited: int | None
     ) -> Vector | None:
-        """Exchange vectors with a worker that cannot open the memory.
+        """Exchange vectors with a worker that cannot open the server's shared memory.
 
-        It may be called during a segment. A call with another memory's token has no effect.
+        It may be called during a segment. A call with the token of another memory has no effect.
 
         Returns:
             A copy of the parameters of round `awaited`; None if the segment has ended, or if

@@ -178,7 +178,7 @@ class _Inbox:
 
 
 class AllReduce:
-    """The state machine of one host for one generation.
+    """The state machine of one host, as long as the same hosts take part (a generation).
 
     Attributes:
         ready: total of the round; None until it is complete.

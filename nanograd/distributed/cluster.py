@@ -272,11 +272,12 @@ def _forget_token() -> None:
 
 @contextmanager
 def _readable_commands(*, hide_uv: bool) -> Iterator[None]:
-    """Let Ray read the commands of processes even if they contain bytes that are not UTF-8.
+    """Let Ray read the command lines of processes even if these contain bytes that are not UTF-8.
 
     Args:
-        hide_uv: hide `uv run`. If Ray sees it, Ray sends the current folder to its workers, which
-            only other hosts need, and which fails if the folder is large.
+        hide_uv: hide from Ray that `uv run` started this process. Otherwise Ray sends the current
+            folder to all workers. Only workers on other hosts need it, and sending fails if the
+            folder is large.
     """
     before = psutil.Process.cmdline
 

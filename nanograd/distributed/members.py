@@ -1,6 +1,7 @@
 """The workers of a group: how they start, get shards and are replaced after a failure.
 
-The functions at the beginning are the driver's calls of actors: placement, time limits, probes.
+The functions at the beginning are for calls of actors by the driver: where an actor is placed, how
+long a call may take, and whether an actor still replies.
 """
 
 import os
@@ -47,9 +48,9 @@ _Key = TypeVar("_Key")
 def on_host(node: str) -> dict[str, str]:
     """Return the label selector that places an actor on a node of Ray.
 
-    A label waits until the host that places the actor knows the node, which may have just joined.
-    Node affinity does not wait: if it is soft, the actor starts on the host that places it (4 of 10
-    actors while a host joined); if it is hard, the actor fails.
+    With a label, Ray waits until the host that places the actor knows the node, which may have just
+    joined. Ray's node affinity does not wait: if it is soft, the actor starts on the host that
+    places it (4 of 10 actors while a host joined); if it is hard, the actor fails.
     """
     return {"ray.io/node-id": node}
 
@@ -74,9 +75,9 @@ def probe(
 ) -> dict[_Key, FailureKind]:
     """Ask actors for a reply; return those that fail or do not reply within `reply_s` seconds.
 
-    Another process asks, because a call from this process waits for its earlier calls, which may
-    wait for an actor that is gone. Without a concurrency group, an actor replies only after its
-    current work.
+    A task in another process asks them. A call from this process would have to wait for its earlier
+    calls, which may wait for an actor that is gone. An actor replies after its current work, or at
+    once if the call is in a concurrency group.
     """
     options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
 

@@ -1,8 +1,8 @@
 """Transport of frames between the parameter servers of several hosts.
 
-A mesh waits for bytes from its peers, for the bell of the host's own workers and for the deadline.
-It passes these to the state machine of `all_reduce` and sends the machine's frames. Payloads are
-received directly into their final memory.
+A mesh waits for bytes from the other servers, for the bell that the workers of its host ring after
+each sum, and for the deadline of the round. It passes these to the state machine of `all_reduce`
+and sends the frames that this returns. Payloads are received directly into their final memory.
 """
 
 import os

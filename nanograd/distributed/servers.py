@@ -169,7 +169,7 @@ class Servers:
         """Let workers of hosts that lose their connections again and again call this host's server.
 
         Args:
-            failures: by host, of a segment in which no actor failed.
+            failures: by host, why its server ended a segment in which no actor failed.
         """
         hosts = list(self.present)
         ended = {index: failures.get(host) for index, host in enumerate(hosts)}
@@ -275,8 +275,8 @@ class Servers:
     def wait(self) -> Wait | None:
         """Return what the current round waits for; None between two segments.
 
-        These are the hosts that do not reply. If all reply, it is the answer of the server that is
-        behind, if possible of one that does not wait for other hosts.
+        It waits for the hosts whose servers do not reply. If all reply, the answer of the slowest
+        server counts, because the others may only be waiting for its host.
         """
         calls = {
             server.actor.waiting.options(concurrency_group=CONCURRENT).remote(): server

@@ -242,9 +242,15 @@ class MemorySegment:
         return all(self._wait(index, value) for index in lines) and not self.stopped
 
     def update(self, slot: int, round_: int, update: Update) -> bool:
-        """Compute the slice of a slot after a round, whose sums have arrived.
+        """Compute one slice of the state after a round; return whether its numbers are finite.
 
-        If a number is not finite, the slice stays incomplete, so the server decides.
+        The sums of the round must have arrived. If a number is not finite, the slice stays
+        incomplete, and the server repeats the round.
+
+        Args:
+            slot: number of the slice, and of the tree node whose sums this worker sends.
+            round_: the round.
+            update: the arithmetic of the end of a round.
         """
         sums = [self.sent(each) for each in range(len(self._slots))]
         before, after = self.states[round_ % 2], self.states[(round_ + 1) % 2]
@@ -318,9 +324,9 @@ def create(
 
     Args:
         num_parameters: P.
-        num_vectors: number of vectors of a state.
+        num_vectors: number of vectors of a state: parameters, optimizer state, average.
         nodes: the tree nodes that workers send.
-        is_alone: whether there is no other server.
+        is_alone: whether this is the only server of the run.
     """
     bell = os.pipe()
     os.set_blocking(bell[1], False)

@@ -82,10 +82,10 @@ class CsvFile:
         self.schema = pa.schema((types | dict.fromkeys(self.pixels, pa.float64())).items())
 
     def scan(self) -> tuple[int, int]:
-        """Read the whole file; return its number of rows and their bytes.
+        """Read the whole file; return its number of rows and their size in bytes.
 
         Raises:
-            DataError: the file has no header, and its first column may not be the labels.
+            DataError: the file has no header, and the labels may not be in the first column.
         """
         num_rows, num_bytes = 0, 0
         has_labels = not self.has_header and len(self.names) > len(self.pixels)

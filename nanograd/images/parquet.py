@@ -201,9 +201,10 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
 
 @lru_cache(maxsize=32)
 def _places(serialized: bytes, names: tuple[str, ...]) -> tuple[list[int], dict[str, list[int]]]:
-    """Return the leaf columns of some columns, and those of each column of pixels with a scale.
+    """Return the Parquet leaf columns of the columns `names`.
 
-    784 flat columns share the scale of the first one.
+    Also return, by name, those leaf columns whose numbers are pixels, and therefore have a scale.
+    784 flat columns share one scale, under the name of the first.
     """
     schema = pa.ipc.read_schema(pa.BufferReader(serialized))
     places, scaled = leaf_places(schema), dict[str, list[int]]()

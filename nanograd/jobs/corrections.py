@@ -118,9 +118,10 @@ class Decisions:
             return True
 
     def state(self, row: int | None = None) -> JsonObject:
-        """Return what the page shows: a row, or the next one if it is None or decided.
+        """Return what the page shows: this row or, if it is None or decided, the next one.
 
-        `row` is None if all rows are decided. `last` is the row that `undo` takes.
+        In the result, `row` is None if all rows are decided, and `last` is the row whose decision
+        `undo` would remove.
         """
         with self._lock:
             if row is None or row in self._labels:

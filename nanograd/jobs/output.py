@@ -160,7 +160,8 @@ def find_earlier(
     Args:
         spec: settings of the command.
         identity: identity of the job. An output with another identity counts as empty.
-        versions: present version of each input file. The version in a receipt may have more items.
+        versions: present version (size and times) of each input file. The version in a receipt may
+            have more items.
         content_of: returns what identifies the content of a file, as receipts store it. It is
             called only for files that may be changed or renamed and have the same size as before.
         listener: receives a warning about removed and lost files.

@@ -200,7 +200,7 @@ def wanted_rows(num_job_rows: int) -> int:
 
 
 def cut(group_rows: Sequence[int], wanted: int, num_bytes: int = 0) -> Iterator[RowRange]:
-    """Divide a file into runs of row groups, and divide large row groups into pieces.
+    """Divide a file into pieces: several small row groups, or a part of a large row group.
 
     Args:
         group_rows: number of rows in each row group.

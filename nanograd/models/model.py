@@ -84,7 +84,8 @@ class Assessment(NamedTuple):
 def mean_scores(nets: Sequence[Net], images: NDArray[Any]) -> Floats:
     """Average the scores of the nets, without calibration; return (N, C) float32 in [0, 1].
 
-    Images are (N, D) and not prepared; digits are (N, 784) uint8 with ink 255 on 0.
+    The images are (N, D), before the preparation of their pixels: digits are (N, 784) uint8, ink
+    255 on 0.
     """
     scores = np.empty((len(images), nets[0].architecture.classes), np.float32)
     for chunk, part, _ in _score_chunks(nets, images):

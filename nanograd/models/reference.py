@@ -8,9 +8,10 @@ unfamiliarity of an image follows from its distance d to its predicted class:
     d = max(scale |z|^2 + sum_i weight_i y_i^2, 16 / brightest pixel)
     unfamiliarity = d^4 / (1 + d^4)
 
-d is a weighted sum of the residual |z|^2 - sum_i y_i^2 and of the squares y_i^2 / variance_i. The
-weights from `training.calibration` make d 1 at the threshold. An image whose brightest pixel is at
-most 16 is always unfamiliar.
+d is a weighted sum of the residual |z|^2 - sum_i y_i^2 and of the squares y_i^2 / variance_i.
+`training.calibration` chooses the weights so that d is above 1, and the unfamiliarity above 1/2,
+for 6 % of distorted training images. An image whose brightest pixel is at most 16 is always
+unfamiliar.
 
 References:
     Guo, Pleiss, Sun & Weinberger (2017), "On calibration of modern neural networks", section 4.2

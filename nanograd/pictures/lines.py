@@ -1,8 +1,9 @@
 """Printed lines of ruled or squared paper, which count as part of the paper.
 
-A line runs from side to side. Its strength is a quantile of the ink along the line, because strokes
-that cross it hardly change a quantile. If a pixel absorbs a share a of the light, and the line
-there absorbs s, the ink alone absorbs 1 - (1 - a) / (1 - s). Crossing strokes need no repair.
+A line runs from side to side of the picture. Its strength is a quantile of the ink along the line,
+because strokes that cross it hardly change a quantile. If a pixel absorbs a share a of the light,
+and the line there absorbs s, the ink alone absorbs 1 - (1 - a) / (1 - s). Strokes that cross a line
+therefore need no repair.
 
 References:
     Lopresti & Kavallieratou (2010), "Ruling line removal in handwritten page images".

@@ -47,10 +47,10 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
 
 
 def measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Floats, Floats, Floats]:
-    """Measure each mark: its ink (0 without a strong pixel), share at the border, and box.
+    """Measure each mark: its ink, the share of this ink at the picture's border, and its box.
 
-    The share is that of its pixels that lie at the border of the picture. A box is (top, left,
-    -bottom, -right), so the minimum of several boxes is the box around them.
+    The ink is 0 if no pixel of the mark is above `level`. A box is (top, left, -bottom, -right),
+    so the minimum of several boxes is the box around them.
     """
     y, x = np.nonzero(labels > 0)
     number, values = labels[y, x] - 1, ink[y, x]
@@ -68,9 +68,9 @@ def measure(ink: Floats, labels: Ints, count: int, level: float) -> tuple[Floats
 
 
 def is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats, axes: int = 2) -> bool:
-    """Return whether a mark is a frame or ring around other marks.
+    """Return whether a mark is a frame or ring around other marks that are nearly as large.
 
-    With `axes` 1, only the height of other marks must be near the frame's, as in a row of boxes.
+    With `axes` 1, another mark must only be nearly as high as the frame, as in a row of boxes.
     """
     sizes = (1 - boxes[:, :2] - boxes[:, 2:])[:, :axes]
     inner = (boxes > boxes[mark]).all(1) & (sizes > tuning.FRAMED * sizes[mark]).all(1) & (mass > 0)
@@ -83,9 +83,10 @@ def is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats, axes: int = 2
 
 
 def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
-    """Add marks that are close to the starting mark or to an added one, until none is left.
+    """Start with one mark, and add allowed marks close to those added, until none is close.
 
-    Marks in `bars` may be further away if they are straight above or below.
+    Marks in `bars`, such as the bar of a five, may be further away if they are straight above or
+    below.
     """
     kept = np.zeros(len(boxes), bool)
     kept[start] = True

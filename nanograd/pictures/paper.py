@@ -85,9 +85,10 @@ def is_crop(search: Image.Image) -> bool:
 def cover_pen(
     grey: Bytes, growth: float, tones: Sequence[str] = ("dark",)
 ) -> tuple[int, list[float]]:
-    """Widen a window until the energy of narrower structures hardly grows (a granulometry).
+    """Widen a window until it is wider than the pen (a granulometry).
 
-    The energy is the sum over pixels of (1 - pixel / closing)^2 for dark structures, and of
+    Then the energy of dark or light structures that are narrower than the window hardly grows. It
+    is the sum over pixels of (1 - pixel / closing)^2 for dark structures, and of
     (1 - opening / pixel)^2 for light structures. The outer eighths are left out, because light that
     falls off towards the border looks like a narrow structure there.
 
@@ -167,9 +168,9 @@ def estimate_paper(search: Bytes, radius: int) -> Floats:
 def pale_paper(search: Bytes) -> Floats:
     """Estimate the paper under a thin, pale pen.
 
-    The window is narrow, so that a narrow end of a shadow stays paper. At the edge of a shadow, and
-    where noise is strong, the closing is too bright. It is therefore scaled by the mean ratio of
-    pixels to closing nearby.
+    This is a closing over a narrow window, so that a narrow end of a shadow stays paper. At the
+    edge of a shadow, and where noise is strong, the closing is too bright. It is therefore scaled
+    by the mean ratio of pixels to closing nearby.
     """
     paper = np.maximum(closing(search, tuning.PALE_RADIUS), 2 * tuning.DARKEST).astype(np.float32)
     planes = [Image.fromarray(plane) for plane in search / paper]

@@ -18,8 +18,8 @@ Box = tuple[float, float, float, float]
 def find_sheet(mask: Mask, edge: float = tuning.EDGE, rings: int = tuning.RINGS) -> Box | None:
     """Return the box of the sheet without its surroundings; None if it has no surroundings.
 
-    `mask` is (height, width) bool, True where a pixel is darker than paper. Surroundings cover more
-    than the share `edge` of a side, or have at least `rings` rings.
+    `mask` is (height, width) bool, True where a pixel is darker than paper. Surroundings are dark
+    along more than the share `edge` of a side, or are a binding with at least `rings` rings.
     """
     sides = [np.rot90(mask, turns) for turns in range(4)]  # row 0 is top, right, bottom, left side
     has_edges = any(side[:3].mean(1).max() > edge for side in sides)

@@ -5,8 +5,8 @@
     POST /?token=...  {"row": 12}               undo of the last decision, which is about this row
 
 The answer to POST is the state that the page shows next. Its status is 409 if the row was decided
-in another window, or if its decision is not the last. A web site knows no token. If its own name
-resolves to the loopback address, it sends this name as Host, which is refused.
+in another window, or if its decision is not the last. Requests from web sites that are open in the
+same browser are refused: they have no token, and another Host or Origin than this server's.
 
 References:
     RFC 9110, 15.5 (status codes); W3C, "Content Security Policy Level 3", 6.

@@ -18,7 +18,8 @@ def encode(value: JsonObject) -> bytes:
 def commit_manifest(file: str, manifest: JsonObject) -> None:
     """Commit a JSON object together with the checksum of its content, with an entry on each line.
 
-    `encode` would take 30 times as long: Python's fast encoder does not indent.
+    `encode`, which indents, would take 30 times as long, because Python's fast encoder cannot
+    indent.
     """
     entries = {**manifest, "manifest_sha256": _checksum(manifest)}
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items())

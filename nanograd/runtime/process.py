@@ -47,7 +47,8 @@ _SWITCH_S = 5e-5
 def one_thread() -> Iterator[None]:
     """Limit BLAS to one thread inside a with block; blocks may be nested or concurrent.
 
-    Inside the block, the threads of Python take turns more often.
+    Inside the block, the threads of Python take turns more often, because threads that train wait
+    for each other.
     """
     with _LOCK:
         limits = [each.num_threads for each in _libraries()]
@@ -117,9 +118,9 @@ def canary() -> str:
 
 @cache
 def wide_canary() -> str:
-    """Compute a checksum of other results: float64, sine and cosine, and the C library.
+    """Compute a checksum of more results than `canary`: float64, sine, cosine, the C library.
 
-    The sums in the matrix products are so long that BLAS splits them into partial sums.
+    The sums in its matrix product are so long that BLAS splits them into partial sums.
     """
     numbers = np.arange(1, 1 + 64 * 784) / np.float64(193)
     with one_thread():

@@ -31,8 +31,8 @@ def stop_signals() -> Iterator[StopSignal]:
 def sigterm_raises() -> Iterator[None]:
     """Raise an exception on SIGTERM, so that files are closed and Ray is stopped.
 
-    Python drops an exception that a signal handler raises inside a finalizer (`__del__`). The
-    exception is then raised again 10 ms later.
+    If the signal arrives inside a finalizer (`__del__`), Python drops the exception of its handler.
+    The exception is then raised again 10 ms later.
 
     Raises:
         Terminated: SIGTERM arrived; another SIGTERM has no effect.

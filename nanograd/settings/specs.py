@@ -33,10 +33,12 @@ DATA = setting(
     group="Data",
     place=True,
 )
-_DETECTED = "image column [default: detected from the schema]"
+_DETECTED = "column with the images [default: detected from the schema]"
 IMAGE_COLUMN = setting(None, _DETECTED, group="Data")
 LABEL_COLUMN = setting(
-    None, "label column of Parquet or CSV files [default: label, digit or target]", group="Data"
+    None,
+    "column with the labels, in Parquet or CSV files [default: label, digit or target]",
+    group="Data",
 )
 _MODEL = setting(
     None, "model or run directory, or its URI [default: the model in this package]", place=True
@@ -59,7 +61,7 @@ _review = partial(setting, group="Review", least=0, most=1)
 class PictureOptions(Spec):
     """How picture files are read and decoded."""
 
-    polarity: Polarity = _pictures("auto", "contrast of ink and paper")
+    polarity: Polarity = _pictures("auto", "whether ink is darker or lighter than paper")
     max_pixels: int = _pictures(
         50_000_000,
         "quarantine pictures with more pixels (width x height)",
@@ -95,13 +97,13 @@ class ReadOptions(PictureOptions):
 
     image_column: str | None = _columns(None, _DETECTED)
     label_column: str | None = _columns(
-        None, "label column, or none to ignore labels [default: label, digit or target]"
+        None, "column with the labels, or none to ignore labels [default: label, digit or target]"
     )
     normalise: Literal["auto", "always", "never"] = _pictures(
         "auto",
-        "normalise pictures to MNIST's form (size 20, centred by mass in 28 x 28): auto (only "
-        "pictures that are not in this form), always or never (use 28 x 28 pictures unchanged, and "
-        "quarantine others)",
+        "convert pictures to MNIST's form (28 x 28 pixels, the digit 20 pixels long, centred by "
+        "mass): auto (only pictures that are not in this form), always or never (use 28 x 28 "
+        "pictures unchanged, and quarantine others)",
     )
     image_root: Given[Any, str | None] = _columns(
         None,
@@ -170,10 +172,10 @@ class PartsSpec(JobSpec, PictureOptions):
     )
     output: Given[Any, str] = setting(REQUIRED, "output directory or URI", place=True)
     sync: bool = _existing(
-        False, "replace the rows of changed input files and drop the rows of removed ones"
+        False, "replace the output rows of changed input files and drop those of removed ones"
     )
     verify: bool = _existing(
-        False, "compare the checksums of all output files and repeat damaged parts", rare=True
+        False, "compare the checksums of all output files and write damaged files again", rare=True
     )
     max_broken_files: int = _limits(
         0,
@@ -216,11 +218,11 @@ class IngestSpec(PartsSpec):
 class InspectSpec(PictureOptions):
     """Draw each step from a picture to the probabilities."""
 
-    output: Given[Place, str] = setting(REQUIRED, "PNG file or URI for the sheet", place=True)
+    output: Given[Place, str] = setting(REQUIRED, "PNG file or URI to draw to", place=True)
     model: Given[Place | None, str | None] = _MODEL
     digits: Digits = setting("one", "what a picture holds: one digit, or many, as lines of digits")
     limit: int = setting(
-        100, "show at most this many pictures, one per row of the sheet", least=1, most=1000
+        100, "draw at most this many pictures, one below the other", least=1, most=1000
     )
 
 
@@ -252,18 +254,20 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
     rows_per_file: int | None = _content(
         None,
         "maximum rows per output file, at most a million; small input files are combined up to "
-        "this number [default: one file per part of the job]",
+        "this number [default: chosen by the number and size of the input files]",
         least=1,
         rare=True,
     )
     partition_by: Names = _content(
-        (), "column of the predictions to write as folders, as in Hive; may be repeated", rare=True
+        (),
+        "column of the predictions; each of its values gets a folder, as in Hive; may be repeated",
+        rare=True,
     )
     format: Literal["parquet", "csv", "jsonl"] = _content(
         "parquet", "file format of predictions and quarantine"
     )
     retry_quarantine: bool = _existing(
-        False, "retry quarantined rows, after you fixed the cause or with different settings"
+        False, "read quarantined rows again, after you fixed the cause or with different settings"
     )
     max_error_rate: float = _limits(
         1.0, "exit with code 65 if more than this share of the rows is quarantined", least=0, most=1

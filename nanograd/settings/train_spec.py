@@ -87,7 +87,9 @@ class TrainSpec(ReportSpec):
     least_rounds: int = _rare_optimization(
         0, "minimum number of optimizer steps; more epochs are added to reach it", least=0
     )
-    batch_size: int = _optimization(512, "images per round, summed over all workers", least=1)
+    batch_size: int = _optimization(
+        512, "images per round (training step), of all workers together", least=1
+    )
     seed: int = _optimization(0, "random seed", least=0, below=2**63)
     resume_from: Given[Place | None, str | None] = setting(
         None,
@@ -113,7 +115,7 @@ class TrainSpec(ReportSpec):
         None, "momentum coefficient; needs --optimizer momentum [default: 0.9]", **_SHARE
     )
     schedule: Literal["constant", "cosine"] = _optimization(
-        "cosine", "learning rate schedule, after the warm-up", rare=True
+        "cosine", "how the learning rate changes after the warm-up", rare=True
     )
     warmup: int = _optimization(
         80, "number of rounds in which the learning rate rises linearly", least=0, rare=True
@@ -187,7 +189,9 @@ class TrainSpec(ReportSpec):
         "also log settings, metrics and model to this MLflow tracking URI (package: mlflow-skinny)",
     )
     strict: bool = _workers(
-        False, "stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable"
+        False,
+        "stop if numpy, BLAS or the CPU would change the bits of the result; implied by --kernel "
+        "portable",
     )
     ports: str | None = _workers(
         None, "range A-B of TCP ports for connections between hosts [default: any free port]"

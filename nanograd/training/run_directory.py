@@ -83,10 +83,10 @@ class RunDirectory:
         return bool(identity.get("epochs") == self.identity.get("epochs"))
 
     def require_same(self, identity: JsonObject) -> None:
-        """Raise OutputExistsError unless the given identity is the run's, or of its beginning.
+        """Raise OutputExistsError unless the given identity is this run's, or its beginning's.
 
-        A run of fewer epochs is the beginning of this one if its rounds do not depend on their
-        number: the learning rate is constant and distortions do not decrease.
+        A run with fewer epochs is the beginning of this run if its rounds do not depend on the
+        number of epochs, because the learning rate is constant and distortions do not decrease.
         """
         ours = self.identity
         differing = [name for name in ours if identity.get(name) != ours[name]]

@@ -105,7 +105,8 @@ class Update:
 
     Args:
         recipe: recipe of the net.
-        mean: (P,) float32, receives the mean gradient if there is a single sum; may be this sum.
+        mean: (P,) float32, receives the mean gradient if `apply` gets a single contribution; may be
+            the gradient of this contribution.
     """
 
     def __init__(self, recipe: Recipe, mean: Vector) -> None:
@@ -209,9 +210,10 @@ class ParameterServer:
         self._arrived = {}
 
     def own(self, shards: frozenset[int]) -> None:
-        """Collect contributions of these shards only; other servers collect the others.
+        """Collect contributions of these shards only; servers of other hosts collect the others.
 
-        If these are not all shards, the caller adds the `sums` of all servers for `apply`.
+        If these are not all shards, the caller must add the `sums` of all servers, and call `apply`
+        with the total.
         """
         self._own = shards
         self._own_nodes = cover(self._root, shards)

@@ -43,7 +43,7 @@ def test_cluster_page_quotes_messages_of_the_program():
     for message in quoted:
         pieces = [each.strip() for each in re.split(r"\.\.\.|\d+-\d+", message) if each.strip()]
         assert any(all(piece in text for piece in pieces) for text in texts), message
-    assert len(quoted) == 12
+    assert len(quoted) == 11
 
 
 def test_reasons_on_the_ingest_page_exist():
