@@ -6,15 +6,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event as StopSignal
-from threading import Timer
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from nanograd.digits.dataset import Dataset
-from nanograd.distributed import servers
-from nanograd.distributed.actors import WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.members import MAX_FAILURES
 from nanograd.errors import ClusterError, Stopped
@@ -23,7 +20,7 @@ from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot
 from tests.distributed.conftest import StartGroup
-from tests.helpers.actors import CannotAttach, dies_after, freezes_once, pids
+from tests.helpers.actors import dies_after, pids
 from tests.helpers.runs import bits, train_locally
 
 KILL, FREEZE = signal.SIGKILL, signal.SIGSTOP
@@ -73,11 +70,6 @@ def run(start_group: StartGroup, recipe: Recipe, digits: Dataset, undisturbed: S
     return train
 
 
-def changes(events: Records) -> list[str]:
-    """Return the kinds of events, those of slow rounds left out."""
-    return [event["event"] for event in events if event["event"] not in ("fault", "waiting")]
-
-
 def first(events: Records, name: str) -> dict[str, Any]:
     return next(event for event in events if event["event"] == name)
 
@@ -101,10 +93,7 @@ def send(number: signal.Signals, *names: str) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize("kind", [WorkerActor, CannotAttach])
-def test_killed_worker_and_server_change_no_bit_and_are_reported(run, use_workers, kind):
-    use_workers(kind)
-
+def test_killed_worker_and_server_change_no_bit_and_are_reported(run):
     events = run(3, {13: send(KILL, "1"), 19: send(KILL, "server")})
 
     lost = first(events, "lost")
@@ -141,40 +130,6 @@ def test_frozen_worker_is_replaced(run):
 
     assert first(events, "lost")["how"] == "hung"
     assert noticed_s(events, "lost") < LONGEST_S
-
-
-def test_slow_first_round_is_no_failure(run):
-    def slow_down(group: RayGroup) -> None:
-        pid = pids(group)["0"]
-        os.kill(pid, FREEZE)
-        Timer(9, os.kill, (pid, signal.SIGCONT)).start()
-
-    events = run(2, {0: slow_down})
-
-    assert changes(events) == ["started"]
-    assert first(events, "waiting")["waits_for"].startswith("shard 0 on host ")
-
-
-def test_frozen_server_is_replaced_and_no_worker(run):
-    events = run(2, {5: send(FREEZE, "server")})
-
-    assert changes(events) == ["started", "server_lost"]
-    assert noticed_s(events, "server_lost") < LONGEST_S
-
-
-def test_server_that_freezes_while_it_starts_is_awaited_once(
-    run, use_servers, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(servers, "START_S", start_s := 15.0)
-
-    def kill_and_freeze_the_next(group: RayGroup) -> None:
-        use_servers(freezes_once(tmp_path / "frozen"))
-        os.kill(pids(group)["server"], KILL)
-
-    events = run(2, {5: kill_and_freeze_the_next})
-
-    killed, frozen = (event["at"] for event in events if event["event"] == "server_lost")
-    assert start_s < frozen - killed < 2 * start_s
 
 
 @pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.soak)])

@@ -56,17 +56,6 @@ def end(number: signal.Signals = signal.SIGKILL) -> None:
 SlowSnapshot = before(ServerActor, "snapshot", lambda actor: sleep(2))
 
 
-def freezes_once(mark: Path) -> type:
-    """Servers whose process is stopped while it starts, until a file is there."""
-
-    def freeze(actor: object) -> None:
-        if not mark.exists():
-            mark.touch()
-            end(signal.SIGSTOP)
-
-    return before(ServerActor, "__init__", freeze)
-
-
 def dies_after(num_segments: int) -> type:
     """Servers that die when they have run some segments."""
 

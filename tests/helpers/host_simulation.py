@@ -54,6 +54,8 @@ MAX_TIME_S = 4000.0
 RETRY_S = 1.0
 # After which a server that should stop has stopped.
 STOP_S = 1.0
+# Of faults that happen when a server begins to connect to the others.
+JOINING = -1
 FAULTY_S = (0.5, 8.0, 100.0, 1e9)
 
 
@@ -230,8 +232,8 @@ class Simulation:
         self.ends = ends
         num_faults = chance.choice([0, 1, 1, 1, 2, 3])
         self.faults = [_fault(chance, number, ends) for _ in range(num_faults)]
-        # Those that wait until a server applies their round.
-        self.at_apply: dict[Process, Fault] = {}
+        # Those that wait until a server connects to the others, or applies their round.
+        self.later: dict[Process, Fault] = {}
         self.faulty = set[str]()  # names of hosts and processes that had a fault
         self.injected: list[str] = []  # the kinds of the faults so far
         self.error: BaseException | None = None
@@ -331,7 +333,13 @@ class Simulation:
             if fault.round is None:
                 process.fuse = fault.fuse
             else:
-                self.at_apply[process] = fault
+                self.later[process] = fault
+
+    def light(self, process: Process, moment: int) -> None:
+        """Light the fuse of a fault of a process if its moment has come."""
+        fault = self.later.get(process)
+        if fault is not None and fault.round is not None and moment >= fault.round:
+            process.fuse = self.later.pop(process).fuse
 
     def _inject(self, fault: "Fault", actor: Actor) -> None:
         process, kind, host = actor.process, fault.kind, actor.host
@@ -363,7 +371,8 @@ class Fault:
     kind: str  # kill, freeze, lose (with its host) or cut (a link of its host, in one direction)
     role: str  # server or worker
     host: int  # index of its host
-    round: int | None  # the fuse burns when the server applies it; None from its start
+    # The fuse burns when the server applies this round, or from JOINING on; None from its start.
+    round: int | None
     fuse: int  # number of system calls until the fault
     seconds: float  # duration, except of a kill
 
@@ -424,6 +433,12 @@ def _installed(simulation: Simulation) -> Iterator[None]:
                 raise ViolationError(f"stopped only after {stopped_s:.1f} s")
             return failure
 
+        def join(self, *about: Any) -> Any:
+            if world.process in simulation.later:
+                simulation.light(world.process, JOINING)
+                world.step()
+            return super().join(*about)
+
         def adopt(self, round_: int, vectors: Sequence[Vector], progress: LossSum) -> None:
             super().adopt(round_, vectors, progress)
             simulation.check(self._now)
@@ -436,10 +451,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             if (total.round, self.round) != (before, before + 1):
                 raise ViolationError(f"round {total.round} was applied at round {before}")
             simulation.check(self._now)
-            fault = simulation.at_apply.get(process)
-            if fault is not None and before >= fault.round:
-                del simulation.at_apply[process]
-                process.fuse = fault.fuse
+            simulation.light(process, before)
 
     class Worker(WorkerActor):
         def identify(self) -> ActorIdentity:
