@@ -45,7 +45,6 @@ _LONG = (
     "test_output_is_cut_by_rows_and_by_values",
     "test_reader_in_a_loop_",
     "test_small_files_share_parts_where_there_are_many",
-    "test_sync_of_many_small_files_replaces_one_part",
 )
 
 # A busy machine is no failure: by default an example may take 200 ms.

@@ -117,44 +117,33 @@ def test_functions_and_commands_do_the_same(nanograd_, tmp_path, run, sample):
         (lambda: nanograd.train(epoch=3), "unknown setting 'epoch'; do you mean epochs"),
         (lambda: nanograd.train(preset="fsat"), "preset is 'fsat': choose classic or fast"),
         (lambda: nanograd.train(batch_size=7, shards=8), "^batch_size 7 is less than shards 8"),
+        (lambda: nanograd.predict([], model="m", output="o"), ""),
+        (lambda: nanograd.predict([7], model="m", output="o"), ""),
+        (lambda: nanograd.ingest("nowhere", output=7), ""),
+        (lambda: nanograd.evaluate("nowhere"), ""),
+        (lambda: nanograd.evaluate("nowhere", data=([[0.0] * 784], [10])), ""),
+        (lambda: nanograd.export("nowhere", "o"), ""),
+        (lambda: nanograd.load_model(7), ""),
+        (lambda: nanograd.load_model(Path(__file__).parent), ""),
+        (lambda: nanograd.train(data=["sample", 7]), ""),
+        (lambda: nanograd.train(data="sample", epochs="3"), ""),
+        (lambda: nanograd.read_picture(b""), ""),
+        (lambda: nanograd.read_picture("nowhere.png"), ""),
+        (lambda: nanograd.read_picture(None), ""),
+        (lambda: nanograd.read_picture(np.zeros(7)), ""),
+        (lambda: nanograd.read_picture(np.full((28, 28), 7.0)), ""),
+        (lambda: nanograd.read_picture(StringIO("text")), ""),
+        (lambda: nanograd.read_picture(b"", polarity="inverted"), ""),
+        (lambda: nanograd.Predictor("nowhere", polarity="inverted"), ""),
+        (lambda: nanograd.Predictor("nowhere", polarty="auto"), ""),
     ],
 )
-def test_invalid_arguments_are_named_as_arguments(call, named):
-    with pytest.raises(ArgumentError, match=named) as caught:
+def test_bad_arguments_are_errors_of_its_own_that_name_arguments(call, named):
+    with pytest.raises(nanograd.NanogradError, match=named or ".") as caught:
         call()
 
+    assert isinstance(caught.value, ArgumentError) or not named
     assert "--" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: nanograd.predict([], model="m", output="o"),
-        lambda: nanograd.predict([7], model="m", output="o"),  # type: ignore[list-item]
-        lambda: nanograd.ingest("nowhere", output=7),
-        lambda: nanograd.evaluate("nowhere"),
-        lambda: nanograd.evaluate("nowhere", data=([[0.0] * 784], [10])),
-        lambda: nanograd.export("nowhere", "o"),
-        lambda: nanograd.load_model(7),  # type: ignore[arg-type]
-        lambda: nanograd.load_model(Path(__file__).parent),
-        lambda: nanograd.train(data=["sample", 7]),
-        lambda: nanograd.train(data="sample", epochs="3"),
-        lambda: nanograd.read_picture(b""),
-        lambda: nanograd.read_picture("nowhere.png"),
-        lambda: nanograd.read_picture(None),  # type: ignore[arg-type]
-        lambda: nanograd.read_picture(np.zeros(7)),
-        lambda: nanograd.read_picture(np.full((28, 28), 7.0)),
-        lambda: nanograd.read_picture(StringIO("text")),  # type: ignore[arg-type]
-        lambda: nanograd.read_picture(b"", polarity="inverted"),
-        lambda: nanograd.Predictor("nowhere", polarity="inverted"),
-        lambda: nanograd.Predictor("nowhere", polarty="auto"),
-    ],
-)
-def test_bad_arguments_are_errors_of_its_own(call):
-    with pytest.raises(nanograd.NanogradError) as caught:
-        call()
-
-    assert str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -326,10 +315,11 @@ def test_pictures_are_read_from_every_kind_of_source(tmp_path):
     (tmp_path / "0.png").write_bytes(stream.getvalue())
     with ZipFile(tmp_path / "in.zip", "w") as archive:
         archive.writestr("0/x.png", stream.getvalue())
-    pixels = np.asarray(picture)
-
+    pixels, exif = np.asarray(picture), Image.Exif()
+    exif[0x0112] = 6  # turned
+    picture.rotate(90, expand=True).save(turned := BytesIO(), "PNG", exif=exif)
     sources: list[Any] = [
-        *(tmp_path / "0.png", f"{tmp_path}/in.zip/0/x.png", stream.getvalue()),
+        *(Image.open(turned), tmp_path / "0.png", f"{tmp_path}/in.zip/0/x.png", stream.getvalue()),
         *(BytesIO(stream.getvalue()), picture, picture.convert("RGBA"), Image.open(stream)),
         *(pixels, pixels / 255, np.stack([pixels] * 3, axis=-1), pixels.tolist()),
     ]
@@ -338,17 +328,3 @@ def test_pictures_are_read_from_every_kind_of_source(tmp_path):
     with pytest.raises(nanograd.UnreadableError) as caught:
         nanograd.read_picture(Image.new("L", (100, 100), 255))
     assert caught.value.reason == "blank"
-
-
-def test_pillow_image_is_rotated_as_it_states_and_not_changed():
-    picture = painted(next(iter(drawings(1, seed=2))))
-    turned, stream = picture.rotate(90, expand=True), BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned.save(stream, "PNG", exif=exif)
-
-    opened = Image.open(stream)
-    image = nanograd.read_picture(opened)
-
-    assert np.array_equal(image, normalise.normalise(picture))
-    assert opened.size == turned.size

@@ -19,7 +19,6 @@ from nanograd import __version__, cli
 from nanograd.console.results import Done, Result
 from nanograd.digits.dataset import Mnist
 from nanograd.models import model
-from nanograd.runtime import json_files
 from nanograd.settings import flags
 from nanograd.settings.fields import REQUIRED, flag_name, properties
 from scripts.write_pages import SETTINGS
@@ -55,12 +54,6 @@ def test_help_has_every_field_of_the_config_and_marks_the_required_ones(nanograd
             words = each.default if isinstance(each.default, tuple) else [each.default]
             expected += f"[default: {' '.join(map(str, words))}]"
         assert helps[flag_name(each.name)].endswith("".join(expected.split())), each.name
-
-
-def test_data_sets_of_the_environment_are_lines(nanograd):
-    done = nanograd("train", NANOGRAD_TRAIN_DATA="no folder\nsample")
-
-    assert (done.code, done.last["reason"][:60]) == (65, f"{Path('no folder').absolute()}"[:60])
 
 
 def test_misspelt_setting_of_a_config_file_is_named_with_its_file(nanograd, tmp_path):
@@ -138,24 +131,6 @@ def test_names_of_folders_need_not_be_unicode(nanograd_process, tmp_path, few_di
 
 
 @pytest.mark.parametrize(
-    ("files", "named"), [({}, "'nanograd-model-3'"), ({"onnx.bin": ""}, "an entry 'onnx.bin'")]
-)
-def test_predict_refuses_a_model_of_a_later_version_in_one_sentence(
-    nanograd, predicting, files, named
-):
-    manifest = json_files.read_manifest("model/manifest.json")
-    changed = {"files": manifest["files"] | files} if files else {"format": "nanograd-model-3"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_files, "read_manifest", lambda file: {**manifest, **changed})
-        done = nanograd(*predicting)
-
-    assert (done.code, done.last["code"]) == (65, 65)
-    assert named in done.last["reason"]
-    assert done.last["reason"].endswith("use the version that wrote it or train again")
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
     ("environment", "words", "kept"),
     [
         ("id image", [], ["id", "image"]),
@@ -188,30 +163,6 @@ def test_next_command_prints_the_predictions(nanograd, predicting, format_):
     assert [line.split()[3] for line in lines] == list("0123456")
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["--image-column", "imge"], 2, "--image-column imge: no file has this column; there are"),
-        (["--image-column", "id"], 65, "column 'id' holds int64, which cannot be images"),
-        (["--label-from", "name"], 2, "--label-from has no effect: there are no pictures"),
-        (["pictures", "--label-column", "id"], 2, "--label-column has no effect: there are no"),
-        (["pictures/empty"], 65, "no .png or .jpg files in pictures/empty; Parquet and CSV files"),
-    ],
-)
-def test_mistakes_in_input_end_with_their_code_and_leave_no_output(
-    nanograd, predicting, words, code, message
-):
-    Path("pictures/empty").mkdir(parents=True)
-    Path("pictures/a.PNG").touch()
-    inputs = [] if words[0].startswith("pictures") else ["rows.parquet"]
-
-    done = nanograd("predict", *inputs, *predicting[2:], *words)
-
-    assert done.code == code
-    assert message in done.last["reason"]
-    assert not Path("out").exists()
-
-
 def test_demo_prints_its_results_on_stdout_while_ray_has_it(nanograd, monkeypatch):
     def steps(*_: Any) -> Iterator[tuple[str, Result]]:
         with redirect_stdout(sys.stderr):  # as in a session of Ray
@@ -222,19 +173,6 @@ def test_demo_prints_its_results_on_stdout_while_ray_has_it(nanograd, monkeypatc
     done = nanograd("demo")
 
     assert [json.loads(line)["command"] for line in done.stdout.splitlines()] == ["train", "demo"]
-
-
-def test_debug_shows_the_traceback_that_is_hidden_otherwise(nanograd):
-    words = ["evaluate", "--model", "gone"]
-
-    quiet, debug = nanograd(*words), nanograd(*words, "--debug")
-
-    assert quiet.code == debug.code == 65
-    assert quiet.stderr.count("\n") == 1
-    assert "Traceback (most recent call last)" in debug.stderr
-    assert "nanograd.errors.DataError: " in debug.stderr
-    assert debug.stderr.endswith(quiet.stderr)
-    assert quiet.last == debug.last
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,14 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import nanograd
-from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError
 from nanograd.models import model as model_io
 from nanograd.predictor import OWN
-from nanograd.settings.specs import PredictSpec
 from tests.helpers.image_columns import FLAT_NAMES, Pixels, tensor
 from tests.helpers.models import some_model
 
@@ -116,22 +113,6 @@ def test_each_row_is_returned_once_with_its_other_columns_or_its_reason(form, im
     reasons = [None if pd.isna(each) else each for each in values["reason"]]
     assert reasons[3:8] == ["broken_image", None, None, None, "empty"]
     assert form != "pandas" or list(result.index) == list(range(100, 100 + ROWS))
-
-
-def test_batches_have_the_predictions_of_the_command(images, model, tmp_path):
-    dark = 255 - images
-    pq.write_table(pa.table({"image": tensor(dark), "id": range(ROWS)}), tmp_path / "a.parquet")
-    settings = {"model": model, "output": str(tmp_path / "out"), "workers": 0}
-    commands.predict(
-        [str(tmp_path / "a.parquet")], spec=PredictSpec(**settings, polarity="dark-on-light")
-    )
-    table = pq.read_table(tmp_path / "a.parquet")
-    predictor = nanograd.Predictor(model, polarity="dark-on-light")
-
-    batches = [predictor(table.slice(start, 7)) for start in range(0, ROWS, 7)]
-
-    expected = pq.read_table(tmp_path / "out/predictions")
-    assert pa.concat_tables(batches)["prediction"].equals(expected["prediction"])
 
 
 EMPTY: dict[str, Callable[[Pixels], Any]] = {

@@ -69,10 +69,10 @@ class FailAtThree:
         return receipt_of(part)
 
 
-@pytest.mark.parametrize("num_actors", [1, 2])
-def test_every_part_is_done_exactly_once(ray_cpus, num_actors):
-    done = list(run_on_ray(Count(), num_actors)(PARTS))
-    assert list(run_on_ray(Count(), num_actors)([])) == []  # without an actor
+def test_every_part_is_done_exactly_once(ray_cpus):
+    done = list(run_on_ray(Count(), 1)(PARTS))
+
+    assert list(run_on_ray(Count(), 1)([])) == []  # without an actor
     receipts = [each.receipt for each in done]
 
     assert sorted(receipt.part for receipt in receipts) == [part.id for part in PARTS]

@@ -1,5 +1,7 @@
 """How many actors there are, and who has the CPUs when."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -7,7 +9,7 @@ from nanograd import commands
 from nanograd.distributed import cluster
 from nanograd.distributed.cluster import num_actors
 from nanograd.errors import ClusterError
-from nanograd.settings.specs import IngestSpec, PredictSpec
+from nanograd.settings.specs import PredictSpec
 from nanograd.settings.train_spec import TrainSpec
 
 
@@ -32,12 +34,10 @@ def test_there_are_as_many_actors_as_cpus_but_those_of_others(ray_cpus, monkeypa
     ray.kill(other)
 
 
-def test_prediction_has_all_cpus_that_training_held(ray_cpus, tmp_path):
-    run, pictures, rows, read = (str(tmp_path / name) for name in ("run", "png", "rows", "read"))
-    commands.export_data(["sample"], pictures)
-    commands.ingest([pictures], spec=IngestSpec(output=rows, part_rows=193, workers=0))
-
-    learning = TrainSpec(data="sample", output=run, epochs=1, workers=ray_cpus)
+def test_prediction_has_all_cpus_that_training_held(ray_cpus, tmp_path, sample):
+    run, rows, read = (str(tmp_path / name) for name in ("run", "a.parquet", "read"))
+    pq.write_table(pa.table({"image": list(sample.test.images)}), rows)
+    learning = TrainSpec(data="sample", output=run, epochs=1, hidden=8, workers=ray_cpus)
     trained = commands.train(spec=learning).to_json()
     reading = PredictSpec(model=trained["model"], output=read, workers=ray_cpus)
     predicted = commands.predict([rows], spec=reading).to_json()

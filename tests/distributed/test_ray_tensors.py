@@ -1,34 +1,19 @@
 """Tensor columns of Ray, of all its versions, are read alike by any number of workers."""
 
-import json
 import pickle
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd.models import model as model_io
 from tests.helpers.folders import untimed_contents
-from tests.helpers.image_columns import Pixels, variable_tensors
+from tests.helpers.image_columns import Pixels, ray_tensors
 from tests.helpers.models import some_model
 from tests.helpers.processes import run_python
 
 ROWS = 29
-V1, V2, VARIABLE = (
-    f"ray.data.arrow_{kind}" for kind in ("tensor", "tensor_v2", "variable_shaped_tensor")
-)
-
-
-def stored(images: Pixels, name: str, metadata: bytes) -> pa.Table:
-    """Images as a table that Ray wrote."""
-    if name == VARIABLE:
-        column = variable_tensors(images.reshape(len(images), 784))
-    else:
-        type_ = pa.list_(pa.uint8()) if name == V1 else pa.large_list(pa.uint8())
-        column = pa.array(images.reshape(len(images), -1).tolist(), type_)
-    about = {"ARROW:extension:name": name, "ARROW:extension:metadata": metadata}
-    return pa.table([column], pa.schema([pa.field("image", column.type, metadata=about)]))
+V2, VARIABLE = "tensor_v2", "variable_shaped_tensor"
 
 
 def write_by_ray(images: Pixels, folder: Path) -> None:
@@ -44,21 +29,20 @@ pq.write_table(pa.table({{"image": column}}), "{folder}/in/by ray.parquet")
 
 
 def test_tensors_of_ray_are_predicted_alike_by_any_number_of_workers(
-    sample, tmp_path, nanograd_process
+    sample, tmp_path, nanograd_process, joining
 ):
     model_io.save(some_model(), str(tmp_path / "model"))
     images = sample.test.images[:ROWS].reshape(ROWS, 28, 28)
     wide = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    shape, wide_shape = (28, 28), (32, 32)
     tables = {
-        "v1": stored(images, V1, json.dumps(shape).encode()),
-        "v2": stored(images, V2, json.dumps(shape).encode()),
-        "variable": stored(images, VARIABLE, json.dumps(2).encode()),
+        "v1": ray_tensors(images, "tensor"),
+        "v2": ray_tensors(images),
+        "variable": ray_tensors(images, VARIABLE, b"2"),
         # Those of Ray 2.49 to 2.54 are never unpickled.
-        "pickled v2": stored(images, V2, pickle.dumps(shape)),
-        "pickled variable": stored(images, VARIABLE, pickle.dumps(2)),
-        "v2 of 32 x 32": stored(wide, V2, json.dumps(wide_shape).encode()),
-        "pickled v2 of 32 x 32": stored(wide, V2, pickle.dumps(wide_shape)),
+        "pickled v2": ray_tensors(images, V2, pickle.dumps((28, 28))),
+        "pickled variable": ray_tensors(images, VARIABLE, pickle.dumps(2)),
+        "v2 of 32 x 32": ray_tensors(wide),
+        "pickled v2 of 32 x 32": ray_tensors(wide, V2, pickle.dumps((32, 32))),
     }
     (tmp_path / "in").mkdir()
     for name, table in tables.items():
@@ -67,7 +51,7 @@ def test_tensors_of_ray_are_predicted_alike_by_any_number_of_workers(
 
     for workers in ("0", "2"):
         words = ("predict", "in", "--model", "model", "--output", f"out{workers}")
-        done = nanograd_process(*words, "--workers", workers)
+        done = nanograd_process(*words, "--workers", workers, **(joining if workers == "2" else {}))
         assert done.code == 0, done.stderr
 
     read = pq.read_table(tmp_path / "out2/predictions").to_pandas()

@@ -78,11 +78,3 @@ def test_environment_variables_correspond_to_flags():
     command, _ = find_command(["train"])
     assert {flag_name(name) for name in named} <= flags_of(command)
     assert named <= set(TrainSpec.__dataclass_fields__)
-
-
-def test_unknown_flag_in_a_document_is_detected(tmp_path):
-    file = tmp_path / "page.md"
-    file.write_text("```sh\nA=1 nanograd train --epoch 3 # no such flag\n```\n")
-
-    with pytest.raises(click.NoSuchOption):
-        parse_commands(file)

@@ -107,17 +107,6 @@ def test_relative_links_resolve(document):
     assert broken == []
 
 
-def test_anchors_and_links_are_those_of_github(tmp_path):
-    file = tmp_path / "page.md"
-    file.write_text(
-        "# `a` & B_c!\n\n## Twice\n\n## Twice\n\n```\n# no heading\n[i](j)\n```\n\n"
-        "[a](b.md) `[c](d)` $$[e](f)$$ [g](https://h)\n\n[k]: l.md\n"
-    )
-
-    assert anchors(file) == {"a--b_c", "twice", "twice-1"}
-    assert links(file) == ["b.md", "l.md"]
-
-
 @pytest.mark.parametrize(
     "quotation", list(quotations()), ids=lambda each: f"{each.document.name}-{each.file}"
 )

@@ -3,7 +3,6 @@
 `.venv/bin/python -m tests.docs.test_pipelines` writes the list again.
 """
 
-import json
 import re
 from collections.abc import Callable
 from textwrap import fill
@@ -25,8 +24,12 @@ from tests.helpers.image_columns import (
     Pixels,
     fixed_list,
     raw,
+    ray_tensors,
+    spark,
     tensor,
+    tensors,
     variable_tensors,
+    with_features,
 )
 from tests.helpers.odd_files import encoded
 
@@ -41,24 +44,10 @@ def pngs(pictures: Pixels) -> list[bytes]:
 
 def hugging_face(images: Pixels) -> pa.Table:
     rows = [{"bytes": each, "path": None} for each in pngs(squares(images))]
-    features = {"scan": {"_type": "Image"}, "image": {"_type": "Value", "dtype": "binary"}}
     table = pa.table({"image": [b"x"] * len(rows), "scan": pa.array(rows, PICTURE)})
-    stored = json.dumps({"info": {"features": features}})
-    return table.replace_schema_metadata({"huggingface": stored})
-
-
-def spark(images: Pixels) -> list[dict[str, object]]:
-    about = {"origin": "", "height": 28, "width": 28, "nChannels": 1, "mode": 0}
-    return [{**about, "data": image.tobytes()} for image in images]
-
-
-def ray_tensor(images: Pixels) -> pa.Table:
-    column = pa.array(list(images), pa.large_list(pa.uint8()))
-    about = {
-        "ARROW:extension:name": "ray.data.arrow_tensor_v2",
-        "ARROW:extension:metadata": "[28, 28]",
-    }
-    return pa.table([column], pa.schema([pa.field("image", column.type, metadata=about)]))
+    return with_features(
+        table, scan={"_type": "Image"}, image={"_type": "Value", "dtype": "binary"}
+    )
 
 
 def flat(images: Pixels) -> pa.Table:
@@ -90,23 +79,22 @@ def padded(images: Pixels) -> Pixels:
     return np.pad(squares(images), ((0, 0), (2, 2), (2, 2)))
 
 
-def tensors(values: Pixels) -> pa.Array:
-    return pa.FixedShapeTensorArray.from_numpy_ndarray(values)
-
-
 # Name of a source, how the documentation writes the types of its columns, and what it makes of
 # (n, 784) uint8, ink 255 on 0: a column `image`, or a table.
 PIPELINES: list[tuple[str, str, Callable[[Pixels], Any]]] = [
     ("PNG files", "`binary`", lambda images: pngs(squares(images))),
     ("Hugging Face images", "`struct<bytes, path>`", hugging_face),
-    ("Spark images", "`struct<origin, height, ..., data>`", spark),
+    (
+        *("Spark images", "`struct<origin, height, ..., data>`"),
+        lambda images: [spark(image) for image in squares(images)[..., None]],
+    ),
     ("raw bytes", "`binary`", raw),
     ("lists", "`list<uint8>`", list),
     ("fixed-size lists", "`fixed_size_list<uint8>[784]`", fixed_list),
     ("nested lists", "`list<list<int64>>`", lambda images: squares(images).tolist()),
     ("Arrow tensors", "`fixed_shape_tensor[28,28]`", tensor),
     ("Arrow tensors, transposed", "`fixed_shape_tensor[28,28]` with a permutation", transposed),
-    ("Ray tensors", "`ray.data.arrow_tensor_v2`", ray_tensor),
+    ("Ray tensors", "`ray.data.arrow_tensor_v2`", lambda images: ray_tensors(squares(images))),
     ("tensors beside their shapes", "`struct<data, shape>`", variable_tensors),
     ("784 columns beside an id", "`uint8`, each", flat),
     ("floats from 0 to 1", "`list<float>`", lambda images: list(images / np.float32(255))),

@@ -24,7 +24,7 @@ from nanograd.models import model as model_io
 from nanograd.runtime.lease import exclusive
 from tests.conftest import ROOT, Nanograd
 from tests.docs.test_docs import DOCUMENTS, FENCE, name_of
-from tests.helpers.image_columns import PICTURE, raw
+from tests.helpers.image_columns import PICTURE, raw, spark, with_features
 from tests.helpers.models import some_model
 
 # Languages of blocks that a parser or a test of their own checks.
@@ -115,20 +115,18 @@ def data(folder: Path, sample: Mnist) -> Path:
     """The folder with data of every kind that docs/your-data.md begins with."""
     some = sample.test.take(slice(0, ROWS))
     pngs = [to_png(image) for image in some.images]
-    about = {"info": {"features": {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel"}}}}
     pictures = pa.array([{"bytes": png, "path": None} for png in pngs], PICTURE)
     hugging_face = pa.table({"image": pictures, "label": some.labels})
-    pixels = {"origin": "", "height": 28, "width": 28, "nChannels": 1, "mode": 0}
-    spark = pa.table({"image": [{**pixels, "data": image.tobytes()} for image in some.images]})
+    of_spark = pa.table({"image": list(map(spark, some.images.reshape(-1, 28, 28, 1)))})
     tables = {
         "tables/a.parquet": pa.table(
             {"id": range(ROWS), "writer": ["ann"] * ROWS, "image": raw(some.images)}
         ),
-        "mnist/test.parquet": hugging_face.replace_schema_metadata(
-            {"huggingface": json.dumps(about)}
+        "mnist/test.parquet": with_features(
+            hugging_face, image={"_type": "Image"}, label={"_type": "ClassLabel"}
         ),
-        "spark/day=2026-11-26/part-00000.snappy.parquet": spark,
-        "spark/day=2026-11-27/part-00000.snappy.parquet": spark,
+        "spark/day=2026-11-26/part-00000.snappy.parquet": of_spark,
+        "spark/day=2026-11-27/part-00000.snappy.parquet": of_spark,
         "binary/part-00000.snappy.parquet": pa.table(
             {"path": ["file:/a.png"] * ROWS, "content": pngs}
         ),

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from simulators.own_numbers import draw_numbers
 from tests.helpers.folders import untimed_contents
+from tests.helpers.head import Head
 from tests.helpers.processes import finish, start
 
 
-def test_numbers_are_the_same_bytes_with_ray_and_without(tmp_path: Path) -> None:
+def test_numbers_are_the_same_bytes_with_ray_and_without(tmp_path: Path, head: Head) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number, (_, picture) in enumerate(draw_numbers(9, 3)):
@@ -17,8 +18,8 @@ def test_numbers_are_the_same_bytes_with_ray_and_without(tmp_path: Path) -> None
 
     results = {}
     for workers in ("0", "2"):
-        results[workers], _ = finish(start(*command, workers, "--output", str(tmp_path / workers)))
-
+        words = (*command, workers, "--output", str(tmp_path / workers))
+        results[workers], _ = finish(start(*words, **(head.joining if workers == "2" else {})))
     assert untimed_contents(tmp_path / "2") == untimed_contents(tmp_path / "0")
     assert (results["2"]["rows"], results["2"]["quarantined"]) == (10, 1)
     assert len(list((tmp_path / "0" / "numbers").glob("part-*.parquet"))) > 1

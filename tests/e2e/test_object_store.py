@@ -229,8 +229,8 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
     assert done.last["reasons"] == {"no_file": 1, "outside_root": 1}
 
 
-def test_workers_predict_csv_in_the_store_as_one_process_does_in_a_folder(
-    nanograd, nanograd_process, head, bucket, sample, trained, tmp_path
+def test_csv_files_in_the_store_are_predicted_as_those_in_a_folder(
+    nanograd, bucket, sample, trained, tmp_path
 ):
     (tmp_path / "csv" / "below").mkdir(parents=True)
     digits = pd.DataFrame(sample.test.images[:120]).add_prefix("pixel").assign(id="row, 7")
@@ -238,22 +238,18 @@ def test_workers_predict_csv_in_the_store_as_one_process_does_in_a_folder(
     digits[60:].to_csv("csv/below/b.csv.gz", index=False)
     for name in ("a.csv", "below/b.csv.gz"):
         storage.commit(f"{bucket}/csv/{name}", Path("csv", name).read_bytes())
-    words = ("--model", trained, "--rows-per-file", "25", "--keep", "id")
-    two = ("--workers", "2", "--output", "two")
+    words = ("--model", trained, "--rows-per-file", "25", "--keep", "id", *NO_RAY)
+    for source, output in (("csv/**/*.csv*", "disk"), (f"{bucket}/csv/", "store")):
+        done = nanograd("predict", source, *words, "--output", output)
+        assert done.code == 0, done.stderr
 
-    done = [
-        nanograd("predict", "csv/**/*.csv*", *words, *NO_RAY, "--output", "one"),
-        nanograd_process("predict", f"{bucket}/csv/", *words, *two, **head.joining),
-    ]
-
-    assert [each.code for each in done] == [0, 0], done[1].stderr
-    one, two_workers = (
+    on_disk, in_store = (
         sorted((Path(row.pop("source_file")).name, *row.values()) for row in rows.to_pylist())
-        for table in map(pq.read_table, ("one/predictions", "two/predictions"))
+        for table in map(pq.read_table, ("disk/predictions", "store/predictions"))
         for rows in [table.drop_columns(["path"])]
     )
-    assert one == two_workers
-    assert len(one) == 120
+    assert on_disk == in_store
+    assert len(on_disk) == 120
 
 
 # Files and folders

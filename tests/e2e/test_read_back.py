@@ -33,8 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, trained: str, sample: Mnist
         pq.write_table(table, made / "rows" / f"{number}.parquet")
     for name, settings in {
         "out": {"keep": ("id",)},
-        "csv": {"keep": ("id",), "format": "csv"},
-        "jsonl": {"keep": ("id",), "format": "jsonl"},
         "read": {"partition_by": ("label",)},
     }.items():
         config = PredictSpec(model=trained, output=str(made / name), workers=0, **settings)
@@ -73,19 +71,6 @@ def test_duckdb_polars_and_pandas_read_the_same_rows(folder):
 def as_list(value: object) -> object:
     """Ten scores are a tuple for one and a list for another."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def test_csv_and_json_lines_are_read_with_the_same_values(folder):
-    columns = ["id", "source_row", "prediction", "label"]
-
-    expected = pl.read_parquet(f"{folder}/out/predictions/*.parquet").select(columns).sort("id")
-    by_csv = pl.read_csv(f"{folder}/csv/predictions/*.csv").select(columns).sort("id")
-    by_json = ask(
-        "SELECT id, source_row, prediction, label FROM read_json(?) ORDER BY id",
-        f"{folder}/jsonl/predictions/*.jsonl",
-    )
-
-    assert by_csv.rows() == by_json == expected.rows()
 
 
 def test_calls_of_the_page_read_folders_by_label_with_nulls(folder, monkeypatch):

@@ -1,5 +1,6 @@
 """Images in columns of every kind, and tables read as `nanograd predict` reads them."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,38 @@ def fixed_list(images: Pixels) -> pa.Array:
 def tensor(images: Pixels) -> pa.Array:
     type_ = pa.fixed_shape_tensor(pa.uint8(), (28, 28))
     return pa.ExtensionArray.from_storage(type_, fixed_list(images))
+
+
+def tensors(values: Any) -> pa.Array:
+    """Arrow tensors of any shape; the array may be a view."""
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(values)
+
+
+def ray_tensors(images: Pixels, name: str = "tensor_v2", metadata: bytes = b"") -> pa.Table:
+    """Images (n, height, width) as a table that Ray wrote."""
+    stored = metadata or json.dumps(images.shape[1:]).encode()
+    about = {"ARROW:extension:name": f"ray.data.arrow_{name}", "ARROW:extension:metadata": stored}
+    if name == "variable_shaped_tensor":
+        column = variable_tensors(images.reshape(len(images), 784))
+    else:
+        type_ = pa.list_(pa.uint8()) if name == "tensor" else pa.large_list(pa.uint8())
+        column = pa.array(images.reshape(len(images), -1).tolist(), type_)
+    return pa.table([column], pa.schema([pa.field("image", column.type, metadata=about)]))
+
+
+def with_features(table: pa.Table, **features: Any) -> pa.Table:
+    """A table with what Hugging Face's datasets store about its columns."""
+    about = json.dumps({"info": {"features": features}})
+    return table.replace_schema_metadata({"huggingface": about})
+
+
+def spark(pixels: Pixels, mode: int = 0) -> dict[str, Any]:
+    """The value that Spark stores for (height, width, channels)."""
+    height, width, channels = pixels.shape
+    return {
+        **{"origin": "file:///never/read.png", "height": height, "width": width},
+        **{"nChannels": channels, "mode": mode, "data": pixels.tobytes()},
+    }
 
 
 def variable_tensors(images: Pixels) -> pa.Array:

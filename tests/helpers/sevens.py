@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageDraw
 
 from nanograd.runtime.arrays import Bytes, Doubles
 
@@ -40,13 +40,6 @@ def negative(picture: Image.Image) -> Image.Image:
     return Image.fromarray(255 - np.asarray(picture))
 
 
-def coloured(
-    ink: str | tuple[int, int, int], paper: str | tuple[int, int, int] = "white"
-) -> Image.Image:
-    size = seven().size
-    return Image.composite(Image.new("RGB", size, paper), Image.new("RGB", size, ink), seven())
-
-
 def grid(size: int = 280) -> tuple[Doubles, Doubles]:
     """Coordinates y and x of each pixel, -1 to 1."""
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
@@ -62,31 +55,12 @@ def vignette(strength: float, middle: float = 0.1) -> Doubles:
     return np.asarray(np.exp(-strength * (((x - middle) ** 2 + y**2) / 2) ** 1.5))
 
 
-def ruled(strength: int, *, squared: bool) -> Image.Image:
-    """On lines that are darker than white paper."""
-    picture = Image.new("L", (280, 280), 255)
-    draw = ImageDraw.Draw(picture)
-    for place in range(10, 280, 45):
-        draw.line((0, place, 279, place + 6), fill=strength, width=3)
-        if squared:
-            draw.line((place, 0, place - 6, 279), fill=strength, width=3)
-    return ImageChops.darker(picture, seven())
-
-
 def squared(picture: Image.Image, strength: float) -> Image.Image:
     """On squared paper, slightly tilted, as a lens sees it."""
     y, x = np.mgrid[:280, :280]
     away = [np.abs((along + 0.02 * other + 35) % 60 - 30) for along, other in ((y, x), (x, y))]
     taken = strength * np.clip(2 - np.minimum(*away), 0, 1)
     return lit(picture, 1 - taken)
-
-
-def boxed(shape: str, pen: int, edge: int) -> Image.Image:
-    """In a rectangle or an ellipse."""
-    picture = seven(pen=12)
-    box = (edge, edge - 10, 280 - edge, 290 - edge)
-    getattr(ImageDraw.Draw(picture), shape)(box, outline=90, width=pen)
-    return picture
 
 
 def bound(picture: Image.Image, turns: int) -> Image.Image:
@@ -97,18 +71,6 @@ def bound(picture: Image.Image, turns: int) -> Image.Image:
     for x in range(5, 280, 12):
         pixels[12:24, x : x + 5] = 40
     return Image.fromarray(np.rot90(pixels, -turns))
-
-
-def on_table(margins: tuple[int, int, int, int], turn: float, table: int) -> Image.Image:
-    """On an unevenly lit sheet; left, top, right and bottom of it a rough table."""
-    left, top, right, bottom = margins
-    sheet = lit(seven(pen=14, ink=60, paper=240), np.linspace(0.75, 1, 280)[:, None])
-    size = (280 + left + right, 280 + top + bottom)
-    rough = np.random.default_rng(0).normal(table, 6, size[::-1]).clip(0, 255).astype(np.uint8)
-    picture = Image.fromarray(rough)
-    turned = sheet.rotate(turn, Image.Resampling.BICUBIC)
-    picture.paste(turned, (left, top), Image.new("L", (280, 280), 255).rotate(turn))
-    return picture
 
 
 def bold(side: int) -> Image.Image:

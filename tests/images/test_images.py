@@ -1,4 +1,3 @@
-import json
 from decimal import Decimal
 
 import numpy as np
@@ -14,6 +13,7 @@ from tests.helpers.image_columns import (
     raw,
     read_column,
     reasons,
+    with_features,
 )
 
 
@@ -76,14 +76,12 @@ CLASSES = [pa.int8(), pa.uint64(), pa.float64(), pa.dictionary(pa.int32(), pa.in
 @pytest.mark.parametrize("type_", CLASSES, ids=str)
 def test_names_of_classes_are_the_labels(type_, images):
     feature = {"_type": "ClassLabel", "names": [*WORDS, "blot"]}
-    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
     numbers = pa.array([*range(12), None], type_)
     table = pa.table({"image": raw(np.resize(images, (13, 784))), "label": numbers})
 
-    found, _ = read_table(table.replace_schema_metadata(metadata), ReadOptions())
+    found, _ = read_table(with_features(table, label=feature), ReadOptions())
     text = table.slice(0, 2).set_column(1, "label", pa.array(["9", "0"]))
-    of_text, _ = read_table(text.replace_schema_metadata(metadata), ReadOptions())
-
+    of_text, _ = read_table(with_features(text, label=feature), ReadOptions())
     assert found.labels.tolist() == [*range(9, -1, -1), -1, -1, -1]
     assert len(found.bad_labels) == 2
     assert of_text.labels.tolist() == [9, 0]  # text is no number of a class

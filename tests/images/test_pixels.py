@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from decimal import Decimal
-from io import BytesIO
 from itertools import permutations
 from typing import Any
 
@@ -12,22 +11,22 @@ import pytest
 from PIL import Image
 
 from nanograd.digits.dataset import Mnist
-from tests.helpers.image_columns import Pixels, bar_image, read_column, reasons
+from nanograd.images.reader import read_table
+from nanograd.settings.specs import ReadOptions
+from tests.helpers.image_columns import (
+    Pixels,
+    bar_image,
+    ray_tensors,
+    read_column,
+    reasons,
+    tensors,
+)
+from tests.helpers.odd_files import encoded
 
 
 @pytest.fixture(scope="module")
 def digits(sample: Mnist) -> Pixels:
     return sample.test.images[:7].reshape(7, 28, 28)
-
-
-def png(pixels: Pixels) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def tensors(values: Any) -> pa.Array:
-    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
 
 
 def shifted(digits: Pixels) -> Pixels:
@@ -68,7 +67,7 @@ def test_raw_pixels_are_read_like_their_png_files(drawn, polarity, normalise, di
     images = DRAWN[drawn](digits)
     options = {"polarity": polarity, "normalise": normalise}
 
-    of_png, refused = read_column([png(image) for image in images], **options)
+    of_png, refused = read_column([encoded(Image.fromarray(image)) for image in images], **options)
 
     for column in (tensors(images), pa.array([image.tobytes() for image in images])):
         found, rejections = read_column(column, **options)
@@ -106,11 +105,11 @@ def test_tensors_of_any_size_and_colour_are_read_like_their_png_files(make, form
         values = images[:, None, None]
     elif form == "floats":
         values = images / np.float32(255)
-    column = pa.array(images.tolist()) if form == "lists" else tensors(values)
+    column = pa.array(images.tolist()) if form == "lists" else tensors(np.ascontiguousarray(values))
 
     found, rejections = read_column(column)
 
-    of_png, refused = read_column([png(image) for image in images])
+    of_png, refused = read_column([encoded(Image.fromarray(image)) for image in images])
     assert np.array_equal(found.images, of_png.images)
     assert reasons(rejections) == reasons(refused)
     assert len(found.rows) >= 6
@@ -158,14 +157,10 @@ def test_tensors_of_several_shapes_share_a_column(digits):
 
 
 # A process without Ray sees its extension types in a Parquet file as this.
-@pytest.mark.parametrize("name", ["ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"])
+@pytest.mark.parametrize("name", ["tensor", "tensor_v2"])
 def test_stored_tensors_of_ray_have_their_shape(name, digits):
     pictures = size_32(digits)
-    metadata = {"ARROW:extension:name": name, "ARROW:extension:metadata": "[32, 32]"}
-    field = pa.field("image", pa.large_list(pa.uint8()), metadata=metadata)
-
-    found, _ = read_column(pa.array(pictures.reshape(7, -1).tolist(), field.type), None, metadata)
-
+    found, _ = read_table(ray_tensors(pictures, name), ReadOptions())
     assert np.array_equal(found.images, read_column(tensors(pictures))[0].images)
     assert len(found.rows) == 7
 
@@ -235,4 +230,4 @@ def test_raw_pixels_with_a_bright_border_are_counted(digits):
     assert num_dark(tensors(255 - digits), normalise="never") == 0
     assert num_dark(tensors(255 - digits), polarity="dark-on-light") == 0
     assert num_dark(tensors(digits)) == 0
-    assert num_dark(pa.array([png(255 - digit) for digit in digits])) == 0
+    assert num_dark(pa.array([encoded(Image.fromarray(255 - digit)) for digit in digits])) == 0

@@ -1,6 +1,5 @@
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +8,7 @@ from PIL import Image
 
 from nanograd.digits.form import to_png
 from nanograd.images.rows import is_raw
-from tests.helpers.image_columns import PICTURE, Pixels, bar_image, read_column, reasons
+from tests.helpers.image_columns import PICTURE, bar_image, read_column, reasons, spark
 from tests.helpers.odd_files import encoded
 
 SPARK = pa.struct(
@@ -137,15 +136,6 @@ def test_normalise_always_changes_and_never_keeps_every_image(raw):
     assert [np.flatnonzero(each.reshape(28, 28).max(1)).tolist() for each in always] == [
         list(range(4, 24))
     ] * 2
-
-
-def spark(pixels: Pixels, mode: int) -> dict[str, Any]:
-    """The value that Spark stores for (height, width, channels)."""
-    height, width, channels = pixels.shape
-    return {
-        **{"origin": "file:///never/read.png", "height": height, "width": width},
-        **{"nChannels": channels, "mode": mode, "data": pixels.tobytes()},
-    }
 
 
 def test_spark_pictures_are_read_in_grey_colour_and_transparent():

@@ -18,7 +18,7 @@ from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, runs, sources
-from tests.helpers.image_columns import raw
+from tests.helpers.image_columns import raw, with_features
 from tests.helpers.models import some_model
 
 
@@ -180,9 +180,8 @@ def test_dry_run_writes_nothing_and_knows_what_is_left(case):
 
 
 def test_dry_run_says_why_columns_are_chosen(case, images):
-    about = {"info": {"features": {"raw": {"_type": "Image"}}}}
     declared = pa.table({"raw": raw(images), "image": raw(images)})
-    case.write("a.parquet", declared.replace_schema_metadata({"huggingface": json.dumps(about)}))
+    case.write("a.parquet", with_features(declared, raw={"_type": "Image"}))
     case.write("b.parquet", {"scan": raw(images[:3]), "digit": [1, 2, 3]})
     case.write("c.parquet", {f"pixel{number}": [0, 1, 255] for number in range(784)})
     case.write("d.parquet", {"text": ["x"]})

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.digits.dataset import Mnist
-from nanograd.errors import DataError, OutputExistsError
+from nanograd.errors import OutputExistsError
 from nanograd.images.writers import write_pictures
 from tests.helpers.folders import untimed_contents
 from tests.helpers.ingests import image_of, ingest, read_rows
@@ -48,16 +48,6 @@ def test_only_broken_pictures_give_an_empty_table(tmp_path, out):
 
     assert read_rows(out) == []
     assert (figures["rows"], figures["ingested"], figures["quarantined"]) == (1, 0, 1)
-
-
-def test_input_without_pictures_is_an_error_that_leaves_no_output(tmp_path, out):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "rows.parquet").write_bytes(b"")
-
-    with pytest.raises(DataError, match=r"no \.png or \.jpg files in .*/in; check"):
-        ingest(out, tmp_path / "in")
-
-    assert not out.exists()
 
 
 @pytest.mark.parametrize("settings", [{}, {"part_rows": 3}, {"overwrite": True}])

@@ -29,22 +29,6 @@ class Miscount(Scribe):
         return super().counts(part) + Counts(rows=int(part.num_rows == 193))
 
 
-class KilledInCommit(Scribe):
-    """Work whose first process died and left the half of a file."""
-
-    def __call__(self, part: Part) -> Receipt:
-        folder = Path(part.output, "rows")
-        folder.mkdir(exist_ok=True)
-        (folder / f".part-{part.id}.x.nanograd-tmp").write_bytes(b"ha")
-        return super().__call__(part)
-
-
-def test_leftovers_of_killed_workers_are_removed_at_the_end(out, undisturbed_job):
-    run(make_job(out), KilledInCommit())
-
-    assert untimed_contents(out) == undisturbed_job
-
-
 def test_complete_job_has_the_total_and_is_not_done_again(out, undisturbed_job):
     work, again = Scribe(), Scribe()
     run_job(make_job(out), lambda parts: (run_part(work, part) for part in reversed(parts)))
@@ -105,24 +89,6 @@ def test_job_that_another_machine_took_over_is_not_completed(out, monkeypatch):
 
     assert not {"_SUCCESS", "_summary.json"} & set(storage.names(str(out)))
     assert storage.leases(str(out)) == [f".zz-7-7.k3{storage.LEASE}"]
-
-
-@pytest.mark.parametrize("finished", [2, None])
-def test_another_job_is_refused_and_replaces_the_output_with_overwrite(out, finished):
-    with suppress(StorageError):
-        run(make_job(out), Scribe(fails_at=finished))
-    before, other = untimed_contents(out), Scribe()
-
-    with pytest.raises(OutputExistsError, match=r"another job .*--overwrite"):
-        run(make_job(out, model="n"), other)
-    untouched = (other.done, untimed_contents(out)) == ([], before)
-    total, _ = run(make_job(out, PARTS[:2], model="n", overwrite=True), other)
-
-    assert untouched
-    assert other.done == [part.id for part in PARTS[:2]]
-    assert total[0] == 8
-    # Two files and a receipt a part, summary, manifest, mark of completeness.
-    assert len(untimed_contents(out)) == 2 * 3 + 3
 
 
 def test_old_output_stays_whole_until_the_new_one_is_complete(out, undisturbed_job):

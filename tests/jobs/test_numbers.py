@@ -85,11 +85,16 @@ def test_each_picture_is_in_numbers_or_in_quarantine(pictures, format_):
     assert sum(figures["predicted_as"].values()) == len(digits)
 
 
-def test_rows_are_the_numbers_of_the_api(pictures):
+def test_rows_are_the_numbers_of_the_api_and_shown_on_the_terminal(pictures):
     pictures.run(digits="many")
-
+    first, *shown = preview_rows(str(pictures.out), "parquet").splitlines()
     model = model_io.load(pictures.model)
     rows = pictures.table("numbers").to_pylist()
+
+    assert first.split() == ["picture", "number", "confidence"]
+    texts = [row.rsplit("%", 1)[0].split()[-2] for row in shown if "%" in row]
+    assert sorted(texts) == sorted(row["text"] for row in rows)
+    assert sum(": " in row for row in shown) == 2
     for file in [*sorted(pictures.folder.rglob("[23].png")), pictures.folder / "ä 1.png"]:
         numbers = read_numbers(decode_picture(file.read_bytes(), PictureOptions()), model)
         found = [row for row in rows if row["source_file"] == str(file)]
@@ -157,17 +162,6 @@ def test_killed_job_ends_with_the_same_bytes(pictures, tmp_path):
         assert untimed_contents(pictures.out) == expected
 
 
-def test_terminal_shows_a_row_for_each_line(pictures):
-    pictures.run(digits="many")
-
-    first, *rows = preview_rows(str(pictures.out), "parquet").splitlines()
-    assert first.split() == ["picture", "number", "confidence"]
-    texts = pictures.table("numbers")["text"].to_pylist()
-    shown = [row.rsplit("%", 1)[0].split()[-2] for row in rows if "%" in row]
-    assert sorted(shown) == sorted(texts)
-    assert sum(": " in row for row in rows) == 2
-
-
 def test_batch_without_a_usable_row_is_quarantined(pictures):
     pictures.write("rows.parquet", {"image": pa.array([b"no picture", None], pa.binary())})
 
@@ -176,30 +170,15 @@ def test_batch_without_a_usable_row_is_quarantined(pictures):
     assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (7, 3, 4)
 
 
-def test_kept_columns_with_the_names_of_places_are_renamed(pictures):
-    files = sorted(pictures.folder.rglob("[23].png"))
-    data = pa.array([file.read_bytes() for file in files], pa.binary())
-    for file in sorted(pictures.folder.rglob("*.png")):
-        file.unlink()
-    pictures.write("rows.parquet", {"image": data, "line": ["x", "y"], "left": [1, 2]})
-
-    pictures.run(digits="many", keep=("line", "left"))
-
-    table = pictures.table()
-    assert set(table["input_line"].to_pylist()) == {"x", "y"}
-    assert set(table["line"].to_pylist()) == {0, 1}
-
-
-def test_kept_columns_are_in_each_table(pictures, tmp_path):
+def test_kept_columns_are_in_each_table_and_renamed_if_they_have_names_of_places(pictures):
     files = sorted(pictures.folder.rglob("*.png"))
     data = [file.read_bytes() for file in files]
     columns = {"image": pa.array(data, pa.binary()), "text": [file.stem for file in files]}
-    table = pictures.write("rows.parquet", columns)
-
-    pictures.run(table, digits="many", keep=("text",), review_share=1.0)
-
+    table = pictures.write("rows.parquet", {**columns, "line": ["x"] * len(files)})
+    pictures.run(table, digits="many", keep=("text", "line"), review_share=1.0)
     rows = {name: pictures.table(name).to_pylist() for name in ("numbers", "predictions")}
     assert {row["input_text"] for row in rows["numbers"]} == {"ä 1", "2", "3"}
+    assert {(row["input_line"], row["line"]) for row in rows["predictions"]} == {("x", 0), ("x", 1)}
     assert {row["input_text"] for row in pictures.table("quarantine").to_pylist()} == {"blank", "c"}
     listed = pq.read_table(pictures.out / "_review.pq").to_pylist()
     names = ("input_text", "source_row", "line", "position", "prediction")

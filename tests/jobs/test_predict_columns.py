@@ -25,6 +25,7 @@ def test_column_that_no_file_has_is_a_usage_error_with_the_columns_that_exist(ca
     for name in ("Image", " label", "größe"):
         words = f"{name}: no file has this.*image, label, id, writer"
         case.refuse(UsageError, words, **{flag: (name,) if flag == "keep" else name})
+    case.refuse(UsageError, "--label-from has no effect: there are no pictures", label_from="name")
     case.run()
     value = ("Image",) if flag == "keep" else "Image"
     case.refuse(UsageError, "no file has this", overwrite=True, **{flag: value})

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nanograd.console.preview import preview_rows
-from nanograd.errors import DataError, OutputExistsError
+from nanograd.errors import DataError, OutputExistsError, UsageError
 from nanograd.runtime import json_files
 from tests.helpers.growth import runs
 from tests.helpers.ingests import ingest
@@ -99,6 +99,7 @@ def test_mixed_input_is_accounted_for_file_by_file(case, draw, format_):
 
 
 def test_unusable_pictures_and_archives_affect_no_other(case, photos):
+    case.refuse(UsageError, "--label-column has no effect: there are no", label_column="id")
     Image.new("L", (90, 90), 250).save(case.folder / "blank.png")
     (case.folder / "empty.jpg").touch()
     (case.folder / "scans.zip").write_bytes(b"PK no archive")

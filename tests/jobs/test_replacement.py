@@ -157,17 +157,3 @@ def test_replacement_stops_once_another_process_holds_the_output(case, monkeypat
 
     assert added == 2
     assert (sources(case.out), again["rows"]) == (every_row(0, 1, 2, 3), 28)
-
-
-def test_sync_of_many_small_files_replaces_one_part(case):
-    files = case.fill(900, rows=3)
-    case.run()
-    parts = len(list((case.out / "predictions").iterdir()))
-    files[5].unlink()
-    case.add(930, files[7].name, rows=1)
-
-    figures = case.run(sync=True)
-
-    assert parts < 10
-    assert figures["rows"] == 900 * 3 - 3 - 2
-    assert len(sources(case.out)) == len(set(sources(case.out))) == figures["rows"]

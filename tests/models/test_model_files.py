@@ -217,8 +217,10 @@ def test_card_is_valid_on_the_hub_whatever_the_model(tmp_path, model, about):
     assert ("datasets" in metadata) == ("mnist" in data or data == "sample")
     assert ("model-index" in metadata) == (about.get("test_accuracy") is not None)
     for index in metadata.get("model-index", ()):
-        kind = index["results"][0]["dataset"]["type"]
-        assert kind == ("ylecun/mnist" if data == "mnist" else "custom")
+        [result] = index["results"]
+        assert result["dataset"]["type"] == ("ylecun/mnist" if data == "mnist" else "custom")
+        assert result["metrics"][0]["value"] == about["test_accuracy"]
+    assert ("The mean of the scores of 3 nets." in text) == (len(model.nets) == 3)
     assert 'nanograd.load_model("THIS_FOLDER")' in text
 
 
@@ -259,20 +261,3 @@ def test_model_on_the_hub_is_loaded_with_the_package_of_the_hub(folder, monkeypa
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="pip install huggingface_hub"):
         load("hf://user/name")
-
-
-def test_card_has_the_metadata_that_hugging_face_reads(tmp_path):
-    metadata, text = card(
-        tmp_path, some_ensemble(), data="mnist", test_accuracy=0.9903, val_accuracy=None
-    )
-
-    assert {"license": "mit", "library_name": "nanograd", "datasets": ["ylecun/mnist"]}.items() <= (
-        metadata.items()
-    )
-    assert metadata["pipeline_tag"] == "image-classification"
-    [index] = metadata["model-index"]
-    [result] = index["results"]
-    assert result["dataset"] == {"type": "ylecun/mnist", "name": "MNIST", "split": "test"}
-    assert result["metrics"][0]["value"] == 0.9903
-    assert "The mean of the scores of 3 nets." in text
-    assert "784-9-10" in text

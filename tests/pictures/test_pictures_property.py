@@ -9,35 +9,12 @@ from PIL import Image
 
 from nanograd.digits.form import are_mnist_like, centre_of_mass
 from nanograd.errors import UnreadableError
-from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
-from nanograd.settings.specs import PictureOptions
-from tests.helpers.odd_files import encoded
 from tests.helpers.picture_fuzzer import files, run, target
 
 PICTURES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
     lambda shape: st.one_of(arrays(np.uint8, shape), arrays(np.uint8, (*shape, 3)))
 )
-
-
-def with_exif(kind: str) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture = Image.linear_gradient("L").resize((37, 23)).convert("RGB")
-    return encoded(picture, kind, exif=exif)
-
-
-FILES = [with_exif(kind) for kind in ("PNG", "JPEG", "MPO", "WEBP")]
-
-
-def decodes(data: bytes) -> bool:
-    try:
-        picture = decode(data, PictureOptions(max_pixels=1_000_000))
-    except UnreadableError as error:
-        assert error.reason in {"broken_image", "too_large", "empty"}
-        return False
-    assert picture.mode in ("L", "RGB")
-    return True
 
 
 def test_changed_files_are_read_or_refused_for_a_known_reason():
@@ -50,13 +27,6 @@ def test_changed_files_are_read_or_refused_for_a_known_reason():
 @pytest.mark.soak
 def test_changed_files_of_ten_minutes_are_read_or_refused():
     assert run(600, seed=2).total() > 10_000
-
-
-@given(st.sampled_from(FILES), st.data())
-def test_files_cut_short_never_decode(file, data):
-    end = data.draw(st.integers(0, len(file) // 2))
-
-    assert not decodes(file[:end])
 
 
 @given(PICTURES)

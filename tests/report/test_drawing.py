@@ -2,19 +2,16 @@
 
 import json
 import subprocess
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import playwright
-import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd import commands
 from nanograd.digits.deskew import Size, deskew
 from nanograd.errors import UnreadableError
 from nanograd.models import model as model_io
@@ -49,12 +46,6 @@ def run_in_node(expression: str, values: list[Any], before: str = "") -> list[An
 def as_json(picture: Image.Image) -> dict[str, Any]:
     data = np.asarray(picture).ravel().tolist()
     return {"width": picture.width, "height": picture.height, "data": data}
-
-
-def as_png(picture: Image.Image) -> bytes:
-    stream = BytesIO()
-    picture.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def normalise_in_page(pictures: list[Image.Image]) -> list[Any]:
@@ -144,26 +135,6 @@ def test_page_predicts_the_digits_that_python_predicts(run, sample):
     in_page = np.array(assess_in_page(model, images))
 
     assert np.array_equal(in_page[:, :10].argmax(axis=1), model.predict(images))
-
-
-def test_drawings_saved_by_the_page_are_ingested_with_their_labels(tmp_path):
-    wanted = list(drawings(1, seed=7))
-    pictures = [painted(drawing) for drawing in wanted]
-    files = [
-        {"name": f"{drawing.label}/drawing-{number:04}.png", "bytes": list(as_png(picture))}
-        for number, (drawing, picture) in enumerate(zip(wanted, pictures, strict=True), 1)
-    ]
-    [packed] = run_in_node("zip(each)", [files])
-    (tmp_path / "drawings.zip").write_bytes(bytes(packed))
-
-    done = commands.ingest(tmp_path / "drawings.zip", output=tmp_path / "rows")
-
-    rows = pq.read_table(tmp_path / "rows").to_pylist()
-    found = {row["label"]: row["image"]["bytes"] for row in rows}
-    assert done.rows == done.labelled == len(found) == len(wanted) == 10
-    for drawing, picture in zip(wanted, pictures, strict=True):
-        image = np.asarray(Image.open(BytesIO(found[drawing.label])))
-        assert np.array_equal(image, normalise.normalise(picture))
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
-from nanograd.report import accuracy, html, training_report
+from nanograd.report import accuracy, training_report
 from tests.helpers.models import some_net
 from tests.helpers.reports import Page, check_page, confusion_cells
 
@@ -47,14 +46,6 @@ def test_failures_are_marked_and_listed(run, few_digits):
 
     assert re.findall('circle class="(failed|joined|other)"', html) == ["failed", "joined"]
     assert all(event["sentence"] in Page(html).text for event in events)
-
-
-def test_command_writes_the_report_again(run):
-    (run / html.REPORT).unlink(missing_ok=True)
-
-    figures = commands.report(str(run), ["sample"], [].append).to_json()
-
-    assert Path(figures["report"]).exists()
 
 
 @pytest.mark.parametrize("hidden", [1, 193])
