@@ -15,14 +15,14 @@ demo: $(firstword $(wildcard .venv/installed) .venv/demo)  ## the whole pipeline
 FAST := tests nanograd $(addprefix --ignore=tests/,browser distributed docs e2e hosts places)
 
 test-fast: .venv/installed  ## the tests that need no Ray: about a minute on 2 cores
-	$(BIN)/pytest -n 2 --dist loadgroup $(FAST) -m 'not slow and not soak and not long'
+	$(BIN)/pytest -n 2 --dist loadscope $(FAST) -m 'not slow and not soak and not long'
 
 coverage: .venv/installed  ## the branches that tests without Ray cover, and the floor of each package
-	$(BIN)/pytest -n 2 --dist loadgroup $(FAST) --cov=nanograd --cov-branch --cov-report=json:build/coverage.json
+	$(BIN)/pytest -n 2 --dist loadscope $(FAST) --cov=nanograd --cov-branch --cov-report=json:build/coverage.json
 	$(BIN)/python -m scripts.coverage_floors build/coverage.json
 
 test: .venv/installed  ## the tests that `make check` does not run, without the slow ones
-	$(BIN)/pytest -n 2 --dist loadgroup tests --ignore=tests/docs
+	$(BIN)/pytest -n 2 --dist loadscope tests --ignore=tests/docs
 
 test-all: .venv/installed  ## the tests, slow ones included
 	$(BIN)/pytest -m 'not soak and not hosts and not places'
@@ -61,7 +61,7 @@ check: .venv/installed  ## lint, format, spelling, types, import contracts, doct
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n 2 --dist loadgroup nanograd tests/docs
+	$(BIN)/pytest -q -n 2 --dist loadscope nanograd tests/docs
 
 fmt: .venv/installed
 	$(BIN)/ruff format

@@ -47,22 +47,39 @@ _LONG = (
     "test_small_files_share_parts_where_there_are_many",
 )
 
+# Files whose tests share a Ray of their own, or the head and the store of tests/e2e.
+_SHARING = {
+    "a Ray": ("tests/distributed/",),
+    "a head and a store": tuple(
+        f"tests/e2e/test_{name}.py"
+        for name in ("faults", "jobs", "kills", "numbers", "object_store", "pipeline")
+    ),
+}
+
 # A busy machine is no failure: by default an example may take 200 ms.
 settings.register_profile("any-pace", deadline=None)
 settings.load_profile("any-pace")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark long tests; keep together what shares a Ray, a store or a model in one process."""
+    """Mark long tests."""
     for item in items:
         if any(each in item.nodeid for each in _LONG):
             item.add_marker(pytest.mark.long)
-        name = group = item.nodeid.split("::")[0]
-        if name.startswith("tests/distributed/"):
-            group = "a Ray"
-        elif {"head", "store"} & {*getattr(item, "fixturenames", ())}:
-            group = "a head and a store"
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run in one process what shares fixtures: tests of a file, a Ray, or a head and a store."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((name for name, of in _SHARING.items() if file.startswith(of)), file)
+
+    config.option.loadscopereorder = False  # the groups that take longest would come together
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
