@@ -73,7 +73,7 @@ class Servers:
 
         Args:
             hosts: the present workers by host.
-            generation: number of the membership.
+            generation: number of this set of workers and servers; every change increases it.
             state: returns the state from which new servers start.
         """
         while True:

@@ -16,7 +16,7 @@ complete, so a worker may die at any time. The server wakes up at the end of the
 or when a worker finds a number that is not finite.
 
 Segment and pipe have no names, so a killed process leaves nothing behind. The segment is an
-anonymous file (`memfd_create`). Other processes open both through `/proc/<pid>/fd/<number>`. The
+anonymous file (`memfd_create`). Workers open segment and pipe by `/proc/<pid>/fd/<number>`. The
 counters work because x86-64 does not reorder stores: a process sees the writes of another process
 in the order in which they were made.
 

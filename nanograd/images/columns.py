@@ -2,7 +2,8 @@
 
 These image columns are recognised: an encoded picture as `struct<bytes, path>` (Hugging Face) or
 binary; 784 raw bytes; numbers as a list, nested lists or a tensor; Spark's image struct; 784 flat
-columns. A pickled column is refused. A folder named `name=value` adds a column, too.
+columns, one for each pixel. A pickled column is refused. A folder named `name=value` adds a column,
+too.
 
 References:
     Apache Spark, "Image data source" (origin, height, width, nChannels, mode, data; data is BGR);
@@ -109,8 +110,8 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
     """Find the image column of a table.
 
     A given name is the image column, or the first of 784 flat columns. Otherwise these are tried in
-    order: the features of Hugging Face, 784 flat columns, the usual names, and the only column
-    whose type can hold images.
+    order: the columns that Hugging Face's metadata declares as images, 784 flat columns, the usual
+    names, and the only column whose type can hold images.
 
     Raises:
         DataError: no column fits, several columns fit, or the column is pickled.

@@ -1,7 +1,7 @@
 """The stream of images: rows of any table, or pictures, as batches of images with their origins.
 
-Small files of one schema are joined to a batch, because a batch of few rows takes as long as a
-large one.
+An origin is a file and the number of a row in it. Small files of one schema are joined to a batch,
+because a batch of few rows takes as long as a batch of many.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -106,7 +106,7 @@ def read(
         files: path or URI of each Parquet or CSV file, and the range of rows to read (None: all).
         options: how images and labels are read.
         partitions: the columns in the names of folders.
-        keep: columns to copy, with their types. They are null for files without them.
+        keep: columns to copy, with their types; null in rows of files without the column.
         only: numbers of the rows to read, by file; None for all.
         convert: makes the images of a batch from its pictures; by default `rows.to_form`.
 

@@ -4,8 +4,8 @@
                            The label is null if the picture shows no digit
 
 `nanograd train --data` and `nanograd evaluate --data` read this file. Each decision and each undo
-commits the whole file, so it is complete at any moment. A decision is about a picture of a row. If
-the list is made again, rows with the same picture stay decided.
+commits the whole file, so the file is complete at any moment. A decision belongs to the picture of
+a row: if the list is made again, rows with the same picture stay decided.
 """
 
 from base64 import b64encode

@@ -362,9 +362,9 @@ def _most_confident(mistakes: Iterable[Mistake]) -> list[Mistake]:
 
 
 def _commonest(details: Iterable[Detail]) -> tuple[Detail, ...]:
-    """Merge equal details, keep the first row of each, and sort them by frequency.
+    """Merge equal details (why rows are quarantined), keep the first row of each, and sort them.
 
-    Details of files with an unknown number of rows come first.
+    Details of files with an unknown number of rows come first, then the most frequent ones.
     """
     found: dict[tuple[str, str], Detail] = {}
     for each in sorted(details, key=lambda each: (each.source_file, each.source_row or 0)):

@@ -18,8 +18,8 @@ class Optimizer(NamedTuple):
     """The functions of an optimiser.
 
     `init(num_parameters)` returns its state. `update(params, gradient, state, learning_rate, step)`
-    changes params and state in place; step counts from 1. It also overwrites the gradient with
-    intermediate results.
+    changes params and state in place; step counts from 1. `update` also overwrites the gradient,
+    with intermediate results.
     """
 
     init: Callable[[int], State]

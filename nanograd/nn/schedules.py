@@ -28,7 +28,7 @@ def cosine(peak: float, num_rounds: int) -> Schedule:
 
 
 def warm_up(schedule: Schedule, num_rounds: int) -> Schedule:
-    """Scale a schedule up linearly over its first rounds.
+    """Multiply a schedule by a factor that grows linearly to 1 over its first rounds.
 
     References:
         Goyal et al. (2017), "Accurate, large minibatch SGD", section 2.2.

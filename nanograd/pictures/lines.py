@@ -24,9 +24,9 @@ def find_lines(
 ) -> Floats | None:
     """Find the share of light that printed lines absorb, 0 to `most`.
 
-    `ink` is the share that ink and lines absorb. Both are (height, width) float32. Lines have
-    ink along the share `covered` of a side. Return None if there is no pattern of lines, or if the
-    picture is narrow.
+    `ink` is the share that ink and lines absorb. `ink` and the result are (height, width) float32.
+    A line has ink along at least the share `covered` of a side. Return None if there is no pattern
+    of lines, or if the picture is narrow.
     """
     if min(ink.shape) < tuning.STRIPS:
         return None

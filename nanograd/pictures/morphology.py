@@ -42,9 +42,10 @@ def closing(levels: Bytes, radius: int) -> Bytes:
 
 
 def pen_width(ink: Floats) -> float:
-    """Return the width w of a bar with the same area w l and outline 2 (w + l), in pixels.
+    """Return the width of the pen, in pixels.
 
-    The outline is measured as the total variation, which is right for sharp and for soft edges.
+    It is the width w of a bar with the same area w l and outline 2 (w + l) as the ink. The outline
+    is measured as the total variation, which is right for sharp and for soft edges.
     """
     down, across = np.diff(ink, axis=0)[:, :-1], np.diff(ink, axis=1)[:-1]
     quarter = float(np.hypot(down, across).sum()) / 4

@@ -268,7 +268,7 @@ def _is_grey(picture: Image.Image) -> bool:
 
 
 def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
-    """Return the image of a picture in MNIST's form with an allowed polarity; None for others.
+    """Return the image of a picture in MNIST's form; None for another form or polarity.
 
     An empty border is cut off, for example of digits stored as 32 x 32.
     """

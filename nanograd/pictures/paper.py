@@ -183,7 +183,8 @@ def pale_paper(search: Bytes) -> Floats:
 def two_tones(search: Bytes) -> Floats | None:
     """Return the paper of a picture that has two tones and even light; None for other pictures.
 
-    No closing is needed. It would fail if strokes are as wide as the gaps between them.
+    The paper is not estimated by a closing, because a closing would fail if strokes are as wide as
+    the gaps between them.
     """
     grey = search.mean(0, dtype=np.float32).astype(np.uint8)
     threshold, separation = otsu(grey)

@@ -1,7 +1,8 @@
 """The surroundings of a sheet: a binding, a table, a second sheet beside it.
 
-Dark bands along the border would be the strongest ink of a picture. Almost none of a band is in the
-middle of the picture. This distinguishes it from the strokes of a tightly cropped digit.
+Without this module, dark bands along the border would be the strongest ink of a picture. Almost
+nothing of a band is in the middle of the picture, which distinguishes bands from the strokes of a
+tightly cropped digit.
 """
 
 import numpy as np
