@@ -290,6 +290,15 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     return values
 
 
+def valid_text(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Replace bytes that are not UTF-8 in a column of text by escapes."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return pa.array(to_python(column), column.type)
+    return column
+
+
 def is_text(type_: pa.DataType) -> bool:
     """Test whether a type is one of Arrow's text types."""
     return is_any(type_, "string", "large_string", "string_view")
@@ -298,6 +307,19 @@ def is_text(type_: pa.DataType) -> bool:
 def is_binary(type_: pa.DataType) -> bool:
     """Test whether a type is one of Arrow's binary types."""
     return is_any(type_, "binary", "large_binary", "fixed_size_binary", "binary_view")
+
+
+def without_views(type_: pa.DataType) -> pa.DataType:
+    """Replace views of text and bytes in a type, which many of Arrow's functions do not take."""
+    if is_any(type_, "string_view"):
+        return pa.large_string()
+    if is_any(type_, "binary_view"):
+        return pa.large_binary()
+    if is_any(type_, "struct"):
+        return pa.struct([each.with_type(without_views(each.type)) for each in type_.fields])
+    if is_any(type_, "list"):
+        return pa.list_(type_.value_field.with_type(without_views(type_.value_type)))
+    return type_
 
 
 def fits(type_: pa.DataType, format_: str) -> bool:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from nanograd.digits.levels import scale_of
 from nanograd.errors import DataError, Reason, StorageError
-from nanograd.images.columns import flat_columns
+from nanograd.images.columns import flat_columns, without_views
 from nanograd.images.tensors import SCALE, Refused, is_any, is_list
 from nanograd.runtime import storage
 
@@ -100,17 +100,22 @@ def read_parquet(
         if footer.num_row_groups < rows.row_groups[1]:
             raise DataError(f"{file} was changed after the job began; start the job again")
         schema = parquet.schema_arrow
-        places, scaled = _places(schema.serialize().to_pybytes(), tuple(columns(schema)))
+        names = tuple(columns(schema))
+        places, scaled, plain = _places(schema.serialize().to_pybytes(), names)
         scales, done = _find_scales(footer, scaled), 0
+
+        def finish(batch: pa.RecordBatch) -> pa.RecordBatch:
+            return with_scales(batch.cast(plain) if plain else batch, scales)
+
         try:
             for batch in _read_some(parquet, places, rows):
-                yield with_scales(batch, scales)
+                yield finish(batch)
                 done += len(batch)
         except _FAILURES as error:
             if not isinstance(error, MemoryError):  # smaller batches may fit into memory
                 check_storage(file, error)
             for some in _read_carefully(file, parquet, rows, places, done):
-                yield some if isinstance(some, list) else with_scales(some, scales)
+                yield some if isinstance(some, list) else finish(some)
 
 
 def _read_carefully(
@@ -200,11 +205,14 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
 
 
 @lru_cache(maxsize=32)
-def _places(serialized: bytes, names: tuple[str, ...]) -> tuple[list[int], dict[str, list[int]]]:
+def _places(
+    serialized: bytes, names: tuple[str, ...]
+) -> tuple[list[int], dict[str, list[int]], pa.Schema | None]:
     """Return the Parquet leaf columns of the columns `names`.
 
     Also return, by name, those leaf columns whose numbers are pixels, and therefore have a scale.
-    784 flat columns share one scale, under the name of the first.
+    784 flat columns share one scale, under the name of the first. The third result is the schema of
+    the columns without views (see `without_views`), or None if they have none.
     """
     schema = pa.ipc.read_schema(pa.BufferReader(serialized))
     places, scaled = leaf_places(schema), dict[str, list[int]]()
@@ -217,7 +225,10 @@ def _places(serialized: bytes, names: tuple[str, ...]) -> tuple[list[int], dict[
             scaled[name] = list(places[name])
     if flat := flat_columns(names):
         scaled[flat[0]] = [places[name][0] for name in flat]
-    return [place for name in names for place in places[name]], scaled
+    own = pa.schema([schema.field(name) for name in names])
+    plain = pa.schema([field.with_type(without_views(field.type)) for field in own])
+    leaves = [place for name in names for place in places[name]]
+    return leaves, scaled, None if plain == own else plain
 
 
 def _find_scales(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.errors import DataError, UnreadableError
-from nanograd.images.columns import Partitions, choose
+from nanograd.images.columns import Partitions, choose, is_text, valid_text
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import Origin, Rejected
 from nanograd.images.labels import Label
@@ -323,12 +323,13 @@ def _decode(
 
 
 def _keep(table: pa.Table, field: pa.Field, rows: Ints) -> pa.Array | pa.ChunkedArray:
-    """Return rows of a column to keep; nulls if the table does not have it."""
+    """Return rows of a column to keep, in UTF-8 if it is text; nulls if the table lacks it."""
     if field.name not in table.column_names:
         return pa.nulls(len(rows), field.type)
     column = table.column(field.name).take(pa.array(rows))
     try:
-        return column if column.type == field.type else column.cast(field.type)
+        column = column if column.type == field.type else column.cast(field.type)
+        return valid_text(column) if is_text(field.type) else column
     except pa.ArrowInvalid as error:
         raise DataError(
             f"--keep {field.name}: a value does not fit {field.type}, the type of other files "

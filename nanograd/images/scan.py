@@ -22,6 +22,7 @@ from nanograd.images.columns import (
     find_partitions,
     fits,
     list_names,
+    without_views,
 )
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import InputFile, Origin, Rejected, Version, entity_tag, kind_of
@@ -223,7 +224,8 @@ def _unify(usable: Sequence[ScannedFile], name: str) -> pa.Field:
     if not types:
         present = list_names(_names_of(usable))
         raise UsageError(f"--keep {name}: no file has this column; there are {present}")
-    plain = {type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types}
+    values = (type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types)
+    plain = set(map(without_views, values))
     schemas = [pa.schema([(name, type_)]) for type_ in sorted(plain, key=str)]
     with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
         field = pa.unify_schemas(schemas, promote_options="permissive").field(name)

@@ -261,7 +261,20 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
 
     In CSV, the probabilities are ten columns, `probability_0` to `probability_9`, and null is an
     empty field. In JSON lines, a row is an object, and NaN and infinity are null.
+
+    Raises:
+        DataError: a date is not in the years 1 to 9999, or its time zone is unknown.
     """
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if is_any(column.type, "timestamp", "date"):
+            try:
+                pc.min_max(column).as_py()
+            except (OverflowError, ValueError, LookupError) as error:  # ArrowInvalid is ValueError
+                raise DataError(
+                    f"--format {format_} cannot hold column {name!r} of type {column.type}: a "
+                    "value is not in the years 1 to 9999, or the time zone is unknown; leave it "
+                    "out of --keep or choose parquet"
+                ) from error
     if format_ == "jsonl":
         encode_row = json.JSONEncoder(default=str).encode
         rows = zip(*(_to_json_values(column) for column in table.columns), strict=True)

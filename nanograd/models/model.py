@@ -153,7 +153,8 @@ class Model:
         """Compute the probability of each digit for images, given as for `predict`.
 
         Returns:
-            (N, 10) float32 in [0, 1], with the same bits as in the output of `nanograd predict`.
+            (N, 10) float32 in [0, 1], as in the output of `nanograd predict`. The last bits may
+            differ with the number of images.
         """
         with process.one_thread():
             return self.probabilities(as_rows(images))

@@ -178,6 +178,17 @@ KEPT: list[tuple[pa.DataType, pa.DataType, Any, pa.DataType | str]] = [
     (pa.uint8(), pa.int8(), 255, pa.int16()),
     (pa.int64(), pa.null(), 2**63 - 1, pa.int64()),
     (pa.string(), pa.large_string(), "x", pa.large_string()),
+    (pa.string_view(), pa.string(), "x", pa.large_string()),
+    (pa.binary_view(), pa.binary_view(), b"x", pa.large_binary()),
+    *(
+        (
+            pa.list_(pa.struct([("a", one)])),
+            pa.null(),
+            [{"a": "x"}],
+            pa.list_(pa.struct({"a": two})),
+        )
+        for one, two in ((pa.string_view(), pa.large_string()), (pa.string(), pa.string()))
+    ),
     (pa.timestamp("ms"), pa.timestamp("us"), date(9999), pa.timestamp("us")),
     (pa.timestamp("s"), pa.timestamp("ns"), date(2200), pa.timestamp("ns")),
     *(
@@ -246,6 +257,23 @@ def test_column_that_cannot_be_kept_is_refused(case, images, name, format_, word
     assert case.table()["box"].to_pylist() == boxes
 
 
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [(pa.timestamp("ms"), 2**53), (pa.date32(), 2**30), (pa.timestamp("s", tz="Mars/X"), 0)],
+    ids=str,
+)
+def test_date_that_text_cannot_hold_ends_the_job(case, images, format_, type_, value):
+    column = pa.array([None] * (ROWS - 1) + [value], type_)
+    case.write("a.parquet", {"at": column, "image": raw(images)})
+
+    words = f"--format {format_} cannot hold column 'at'.*leave it out of --keep or choose parquet"
+    with pytest.raises(DataError, match=words):
+        case.run(keep=("at",), format=format_)
+    case.run(keep=("at",), overwrite=True)
+    assert case.table()["at"].cast(type_).combine_chunks().equals(column)
+
+
 @pytest.mark.parametrize("permutation", [None, (1, 0)])
 def test_tensors_are_predicted_and_kept(permutation, case, images):
     pixels = images.reshape(-1, 28, 28)
@@ -267,12 +295,16 @@ def test_tensors_are_predicted_and_kept(permutation, case, images):
 @FORMATS
 @pytest.mark.parametrize("partition_by", [(), ("writer",)])
 def test_text_that_is_not_utf8_fails_no_row(format_, partition_by, case, images):
-    odd = pa.array([b"J\xfcrgen", *[b"7"] * (ROWS - 1)]).view(pa.string())
+    odd = pa.array([*[b"7"] * (ROWS - 1), b"J\xfcrgen"]).view(pa.string())
     case.write("a.parquet", {"image": raw(images), "writer": odd, "label": odd})
 
     figures = case.run(keep=("writer",), format=format_, partition_by=partition_by)
 
     assert (figures["predicted"], figures["labelled"]) == (ROWS, ROWS - 1)
+    if not partition_by:
+        [file] = (case.out / "predictions").iterdir()
+        read = decode(file.read_bytes(), pa.schema([("writer", pa.string())]), format_)
+        assert read["writer"].to_pylist() == [*["7"] * (ROWS - 1), "J\\xfcrgen"]
 
 
 def test_output_is_cut_by_rows_and_by_values(case, images):
