@@ -64,13 +64,14 @@ def read_picture(picture: Picture, *, polarity: Polarity = "auto") -> NDArray[np
 
 
 def read_numbers(
-    picture: Picture, model: Model | None = None, *, polarity: Polarity = "auto"
+    picture: Picture, model: Model | Place | None = None, *, polarity: Polarity = "auto"
 ) -> list[Number]:
     """Read the lines of digits in a photo, scan or drawing, as `predict --digits many` does.
 
     Args:
         picture: see `read_picture`.
-        model: classifies the digits; None for the model in this package.
+        model: classifies the digits; a model, or its path or URI as for `load_model`; None for the
+            model in this package.
         polarity: auto, dark-on-light or light-on-dark ink.
 
     Returns:
@@ -81,7 +82,7 @@ def read_numbers(
         UsageError: an argument has another type or value.
     """
     with process.one_thread():
-        model = model or load_model()
+        model = model if isinstance(model, Model) else load_model(model)
         convert = partial(recognise.read_numbers, model=model, polarity=polarity)
         return _convert(picture, convert, polarity, whole=True)
 

@@ -209,10 +209,14 @@ def _refuse_unknown_variables() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Open the null device for each closed standard stream, so that no file gets its number."""
+    """Open the null device for each closed standard stream, so that no file gets its number.
+
+    It is opened for reading for standard output, so that the result line fails.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `number`
+            flags = os.O_RDONLY if name == "stdout" else os.O_RDWR
+            os.open(os.devnull, flags)  # gets the lowest free number, which is `number`
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 

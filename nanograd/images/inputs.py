@@ -197,7 +197,8 @@ def expand_all(
 
     hint = "Parquet and CSV files are read, too; check the path"
     tables, texts, pictures = list[InputFile](), list[InputFile](), list[InputFile]()
-    for file in expand(inputs, (*_PICTURES, *TABLES, *CSV), hint, listener):
+    found = expand(inputs, (*_PICTURES, *TABLES, *CSV), hint, listener)
+    for file in found:
         kind = kind_of(file.place)
         if kind in ("", "archive") and is_named(file) and not is_table(file.place):
             check_ending(file.place)
@@ -227,6 +228,8 @@ def expand_all(
     tables = sorted([*tables, *damaged, *(texts if takes_csv else ())])
     pictures = sorted({*pictures}.difference(damaged))
     if not tables and not pictures:
+        if any(file.place.startswith(f"{output}/") for file in found):
+            raise DataError(f"all files of the input are in the output, {output}; choose another")
         raise DataError(f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}; {hint}")
     return tables, pictures
 

@@ -38,6 +38,8 @@ _JPEG_SIDE = 480
 # A pixel is visible if its alpha, and light if its grey, is above _HALF. Pixels have one tone if
 # their greys differ by less than _ONE_TONE.
 _HALF, _ONE_TONE = 127, 64
+# Tag of TIFF files: whether 0 is white or black.
+_PHOTOMETRIC = 262
 # Possible values of white in files with more than 8 bits: 1 for shares, otherwise 8 to 16 bits
 # (scanners store 10, 12 or 14 bits in 16).
 _FULL_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
@@ -142,6 +144,8 @@ def _load(picture: Image.Image, max_pixels: int, whole: bool) -> Image.Image:
     shrink = 1.0 if whole else max(1.0, min(picture.size) / _JPEG_SIDE)
     picture.draft(None, (int(picture.width / shrink), int(picture.height / shrink)))
     picture.load()
+    # Pillow inverts TIFF files in which 0 is white, but not those with 16 or 32 bits.
+    is_white_zero = getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     with suppress(*_BROKEN):  # if only the EXIF data is damaged, the pixels are usable
         picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
@@ -152,6 +156,7 @@ def _load(picture: Image.Image, max_pixels: int, whole: bool) -> Image.Image:
         bottom, highest = min(float(levels.min()), 0.0), float(levels.max())
         top = next((scale for scale in _FULL_SCALES if highest <= scale), highest)
         scaled = ((levels - bottom) * (255 / (top - bottom))).round()
+        scaled = 255 - scaled if is_white_zero else scaled
         return Image.fromarray(scaled.astype(np.uint8))
     if picture.mode in ("L", "RGB"):
         return picture

@@ -319,11 +319,12 @@ def _kind(place: str) -> str:
 
 
 def refuse_file(place: str) -> None:
-    """Raise OutputExistsError if a local output folder, or a parent of it, is a file."""
+    """Raise OutputExistsError if a local output folder, or a parent of it, is no folder."""
     path = Path() if is_remote(place) else local_path(place)
     for each in (path, *path.parents):
-        if is_file(str(each)):
-            raise OutputExistsError(f"{each} is a file; choose another --output or move it")
+        if os.path.lexists(each) and not each.is_dir():  # a file, a device or a broken link
+            kind = "a file" if is_file(str(each)) else "no folder"
+            raise OutputExistsError(f"{each} is {kind}; choose another --output or move it")
 
 
 def remove(place: str) -> None:

@@ -38,10 +38,12 @@ REFUSED: list[tuple[int, str, str]] = [
     (65, f"{TRAIN} --data no/such/folder", "no/such/folder"),
     (65, "data fetch --mirror file:///nowhere/", "cannot be downloaded"),
     (69, f"{TRAIN} --address 127.0.0.1:1", "127.0.0.1:1"),
-    (74, f"{ALONE} --output /dev/full/run", "/dev/full/run"),
+    (73, f"{ALONE} --output /dev/full/run", "/dev/full is no folder"),
     (73, f"{ALONE} --output foreign --overwrite", "thesis.tex"),
     (73, f"{ALONE} --output mine.png/run", "mine.png"),
     (73, "ingest . --workers 0 --output mine.png/run", "mine.png"),
+    (73, "ingest . --workers 0 --output loop", "loop is no folder"),
+    (73, "ingest . --workers 0 --output /dev/null", "/dev/null is a"),
     (73, "ingest . --dry-run --workers 0 --output mine.png/run", "mine.png"),
     (65, "predict rows --workers 0", "rows"),
     (65, "ingest rows --output out --workers 0", "rows"),
@@ -66,6 +68,7 @@ def test_mistake_is_refused_with_its_code_and_leaves_nothing(
     (tmp_path / "mine.png").write_bytes(b"dear")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/thesis.tex").write_bytes(b"dear")
+    (tmp_path / "loop").symlink_to("loop")
 
     done = nanograd(*words.split())
 

@@ -68,13 +68,16 @@ def test_log_that_cannot_be_written_changes_neither_result_nor_code(
     assert json.loads(done.stdout)["event"] == ("error" if code else "result")
 
 
-@pytest.mark.parametrize("redirection", [">/dev/full", ">/dev/full 2>/dev/full", ">/dev/full 2>&-"])
+@pytest.mark.parametrize(
+    "redirection", [">/dev/full", ">/dev/full 2>/dev/full", ">/dev/full 2>&-", ">&-", "0<&- >&-"]
+)
 def test_result_that_cannot_be_written_is_a_storage_error(tmp_path, redirection):
     done, failed = (run(tmp_path, redirection, words) for words in (INFO, MISSING))
 
     assert (done.returncode, failed.returncode) == (74, 65)
     if "2>" not in redirection:
-        assert "No space left on device" in done.stderr.splitlines()[-1]
+        why = "No space left on device" if "full" in redirection else "Bad file descriptor"
+        assert why in done.stderr.splitlines()[-1]
         assert failed.stderr.startswith("nanograd: missing")
 
 

@@ -43,7 +43,7 @@ def sheet_of(rows: int, columns: int) -> tuple[list[str], Image.Image]:
 def test_sheet_of_200_digits_has_its_lines_in_order() -> None:
     texts, sheet = sheet_of(20, 10)
 
-    numbers = nanograd.read_numbers(sheet)
+    numbers = nanograd.read_numbers(sheet, Path(nanograd.__file__).parent / "models" / "digits")
 
     assert len(numbers) == 20
     right = sum(number.text == text for number, text in zip(numbers, texts, strict=True))

@@ -31,8 +31,12 @@ def turned() -> bytes:
         (turned(), np.rot90(GRADIENT, -1)),
         (encoded(Image.fromarray(WIDE)), WIDE // 257),
         (encoded(Image.fromarray(SHARES), "TIFF"), np.round(SHARES * 255)),
+        (encoded(Image.fromarray(WIDE), "TIFF", tiffinfo={262: 0}), 255 - WIDE // 257),
     ],
-    ids=["PNG", "BMP", "TIFF", "GIF", "PPM", "turned-by-EXIF", "16-bits", "shares-of-white"],
+    ids=[
+        *("PNG", "BMP", "TIFF", "GIF", "PPM", "turned-by-EXIF", "16-bits", "shares-of-white"),
+        "16-bits-0-is-white",
+    ],
 )
 def test_lossless_file_gives_its_pixels_in_8_bits(data, pixels):
     assert np.array_equal(np.asarray(decode(data).convert("L")), pixels)

@@ -134,6 +134,10 @@ def test_refusal_names_the_setting_and_the_problem(values, named):
             for name in ("sync", "verify", "retry_quarantine")
         ),
         ({"review_share": 0.5, "review_below": 0.5}, "--review-share and --review-below"),
+        *(
+            ({"digits": "many", name: "never"}, "has no effect with --digits many")
+            for name in ("normalise", "label_from", "label_column")
+        ),
     ],
 )
 def test_refusal_of_a_prediction_names_the_setting(values, named):
