@@ -14,7 +14,7 @@ from typing import TypeAlias
 from nanograd.errors import DataError, UsageError
 from nanograd.images.columns import LABEL_NAMES
 from nanograd.runtime import storage
-from nanograd.runtime.events import Listener, count, info
+from nanograd.runtime.events import Listener, count, info, warning
 
 Label: TypeAlias = int | None
 
@@ -105,6 +105,10 @@ def find_labels(
             )
     else:
         labels = _look_up(files, inputs, storage.absolute(source), listener)
+        if labels.count(None) == len(files):
+            raise DataError(
+                f"{storage.absolute(source)} names pictures of the input, but gives no label"
+            )
     if num_without := labels.count(None):
         text = f"{num_without:,} of {len(labels):,} pictures have no label from {source}"
         listener(info(text))
@@ -159,7 +163,7 @@ def _look_up(
         line, name = unused[0]
         number = count(len(unused), "line")
         text = f"{number} of {place} without a picture in the input, the first is {line}: {name}"
-        listener(info(text))
+        listener(warning(text))
     return [lines.get(file, (0, None))[1] for file in files]
 
 
@@ -186,6 +190,9 @@ def _read_list(place: str) -> Iterator[tuple[int, str, Label]]:
     for row in rows:
         number, start = start, rows.line_num + 1
         file, label = (row[each].strip() if each < len(row) else "" for each in at)
+        if any(cell.strip() for cell in row[len(header) :]):
+            problem = f"there are {len(row)} values, and {len(header)} columns; quote the name"
+            raise DataError(f"{place} line {number}: {problem}")
         match = _DIGIT.fullmatch(label)
         if label and not match:
             problem = f"the label is {label!r}, not a digit from 0 to 9; correct it"

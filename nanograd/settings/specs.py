@@ -256,6 +256,7 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
         "maximum rows per output file, at most a million; small input files are combined up to "
         "this number [default: chosen by the number and size of the input files]",
         least=1,
+        most=1_000_000,
         rare=True,
     )
     partition_by: Names = _content(

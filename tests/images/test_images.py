@@ -52,6 +52,10 @@ LABELS = {
     "large text": pa.array(["3.", "", "07", "0", "3e0", " "], pa.large_string()),
     "text view": pa.array(["3", "NaN", "07", "0", "none", " "], pa.string_view()),
     "dictionary of text": pa.array(["3", None, "10", "0", "x", "-1"]).dictionary_encode(),
+    "dictionary of views": pa.DictionaryArray.from_arrays(
+        pa.array([0, None, 1, 2, 3, 4], pa.uint32()),
+        pa.array(["3", "10", "0", "x", "-1"], pa.string_view()),
+    ),
     "dictionary of integers": pa.array([3, None, 10, 0, 11, -1]).dictionary_encode(),
 }
 

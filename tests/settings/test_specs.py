@@ -129,6 +129,7 @@ def test_refusal_names_the_setting_and_the_problem(values, named):
     ("values", "named"),
     [
         *(({name: 1.005}, "at most 1$") for name in ("review_below", "max_error_rate")),
+        ({"rows_per_file": 10**20}, "at most 1000000$"),
         *(
             ({name: True, "overwrite": True}, f"{flag_name(name)} has no effect with --overwrite")
             for name in ("sync", "verify", "retry_quarantine")
