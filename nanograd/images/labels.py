@@ -120,12 +120,16 @@ def label_of(file: str, label_from: str) -> Label:
 
     >>> label_of("scans/7/img_3.png", "auto"), label_of("photo-a-01-is-0.jpg", "auto")
     (7, 0)
+    >>> label_of("scans/label=7/img_3.png", "folder")
+    7
     >>> label_of("img_3.png", "auto"), label_of("3.png", "auto"), label_of("3.png", "name")
     (None, None, 3)
     """
     path = Path(file)
-    if label_from in ("auto", "folder") and re.fullmatch("[0-9]", path.parent.name):
-        return int(path.parent.name)
+    name, _, value = f"={path.parent.name}".rpartition("=")  # `7`, or `label=7` as in Hive
+    is_label = name.removeprefix("=").lower() in ("", *LABEL_NAMES)
+    if label_from in ("auto", "folder") and is_label and re.fullmatch("[0-9]", value):
+        return int(value)
     if label_from in ("auto", "name"):
         for pattern in _LABEL_IN_NAME if label_from == "name" else _LABEL_IN_NAME[:-1]:
             if match := pattern.search(path.stem):
