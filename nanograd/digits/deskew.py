@@ -9,7 +9,7 @@ from nanograd.digits.resample import resample_rows
 from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
 
 # Number of images to deskew together; for more, the working arrays do not fit into the cache.
-_BLOCK = 96
+_BLOCK = 48
 _CENTRE = 14
 # Maximum slant in horizontal pixels per row. Handwriting is never more slanted, but the measured
 # slant of a short dash can be larger.
@@ -62,12 +62,11 @@ def deskew(images: Bytes, size: Size = UNCHANGED) -> Bytes:
         committee of simple neural nets", section 2 (nets that see digits of different widths).
     """
     deskewed = np.empty_like(images)
+    columns, shifts, y = _coordinates(images, size)
     for start in range(0, len(images), _BLOCK):
         block = slice(start, start + _BLOCK)
-        columns, shifts, y = _coordinates(images[block], size)
-        deskewed[block] = resample_rows(
-            images[block], columns, shifts, y.astype(np.float32), unit_steps=not size.width
-        )
+        rows = columns[block], shifts[block], y[block].astype(np.float32)
+        deskewed[block] = resample_rows(images[block], *rows, unit_steps=not size.width)
     return deskewed
 
 
@@ -99,7 +98,11 @@ def _measure(images: Bytes | Floats) -> tuple[Doubles, Doubles, Doubles, Doubles
     if images.dtype == np.uint8:
         # These sums are exact, so an image does not depend on the others of the batch: from the
         # centre, all partial sums are whole numbers below 2^24. float32 takes half of the time.
-        sums = (images.astype(np.float32) @ _CENTRED).astype(np.float64) @ _MOVED
+        centred = np.empty((len(images), len(_MOVED)), np.float32)
+        for start in range(0, len(images), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            np.matmul(images[block].astype(np.float32), _CENTRED, out=centred[block])
+        sums = centred.astype(np.float64) @ _MOVED
     else:
         sums = images.astype(np.float64) @ MONOMIALS
     mass, sum_x, sum_y, sum_xx, sum_xy, sum_yy = sums.T[..., None]

@@ -11,12 +11,13 @@ ROW = 32
 _INSIDE = slice(1, 1 + SIDE)
 
 # In `resample_rows`, a row has _CANVAS_ROW pixels, and those of the image begin at _BEFORE. The
-# others are 0, because a piece of SIDE pixels may begin up to SIDE + 1 pixels outside the image.
+# others are 0, because a piece of _PIECE pixels may begin up to SIDE + 1 pixels outside the image.
 _BEFORE, _CANVAS_ROW = 32, 64
 _NUM_WORDS = _CANVAS_ROW // 8
 _CORNERS = (0, 1, _CANVAS_ROW, _CANVAS_ROW + 1)  # a pixel and its neighbours
-# Row k + SIDE + 1 has the numbers k, k + 1, ..., k + SIDE - 1.
-_STEPS = (np.arange(-SIDE - 1, SIDE + 2)[:, None] + np.arange(SIDE)).astype(np.float32)
+_PIECE = SIDE + 1  # the pixels of a row, and the right neighbour of the last one
+# Row k + SIDE + 1 has the numbers k, k + 1, ..., k + SIDE.
+_STEPS = (np.arange(-SIDE - 1, SIDE + 2)[:, None] + np.arange(_PIECE)).astype(np.float32)
 
 
 def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
@@ -52,7 +53,8 @@ def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
         pixels[start : len(pixels) - far + start].take(index, mode="clip")
         for start in (0, 1, ROW, far)
     )
-    return _mix(_mix(left_above, above, x), _mix(left, beside, x), y)
+    above, below = _mix(left_above, above, x, above), _mix(left, beside, x, beside)
+    return _mix(above, below, y, below)
 
 
 def resample_rows(
@@ -61,7 +63,7 @@ def resample_rows(
     """Interpolate as `resample` does at x = columns + shifts, and round; y is constant in a row.
 
     The bits are those of `resample`, in less time, because rows without ink are left out. If the
-    columns have steps of 1, the pixels of a row are read at once.
+    columns have steps of 1, a row of pixels is read at once.
 
     Args:
         images: (B, 784) uint8.
@@ -85,40 +87,51 @@ def resample_rows(
     source = row.astype(np.intp)
     source += ROW * np.arange(len(images))[:, None]
     inked = np.flatnonzero(ink.take(source))
+    if unit_steps:
+        columns = np.column_stack([columns, columns[:, -1] + 1])
     x = columns.take(inked // SIDE, axis=0)
     x += shifts.take(inked)[:, None]
     share = x.astype(np.float32)
+    del x  # the next array takes its place in the cache
     share += 1
-    first = _CANVAS_ROW * source.take(inked) + (_BEFORE - 1)
+    first, down = _CANVAS_ROW * source.take(inked) + (_BEFORE - 1), down.take(inked)
     if unit_steps:
         start = np.clip(np.floor(share[:, 0]), -SIDE - 1, SIDE + 1).astype(np.intp)
-        steps = share - _STEPS.take(start + SIDE + 1, axis=0)
+        share -= _STEPS.take(start + SIDE + 1, axis=0)
         # In rare cases, rounding to float32 moves only some of the columns past a whole number.
-        unit_steps = not len(inked) or 0 <= steps.min() <= steps.max() < 1
-    if unit_steps:
-        share, first = steps, first + start
-        # A view in which item i is the SIDE pixels that begin at pixel i.
-        pieces = np.ndarray((max(canvas.size - SIDE, 0),), f"V{SIDE}", canvas, strides=(1,))
-        corners = [pieces[step:][first] for step in _CORNERS]
+        if len(inked) and not 0 <= share.min() <= share.max() < 1:
+            return resample_rows(images, columns[:, :SIDE], shifts, y, unit_steps=False)
+        first += start
+        # A view in which item i is the piece that begins at pixel i.
+        pieces = np.ndarray((max(canvas.size - _PIECE, 0),), f"V{_PIECE}", canvas, strides=(1,))
+        # The pieces of the upper and of the lower row, one behind the other. All pixels but the
+        # last have a right neighbour. The result of the last pixel of each piece is not used.
+        pixels = np.empty((2, len(inked) * _PIECE), np.float32)
+        for row, step in zip(pixels, (0, _CANVAS_ROW), strict=True):
+            row[...] = pieces[step:][first].view(np.uint8)
+        upper, lower = _mix(pixels[:, :-1], pixels[:, 1:], share.reshape(-1)[:-1])
+        mixed = np.zeros(pixels.shape[1], np.uint8)
+        mixed[:-1] = np.rint(_mix(upper, lower, down.repeat(_PIECE)[:-1], lower), out=lower)
+        found = mixed.reshape(-1, _PIECE)[:, :SIDE]
     else:
         np.clip(share, 0, SIDE + 1, out=share)
         whole = np.floor(share)
         share -= whole
         index = first[:, None] + whole.astype(np.intp)
-        corners = [canvas.reshape(-1)[step:].take(index, mode="clip") for step in _CORNERS]
-    left_above, above, left, beside = (
-        each.view(np.uint8).astype(np.float32).reshape(-1, SIDE) for each in corners
-    )
-    above, below = _mix(left_above, above, share), _mix(left, beside, share)
-    mixed = _mix(above, below, down.take(inked)[:, None])
+        left_above, above, left, beside = (
+            canvas.reshape(-1)[step:].take(index, mode="clip").astype(np.float32)
+            for step in _CORNERS
+        )
+        upper, lower = _mix(left_above, above, share, above), _mix(left, beside, share, beside)
+        found = np.rint(_mix(upper, lower, down[:, None], lower), out=lower).astype(np.uint8)
     rows = np.zeros((SIDE * len(images), SIDE), np.uint8)
-    rows.view(f"V{SIDE}")[inked] = np.rint(mixed, out=mixed).astype(np.uint8).view(f"V{SIDE}")
+    rows.view(f"V{SIDE}")[inked] = found.view(f"V{SIDE}")
     return rows.reshape(-1, SIDE * SIDE)
 
 
-def _mix(first: Floats, second: Floats, share: Floats) -> Floats:
-    # first + share (second - first), computed in `second`. With share 0 it is exactly `first`.
-    second -= first
-    second *= share
-    second += first
-    return second
+def _mix(first: Floats, second: Floats, share: Floats, out: Floats | None = None) -> Floats:
+    # first + share (second - first). With share 0 it is exactly `first`.
+    mixed = np.subtract(second, first, out=out)
+    mixed *= share
+    mixed += first
+    return mixed
