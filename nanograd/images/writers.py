@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
-from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.images.columns import HIVE_NULL, to_python
 from nanograd.images.inputs import Rejected
 from nanograd.images.tensors import is_any
@@ -339,13 +339,19 @@ def write_pictures(dataset: Dataset, folder: str) -> None:
     """Write or replace a file `LABEL/NUMBER.png` in a local folder for each image.
 
     Raises:
+        OutputExistsError: the folder holds other files, or is a file.
         StorageError: a file cannot be written.
     """
     root = Path(folder).expanduser()
+    storage.refuse_file(folder)
+    files = {f"{label}/{number:05d}.png": number for number, label in enumerate(dataset.labels)}
     try:
-        for label in sorted(set(dataset.labels.tolist())):
-            (root / str(label)).mkdir(parents=True, exist_ok=True)
-        for number, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
-            (root / str(label) / f"{number:05d}.png").write_bytes(to_png(image))
+        for each in root.rglob("*"):
+            if each.is_file() and (name := each.relative_to(root).as_posix()) not in files:
+                text = f"{folder} holds {name!r}, which is not replaced"
+                raise OutputExistsError(f"{text}; choose another --output")
+        for name, number in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(to_png(dataset.images[number]))
     except OSError as error:
         raise StorageError(f"cannot write pictures to {folder}: {error.strerror}") from error

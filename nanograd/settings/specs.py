@@ -278,10 +278,10 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
         super().__post_init__()
         if self.review_below is not None and self.review_share != _REVIEW_SHARE:
             raise UsageError("--review-share and --review-below exclude each other; give one")
-        unused = {"label_from": None, "label_column": None, "normalise": "auto"}
-        for name in unused if self.digits == "many" else ():
-            if getattr(self, name) != unused[name]:
-                raise UsageError(f"{flag_name(name)} has no effect with --digits many")
+        unused = ("normalise", "label_from", "label_column") if self.digits == "many" else ()
+        for each in fields(self):
+            if each.name in unused and getattr(self, each.name) != each.default:
+                raise UsageError(f"{flag_name(each.name)} has no effect with --digits many")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,10 @@ def test_job_writes_reports_and_reads_runs(nanograd, tmp_path):
     model = f"{tmp_path}/run/model"
     words = ("--model", model, "--output", f"{tmp_path}/read", "--workers", "0", "--limit", "9")
     data = ["--data", "sample", "--output", str(tmp_path / "png")]
-    assert nanograd("data", "export", *data).code == 0
+    assert [nanograd("data", "export", *data).code for _ in range(2)] == [0, 0]
+    (tmp_path / "png/7/mine.png").write_bytes(b"dear")
+    assert_refused(nanograd("data", "export", *data), 73, "holds '7/mine.png'")
+    (tmp_path / "png/7/mine.png").unlink()
     predicted = nanograd("predict", str(tmp_path / "png"), *words, **IN_A_JOB)
 
     assert trained.last["report"] == f"{tmp_path}/run/report.html"

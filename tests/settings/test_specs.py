@@ -157,6 +157,7 @@ def test_refusal_of_a_prediction_names_the_setting(values, named):
         (TrainSpec, {"output": 'a "quoted"\\path\nüber', "data": ("mnist", "a folder")}),
         (TrainSpec, {"output": "beyond/the/basic/plane/\N{INPUT SYMBOL FOR NUMBERS}"}),
         (PredictSpec, {**GIVEN, "keep": ("a", "b"), "review_share": 1, "max_error_rate": 1}),
+        (PredictSpec, {**GIVEN, "digits": "many", "label_from": "auto", "normalise": "auto"}),
         (EvaluateSpec, {"model": "m", "verbose": True}),
     ],
 )
