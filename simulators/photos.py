@@ -70,9 +70,10 @@ def _crop(stroke: Image.Image, scene: Scene, draw: Generator) -> bytes:
     box = (left - margin, top - margin, right + margin, bottom + margin)
     scale = side / (length + 2 * margin)
     size = [max(1, round((end - start) * scale)) for start, end in zip(box, box[2:], strict=False)]
-    canvas = Image.new("L", [3 * each for each in stroke.size])
-    canvas.paste(stroke, stroke.size)
-    moved = [edge + offset for edge, offset in zip(box, 2 * stroke.size, strict=True)]
+    around = max(stroke.size)
+    canvas = Image.new("L", [each + 2 * around for each in stroke.size])
+    canvas.paste(stroke, (around, around))
+    moved = [edge + around for edge in box]
     cover = np.asarray(canvas.resize(size, Image.Resampling.BOX, moved), np.float32) / 255
     paper, ink = draw.uniform(*scene.paper), draw.uniform(*scene.ink)
     if side < 100:  # bitmaps are black and white

@@ -112,3 +112,13 @@ def test_polarity_of_bitmaps_without_margin(sample):
 
     assert sum(map(paper.is_light_on_dark, crops)) >= 197
     assert sum(paper.is_light_on_dark(negative(crop)) for crop in crops) <= 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bitmap_of_a_long_line_has_its_margin(seed: int) -> None:
+    line = np.zeros((56, 600), np.uint8)
+    line[8:48, 8:592:9] = 255
+
+    picture = decode(photograph(line, "bold bitmap", seed, 40))
+
+    assert picture.width > 2 * picture.height
