@@ -58,7 +58,7 @@ PART = 0.1
 SHEET, LEAST_SHARE = (0.6, 15), 0.0002
 # A picture whose sides differ by more than this factor is cropped to a line.
 CROP = 2.5
-_MARGIN = 8
+_MARGIN = 2
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ to divide the line into digits.
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from nanograd.digits.dataset import SIDE
 from nanograd.digits.form import LONGEST_SIDE
@@ -82,7 +83,7 @@ def cut(ink: Floats, seams: Seams, pen: float, top: float, bottom: float) -> Pie
     )
     images = _resample(table.sums, (low, high), middle, scale, (SIDE, SIDE))
     peaks = np.maximum(images.max((1, 2), keepdims=True), 1e-6)
-    near, whole = np.minimum(scale, 1.0) / 2, (np.zeros_like(low), np.full_like(low, table.width))
+    near, whole = np.minimum(scale, 1.0) / 2, (np.zeros((1, 1), int), np.full((1, 1), table.width))
     around = _resample(table.sums, whole, (x, y), near, CONTEXT)
     around -= _resample(table.sums, (low, high), (x, y), near, CONTEXT)
     geometry = [
@@ -148,7 +149,8 @@ def _resample(
 
     Args:
         sums: (height, line's width + 2) ink before each column.
-        span: the first column of each row of a piece, and the end of its columns, (P, height).
+        span: the first column of each row of a piece, and the end of its columns, (P, height), or
+            (1, 1) for all rows.
         middle: column and row in the middle of each picture, (P,).
         scale: (P,) pixels of the picture for a pixel of the line.
         size: height and width of the pictures.
@@ -163,7 +165,7 @@ def _resample(
     place = np.minimum(np.maximum(across[:, None], low), high)
     column = place.astype(np.intp)
     place -= column
-    column += width * np.arange(height)[:, None]
+    column = column + width * np.arange(height)[:, None]
     value = sums.take(column)
     column += 1
     value += place * (sums.take(column) - value)
@@ -179,13 +181,16 @@ def _resample(
 
 def _inner_gaps(strong: Mask, low: Ints, high: Ints, boxes: Ints) -> Floats:
     """Return the widest gap inside each piece, (P, 2): columns, then rows without strong ink."""
+    width = int((boxes[:, 2] - boxes[:, 0]).max(initial=1))
+    windows = sliding_window_view(np.pad(strong, ((0, 0), (0, width))), width, 1)
+    mask = windows[:, boxes[:, 0]]  # (height, P, width)
+    columns = np.arange(width, dtype=np.int16)
+    start, end = ((each - boxes[:, :1]).T[..., None].astype(np.int16) for each in (low, high))
+    mask &= (columns >= start) & (columns < end)
     gaps = np.zeros((len(low), 2))
-    columns = np.arange(strong.shape[1])
-    for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
-        x, rows = columns[left:right], slice(top, bottom)
-        mask = strong[rows, left:right] & (x >= low[number, rows, None])
-        mask &= x < high[number, rows, None]
-        for axis in (0, 1):
-            places = np.flatnonzero(mask.any(axis))
-            gaps[number, axis] = (places[1:] - places[:-1]).max(initial=1) - 1
+    for axis, filled in enumerate((mask.any(0), mask.any(2).T)):
+        places = np.arange(filled.shape[1])
+        before = np.maximum.accumulate(np.where(filled, places, -1), 1)[:, :-1]
+        widths = np.where(filled[:, 1:] & (before >= 0), places[1:] - before, 1)
+        gaps[:, axis] = widths.max(1, initial=1) - 1
     return gaps

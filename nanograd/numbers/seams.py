@@ -93,23 +93,21 @@ def sweep(price: Floats) -> tuple[Floats, Ints]:
     """
     dear = SIDEWAYS * price + STEP
     right = dear.cumsum(2)  # cost of the way along a row from its start, including a pixel
-    left = right - dear  # the same, without the pixel
+    # Of the lines, then of their mirror images: less the cost of the way from the start of a row.
+    # From the left, the path to x costs min over x' <= x of entered(x') + way(x') - way(x).
+    way = np.concatenate([-right, (right - dear)[..., ::-1]])
     costs, origins = np.empty_like(right), np.empty(price.shape, np.int64)
-    width = price.shape[2]
-    columns, above = np.arange(width), np.zeros((len(price), width))
+    count, _, width = price.shape
+    columns, above = np.arange(width), np.zeros((count, width))
     for y in range(price.shape[1]):
         entered = above + price[:, y]
-        # From the left: min over x' <= x of entered(x') + right(x) - right(x').
-        value = entered - right[:, y]
+        value = np.concatenate([entered, entered[:, ::-1]]) + way[:, y]
         least = np.minimum.accumulate(value, 1)
         origin = np.maximum.accumulate(np.where(value == least, columns, 0), 1)
-        # From the right: min over x' >= x of entered(x') + left(x') - left(x).
-        value = (entered + left[:, y])[:, ::-1]
-        least_back = np.minimum.accumulate(value, 1)
-        origin_back = np.maximum.accumulate(np.where(value == least_back, columns, 0), 1)
-        forth, back = least + right[:, y], least_back[:, ::-1] - left[:, y]
+        least -= way[:, y]
+        forth, back = least[:count], least[count:, ::-1]
         is_back = back < forth
         above = np.where(is_back, back, forth)
         costs[:, y] = above
-        origins[:, y] = np.where(is_back, width - 1 - origin_back[:, ::-1], origin)
+        origins[:, y] = np.where(is_back, width - 1 - origin[count:, ::-1], origin[:count])
     return costs, origins
