@@ -153,6 +153,21 @@ def cut_boxes(form: Bytes, draw: Generator) -> Bytes:
     return form[tuple(ends)]
 
 
+def print_digits(text: str, draw: Generator) -> list[Bytes]:
+    """Print digits in one font, in the form of MNIST, (28, 28) each."""
+    bold, images = int(draw.integers(3)), []
+    for each in text:
+        picture = Image.new("L", (100, 100))
+        font = ImageFont.load_default(60)
+        ImageDraw.Draw(picture).text((50, 50), each, 255, font, "mm", stroke_width=bold)
+        digit = picture.crop(picture.getbbox())
+        size = [max(1, round(20 * side / max(digit.size))) for side in digit.size]
+        image = Image.new("L", (28, 28))
+        image.paste(digit.resize(size, Image.Resampling.BOX), [(28 - side) // 2 for side in size])
+        images.append(np.asarray(image))
+    return images
+
+
 def put_beside(ink: Bytes, digit: Bytes, draw: Generator) -> Bytes:
     """Put a part of another digit, (28, 28), beside a line, cut off by the border."""
     other = np.round(255 * np.clip(_draw(digit, draw.uniform(0.85, 1.15), 0, 1), 0, 1))
@@ -276,9 +291,12 @@ def _mark(height: float, draw: Generator, *, is_word: bool = False) -> _Item:
         strokes = _FIGURES[draw.integers(len(_FIGURES))] if kind == 5 else [scribble]
         size = draw.uniform(0.5, 1.2) * height * np.array([draw.uniform(0.7, 1.6), 1])
         size = np.minimum(size, side - 8)
+        filled = kind == 5 and draw.random() < 0.2
         for stroke in strokes:
             points = (middle + (np.array(stroke) - 0.5) * size).ravel().tolist()
             canvas.line(points, 255, round(pen), joint="curve")
+            if filled:
+                canvas.polygon(points, 255)
     elif kind == 1:
         radius, foot = pen * draw.uniform(0.5, 0.9), 0.0
         canvas.ellipse((middle - radius, middle - radius, middle + radius, middle + radius), 255)

@@ -1,9 +1,11 @@
 """The judge: two nets that tell whether a piece of a line is one digit, and which one.
 
 The inputs of both are the piece in MNIST's form, the ink around it and ten numbers on its shape.
-Their eleven outputs are scores of the digits and of "no digit". The first net has two convolutional
-layers of 5 x 5 pixels, each followed by the maximum of 2 x 2 pixels, and a perceptron. The second
-is a perceptron that also gets the logs of a model's probabilities. All units are ReLU.
+Their eleven outputs are scores of the digits and of "no digit". The first net is a perceptron that
+sees the piece at half the resolution. It only decides which pieces are likely. The second net has
+two convolutional layers of 5 x 5 pixels, each followed by the maximum of 2 x 2 pixels, and a
+perceptron that also gets the scores of the first net and the logs of a model's probabilities. All
+units are ReLU.
 
 `scripts/make_judge.py` trained them on lines of MNIST's training digits, with only their texts as
 labels. A path is a way to cut a line into pieces and to label the pieces. Training maximises the
@@ -32,11 +34,8 @@ WINDOW = 5
 _GEOMETRY = np.array([6, 6, 2, 2, 3, 3, 1, 1, 1, 4], np.float32)
 # Mean and standard deviation of MNIST's pixels, about.
 _MEAN, _DEVIATION = 0.13, 0.3
-# Factor for the logs of probabilities, and the least probability.
-_LOG, _LEAST = 0.25, 1e-6
-# Weight of the logs of probabilities, besides their share in the scores of the second net. Of 850
-# lines of training digits, 635 were right with 0 and 640 with 0.3 (2026-11-29).
-_MODEL = 0.3
+# Least probability; factors for the logs of probabilities and for the scores of the first net.
+LEAST, FACTORS = 1e-6, (0.25, 0.1)
 # Pieces in one matrix product; with more, the windows do not fit into the cache.
 _CHUNK = 64
 
@@ -51,8 +50,8 @@ class Perceptron:
     bias: Floats
 
     def scores(self, *parts: Floats) -> Floats:
-        """Compute the scores of inputs, (P, ...) each."""
-        values = np.concatenate([each.reshape(len(each), -1) for each in parts], axis=1)
+        """Compute the scores of P inputs, (P, n) each."""
+        values = np.concatenate(parts, axis=1)
         hidden = np.maximum(values @ self.hidden_weight + self.hidden_bias, 0)
         return np.asarray(hidden @ self.weight + self.bias)
 
@@ -61,19 +60,34 @@ class Perceptron:
 class Judge:
     """The weights of both nets, float32. Maps are (row, column, map)."""
 
+    quick: Perceptron  # the first net
     first_weight: Floats  # (WINDOW * WINDOW, maps)
     first_bias: Floats
     second_weight: Floats  # (WINDOW * WINDOW * maps, more maps)
     second_bias: Floats
-    of_maps: Perceptron  # of the maps, the ink around the piece and the numbers on its shape
-    of_pixels: Perceptron  # of the pixels, the same, and the model's log probabilities
+    of_maps: Perceptron  # of the maps, the other inputs, the model's logs and the first scores
+    gains: Floats  # (2,) weights of the logs and of the first scores, besides the perceptron
 
-    def scores(self, pieces: Pieces) -> Doubles:
-        """Compute the scores of P pieces, (P, 11) float64, by the first net.
+    def quick_scores(self, pieces: Pieces) -> Doubles:
+        """Compute the scores of P pieces by the first net, (P, 11) float64.
 
-        They are logs of weights of paths, so only their differences mean something.
+        Scores are logs of weights of paths, so only their differences mean something.
         """
-        scores = np.empty((len(pieces.first), len(self.of_maps.bias)))
+        images, others = inputs(pieces.images, pieces.context, pieces.geometry)
+        return np.asarray(self.quick.scores(halve(images), others), np.float64)
+
+    def scores(self, pieces: Pieces, quick: Doubles, probabilities: Floats) -> Doubles:
+        """Compute the scores of P pieces by the second net, (P, 11) float64.
+
+        Args:
+            pieces: the pieces.
+            quick: (P, 11) scores by the first net.
+            probabilities: (P, 10) of a model for the images.
+        """
+        scores: Doubles = self.gains[1] * quick
+        known = np.log(np.maximum(probabilities, LEAST))
+        scores[:, : known.shape[1]] += self.gains[0] * known
+        more = np.concatenate([FACTORS[0] * known, FACTORS[1] * quick], 1).astype(np.float32)
         for start in range(0, len(scores), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             images, others = inputs(
@@ -81,30 +95,24 @@ class Judge:
             )
             maps = _convolve(images, self.first_weight, self.first_bias)
             maps = _convolve(maps, self.second_weight, self.second_bias)
-            scores[chunk] = self.of_maps.scores(maps, others)
+            scores[chunk] += self.of_maps.scores(maps.reshape(len(maps), -1), others, more[chunk])
         return scores
-
-    def revise(self, scores: Doubles, pieces: Pieces, probabilities: Floats) -> Doubles:
-        """Return the means of `scores` and the scores by the second net, with a model's share.
-
-        The second score of a digit is the sum of the net's output and the log of the model's
-        probability, `probabilities` (P, 10). `_MODEL` times this log is added to the mean.
-        """
-        known = np.log(np.maximum(probabilities, _LEAST))
-        given = inputs(pieces.images, pieces.context, pieces.geometry)
-        others = self.of_pixels.scores(*given, known * np.float32(_LOG)).astype(np.float64)
-        others[:, : known.shape[1]] += (1 + 2 * _MODEL) * known
-        return (scores + others) / 2
 
 
 def inputs(images: Bytes, context: Bytes, geometry: Floats) -> tuple[Floats, Floats]:
-    """Return the inputs of the net: images, (P, 28, 28, 1), and others, (P, 14 * 22 + 10) float32.
+    """Return the inputs of the nets: images, (P, 28, 28, 1), and others, (P, 14 * 22 + 10) float32.
 
     See `Pieces` for the arguments.
     """
     pixels = (images.astype(np.float32) / 255 - _MEAN) / _DEVIATION
     others = [context.astype(np.float32) / (255 * _DEVIATION), geometry * _GEOMETRY]
     return pixels.reshape(-1, SIDE, SIDE, 1), np.concatenate(others, axis=1)
+
+
+def halve(images: Floats) -> Floats:
+    """Return the means of 2 x 2 pixels, (P, 28, 28, 1) to (P, 196)."""
+    half = SIDE // 2
+    return np.asarray(images.reshape(-1, half, 2, half, 2).mean((2, 4))).reshape(-1, half * half)
 
 
 def _convolve(maps: Floats, weight: Floats, bias: Floats) -> Floats:
@@ -126,6 +134,6 @@ def load_judge() -> Judge:
     }
     tensors |= {
         net: Perceptron(*(tensors.pop(f"{net}.{each.name}") for each in fields(Perceptron)))
-        for net in ("of_maps", "of_pixels")
+        for net in ("quick", "of_maps")
     }
     return Judge(**tensors)

@@ -22,7 +22,7 @@ NO_DIGIT = 10
 # Intersection / union above which two pieces are at the same place.
 SAME = 0.5
 # A piece is likely if it is on a path with at least exp(-MARGIN) of the best path's probability.
-MARGIN = 10.0
+MARGIN = 8.0
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,19 @@ class Path:
     classes: Ints  # (n,) 0 to 9, or NO_DIGIT
     shares: Doubles  # (n, 11) probability of each class at the place of each piece
     probability: float  # of the text of the whole line, over all divisions
+    lead: float  # log(probability of this path / of the best path without a digit)
 
 
 def best_path(pieces: Pieces, scores: Doubles) -> Path | None:
     """Find the most probable path; `scores` is (P, 11) float64. None if no path exists."""
     first, last, end = pieces.first.tolist(), pieces.last.tolist(), pieces.num_nodes - 1
-    best, classes = scores.max(1).tolist(), scores.argmax(1)
-    value, back = [0.0] + [-np.inf] * end, [-1] * (end + 1)
+    best, classes, skip = scores.max(1).tolist(), scores.argmax(1), scores[:, NO_DIGIT].tolist()
+    value, back = [0.0] + [-inf] * end, [-1] * (end + 1)
+    empty = list(value)
     for number, (a, b) in enumerate(zip(first, last, strict=True)):
         if value[a] + best[number] > value[b]:
             value[b], back[b] = value[a] + best[number], number
+        empty[b] = max(empty[b], empty[a] + skip[number])
     if end < 1 or back[end] < 0:
         return None
     path, node = list[int](), end
@@ -61,6 +64,7 @@ def best_path(pieces: Pieces, scores: Doubles) -> Path | None:
         classes=chosen,
         shares=np.minimum(shares, 1.0),
         probability=float(np.exp(_log_text(pieces, scores, text) - whole)),
+        lead=value[end] - empty[end],
     )
 
 

@@ -188,7 +188,7 @@ def _inner_gaps(strong: Mask, low: Ints, high: Ints, boxes: Ints) -> Floats:
     start, end = ((each - boxes[:, :1]).T[..., None].astype(np.int16) for each in (low, high))
     mask &= (columns >= start) & (columns < end)
     gaps = np.zeros((len(low), 2))
-    for axis, filled in enumerate((mask.any(0), mask.any(2).T)):
+    for axis, filled in enumerate(map(np.asarray, (mask.any(0), mask.any(2).T))):
         places = np.arange(filled.shape[1])
         before = np.maximum.accumulate(np.where(filled, places, -1), 1)[:, :-1]
         widths = np.where(filled[:, 1:] & (before >= 0), places[1:] - before, 1)

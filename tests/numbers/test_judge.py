@@ -2,10 +2,18 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.signal import correlate
 
-from nanograd.numbers.judge import inputs, load_judge
+from nanograd.numbers.judge import Perceptron, inputs, load_judge
 from nanograd.numbers.pieces import CONTEXT, Pieces
+
+Values = NDArray[np.floating]
+
+
+def perceptron(net: Perceptron, *values: Values) -> Values:
+    hidden = np.concatenate([each.ravel() for each in values]) @ net.hidden_weight + net.hidden_bias
+    return np.asarray(np.maximum(hidden, 0) @ net.weight + net.bias)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 70])
@@ -16,19 +24,25 @@ def test_scores_are_those_of_the_layers(count: int) -> None:
     geometry = draw.random((count, 10), dtype=np.float32)
     nodes = np.zeros(count, np.int64)
     pieces = Pieces(2, nodes, nodes, np.zeros((count, 4), np.int64), images, context, geometry)
+    probabilities = draw.dirichlet(np.ones(10), count).astype(np.float32)
 
-    scores = judge.scores(pieces)
+    quick = judge.quick_scores(pieces)
+    scores = judge.scores(pieces, quick, probabilities)
 
-    assert scores.shape == (count, 11)
+    assert quick.shape == scores.shape == (count, 11)
     layers = (judge.first_weight, judge.first_bias), (judge.second_weight, judge.second_bias)
+    known, gains = np.log(probabilities), judge.gains
     for number, (pixels, others) in enumerate(zip(*inputs(images, context, geometry), strict=True)):
+        halves = [pixels[a::2, b::2] for a in (0, 1) for b in (0, 1)]
+        expected = perceptron(judge.quick, np.mean(halves, axis=0), others)
+        assert quick[number] == pytest.approx(expected, rel=1e-4, abs=1e-3)
         maps = pixels
         for weight, bias in layers:
             windows = weight.reshape(5, 5, maps.shape[2], -1)
             sums = [correlate(maps, windows[..., n], "valid")[..., 0] for n in range(len(bias))]
             maps = np.maximum(np.stack(sums, axis=-1) + bias, 0)
             maps = maps.reshape(len(maps) // 2, 2, len(maps) // 2, 2, -1).max((1, 3))
-        net = judge.of_maps
-        hidden = np.concatenate([maps.ravel(), others]) @ net.hidden_weight + net.hidden_bias
-        expected = np.maximum(hidden, 0) @ net.weight + net.bias
+        more = known[number] / 4, quick[number] / 10
+        expected = perceptron(judge.of_maps, maps, others, *more) + gains[1] * quick[number]
+        expected[:10] += gains[0] * known[number]
         assert scores[number] == pytest.approx(expected, rel=1e-4, abs=1e-3)

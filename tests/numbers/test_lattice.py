@@ -10,7 +10,8 @@ from nanograd.numbers import lattice
 from nanograd.numbers.lattice import NO_DIGIT, best_path, find_likely
 from nanograd.numbers.pieces import Pieces
 from nanograd.runtime.arrays import Doubles
-from scripts.make_judge import Lines, learn
+from scripts.judge_lines import Lines
+from scripts.make_judge import learn
 
 
 def make_pieces(seed: int) -> tuple[Pieces, Doubles]:
@@ -54,11 +55,13 @@ def test_best_path_and_probabilities_are_those_of_all_paths(seed: int) -> None:
     )
     shares = np.exp(values - np.logaddexp.reduce(values))
     best, classes = readings[int(values.argmax())]
+    empty = values[[set(each) == {NO_DIGIT} for _, each in readings]].max()
 
     path = best_path(pieces, scores)
 
     assert path is not None
     assert path.pieces.tolist() == best
+    assert path.lead == pytest.approx(values.max() - empty)
     for number, found in zip(best, path.shares, strict=True):
         for digit in range(NO_DIGIT + 1):
             using = [
@@ -118,6 +121,7 @@ def test_gradient_of_the_judge_is_the_slope_of_its_loss() -> None:
             np.concatenate([getattr(each, name) for each, _ in found])
             for name in ("first", "last", "images", "context", "geometry")
         ),
+        np.concatenate([each for _, each in found]),
     )
     scores = np.concatenate([each for _, each in found])
     losses, gradient = learn(scores, batch)

@@ -8,7 +8,8 @@ from safetensors.numpy import load_file
 
 from nanograd.numbers.lattice import NO_DIGIT
 from scripts import make_judge
-from scripts.make_judge import OUTPUT, Lines, find_problems, learn
+from scripts.judge_lines import Lines
+from scripts.make_judge import OUTPUT, find_problems, learn
 
 
 def test_judge_is_the_one_that_the_script_makes() -> None:
@@ -19,12 +20,12 @@ def test_judge_of_another_recipe_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(make_judge, "_HIDDEN", 7)
+        patch.setattr(make_judge, "_DROPOUT", 0.7)
         make_judge.save(load_file(OUTPUT), tmp_path / "other.safetensors")
 
-    [hidden, checksum] = find_problems(tmp_path / "other.safetensors")
+    [dropout, checksum] = find_problems(tmp_path / "other.safetensors")
 
-    assert hidden == f"hidden is 7, not {make_judge._HIDDEN}"
+    assert dropout == f"dropout is 0.7, not {make_judge._DROPOUT}"
     assert checksum.startswith("the checksum")
 
 
@@ -33,9 +34,9 @@ def lines() -> Lines:
     """Two lines: three seams with all pieces between them, and two seams."""
     first, last = np.array([0, 0, 1, 0]), np.array([1, 2, 2, 1])
     empty = np.zeros((4, 0), np.uint8)
-    geometry = np.zeros((4, 10), np.float32)
+    numbers = np.zeros((4, 10), np.float32)
     counts = np.array([3, 2]), np.array([3, 1])
-    return Lines(np.array(["31", "7"]), *counts, first, last, empty, empty, geometry)
+    return Lines(np.array(["31", "7"]), *counts, first, last, empty, empty, numbers, numbers)
 
 
 def text_loss(scores: np.ndarray) -> float:
@@ -58,3 +59,15 @@ def test_loss_and_gradient_are_those_of_all_paths(lines: Lines) -> None:
         moved[place] += step
         slope = (text_loss(moved) - text_loss(scores)) / step
         assert gradient[place] == pytest.approx(slope, abs=1e-5)
+
+
+def test_likely_pieces_of_lines_are_those_of_each_line(lines: Lines) -> None:
+    scores = np.zeros((4, NO_DIGIT + 1))
+    scores[1, 3] = 50  # the piece from end to end of the first line
+
+    likely = lines.find_likely(scores)
+
+    assert likely.tolist() == [False, True, False, True]
+    [kept] = lines.take_pieces(likely).first[:1]
+    assert kept == 0
+    assert lines.take(np.array([1])).last.tolist() == [1]

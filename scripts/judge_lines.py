@@ -1,0 +1,190 @@
+"""Lines of MNIST's training digits, cut into pieces, from which `make_judge` trains the judge.
+
+A line is drawn or photographed (`simulators`), found and cut into pieces by the package itself. The
+data and the seed determine the lines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanograd.digits.dataset import SIDE, Dataset
+from nanograd.digits.variants import draw_variants
+from nanograd.errors import UnreadableError
+from nanograd.images import sources
+from nanograd.numbers import locate, recognise
+from nanograd.numbers.lattice import find_likely
+from nanograd.numbers.pieces import Pieces
+from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints, Mask
+from simulators.photos import photograph, write_with
+from simulators.scenes import KINDS
+from simulators.strings import (
+    HEIGHT,
+    Style,
+    cut_boxes,
+    print_digits,
+    put_beside,
+    underline,
+    write,
+    write_in_boxes,
+)
+
+# Lines in a file; digits that only the model learns; digits that are left for validation.
+TASK, KNOWN, VALIDATION = 100, 25_000, 10_000
+# Shares of lines: photos, forms, other pens on white, and MNIST's pen on white. Shares of those on
+# white with a part of another digit, and of the rest with an underline.
+_PHOTOS, _FORMS, _PENS, _BESIDE, _UNDERLINED = 0.12, 0.1, 0.25, 0.05, 0.04
+# Share of lines without a digit.
+_EMPTY = 0.08
+# Shares of lines whose digits are all drawn from `nanograd.digits.variants`, or some of them, and
+# share of lines with printed digits.
+_DRAWN, _MIXED, _PRINTED, _NUM_DRAWN = 0.15, 0.1, 0.03, 20_000
+# All settings on which the lines depend.
+SETTINGS = {
+    "task": TASK, "known": KNOWN, "validation": VALIDATION, "photos": _PHOTOS, "forms": _FORMS,
+    "pens": _PENS, "beside": _BESIDE, "underlined": _UNDERLINED, "empty": _EMPTY,
+    "drawn": _DRAWN, "mixed": _MIXED, "printed": _PRINTED,
+}  # fmt: skip
+_OF_LINES = ("texts", "nodes", "counts")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Pieces of L lines, one line after the other; see `nanograd.numbers.pieces.Pieces`."""
+
+    texts: NDArray[np.str_]  # (L,)
+    nodes: Ints  # (L,)
+    counts: Ints  # (L,) number of pieces
+    first: Ints
+    last: Ints
+    images: Bytes
+    context: Bytes
+    geometry: Floats
+    more: Floats  # (pieces, 21) logs of a model's probabilities and first scores, or (pieces, 0)
+
+    def take(self, chosen: Ints) -> "Lines":
+        """Return some lines."""
+        ends = self.counts.cumsum()
+        rows = np.concatenate([np.arange(ends[n] - self.counts[n], ends[n]) for n in chosen])
+        part = replace(self, **{name: getattr(self, name)[chosen] for name in _OF_LINES})
+        return part.take_pieces(rows)
+
+    def take_pieces(self, chosen: Ints | Mask) -> "Lines":
+        """Return some pieces; `counts` stays as it is."""
+        names = [each.name for each in fields(self) if each.name not in _OF_LINES]
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
+
+    def find_likely(self, scores: Doubles) -> Mask:
+        """Find the likely pieces of each line by their scores, (pieces, 11)."""
+        ends, others = self.counts.cumsum(), list[Any](np.empty((4, 0)))
+        parts = list[Mask]()
+        for nodes, count, end in zip(self.nodes.tolist(), self.counts, ends, strict=True):
+            own = slice(end - count, end)
+            line = Pieces(nodes, self.first[own], self.last[own], *others)
+            parts.append(find_likely(line, scores[own]))
+        return np.concatenate(parts)
+
+    @staticmethod
+    def join(parts: Sequence["Lines"]) -> "Lines":
+        """Join lines."""
+        arrays: list[Any] = [
+            np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Lines)
+        ]
+        return Lines(*arrays)
+
+
+def draw_picture(digits: Bytes, other: Bytes, draw: Generator) -> Image.Image:
+    """Draw digits, (n, 784), as a picture of one line: on white, in a form, or as a photo.
+
+    A part of the `other` digit may be beside them.
+    """
+    images, kind = list(digits.reshape(-1, 28, 28)), draw.random() if len(digits) else 1.0
+    if kind < _FORMS:
+        form = write_in_boxes(images, draw)
+        return Image.fromarray(cut_boxes(form, draw) if draw.random() < 0.7 else form)
+    style = Style(
+        touching=draw.random() < 0.6,
+        marks=draw.choice([0.2, 0.5]) * (draw.random() < 0.2) if images else 0.75,
+        pale=0.2 * (draw.random() < 0.15),
+        links=0.3 * (draw.random() < 0.15),
+        wobble=max(0.0, draw.uniform(-2, 2)),
+        spread=draw.choice([1.0, 1.0, 1.5, 2.2]),
+    )
+    ink = write(images, style, draw)
+    if kind < _FORMS + _PHOTOS:
+        data = photograph(ink, str(draw.choice(list(KINDS))), int(draw.integers(2**31)), HEIGHT)
+        return Image.open(BytesIO(data))
+    if draw.random() < _BESIDE:
+        ink = put_beside(ink, other.reshape(28, 28), draw)
+    elif draw.random() < _UNDERLINED:
+        ink = underline(ink, draw)
+    if kind < _FORMS + _PHOTOS + _PENS:
+        scene = KINDS[str(draw.choice(["plain", "thin pen", "marker", "faint", "squares"]))]
+        pen = write_with(ink, scene, draw, HEIGHT)
+        ink = np.asarray(pen.resize([side // 2 for side in pen.size], Image.Resampling.BOX))
+    picture = Image.fromarray(255 - (ink * draw.uniform(0.5, 1)).astype(np.uint8))
+    scale = draw.choice([0.5, 0.7, 1.0, 1.5])
+    size = [max(1, round(side * scale)) for side in picture.size]
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+@cache
+def load_digits(name: str) -> tuple[Dataset, Dataset]:
+    """Load the training digits of the lines, and draw others, once a process."""
+    written = sources.load([name]).train.take(slice(KNOWN, -VALIDATION))
+    return written, draw_variants(_NUM_DRAWN, 30)
+
+
+def choose_digits(name: str, draw: Generator) -> tuple[Bytes, str]:
+    """Choose the images of up to 10 digits, (n, 784), and return their text."""
+    written, drawn = load_digits(name)
+    length = 0 if draw.random() < _EMPTY else draw.integers(1, 1 + draw.choice([3, 6, 10]))
+    kind = draw.random()
+    share = 1.0 if kind < _DRAWN else 0.5 if kind < _DRAWN + _MIXED else 0.0
+    images, text = [], ""
+    for _ in range(length):
+        data = drawn if draw.random() < share else written
+        number = int(draw.integers(len(data)))
+        images.append(data.images[number])
+        text += str(data.labels[number])
+    if _DRAWN + _MIXED < kind < _DRAWN + _MIXED + _PRINTED:
+        images = print_digits(text, draw)
+    return np.array(images, np.uint8).reshape(-1, SIDE**2), text
+
+
+def make_lines(seed: int, name: str, folder: Path) -> None:
+    """Draw lines, cut them into pieces and save them, without lines that are not found."""
+    path = folder / f"{seed}.npz"
+    if path.exists():
+        return
+    draw = np.random.default_rng([seed, 30])
+    found = []
+    for _ in range(TASK):
+        digits, text = choose_digits(name, draw)
+        other = np.empty((0, SIDE**2), np.uint8)
+        while not len(other):
+            other, _ = choose_digits(name, draw)
+        try:
+            cut = locate.find_lines(draw_picture(digits, other[0], draw)).lines
+        except UnreadableError:
+            continue
+        pieces = recognise.divide(cut[0])
+        if len(cut) > 1 or not len(pieces.first):
+            continue
+        counts = np.array([pieces.num_nodes]), np.array([len(pieces.first)])
+        names = ("first", "last", "images", "context", "geometry")
+        own: dict[str, Any] = {name: getattr(pieces, name) for name in names}
+        more = np.empty((len(pieces.first), 0), np.float32)
+        found.append(Lines(np.array([text]), *counts, **own, more=more))
+    new = path.with_suffix(".new")
+    with new.open("wb") as stream:
+        np.savez(stream, **vars(Lines.join(found)))
+    new.replace(path)
