@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from nanograd.digits.levels import scale_of
 from nanograd.errors import DataError, Reason, StorageError
 from nanograd.images.columns import flat_columns, without_views
-from nanograd.images.tensors import SCALE, Refused, is_any, is_list
+from nanograd.images.tensors import SCALE, Refused, is_any, is_list, leaf
 from nanograd.runtime import storage
 
 # Maximum rows and bytes of a batch. A batch has many rows because each batch has fixed costs, and
@@ -221,7 +221,9 @@ def _places(
         if is_any(type_, "struct") and "data" in type_.names:
             inner = leaf_places(pa.schema(type_.fields))["data"]  # tensors beside their shapes
             scaled[name] = [places[name][place] for place in inner]
-        elif isinstance(type_, pa.BaseExtensionType) or is_list(type_):
+        elif isinstance(type_, pa.BaseExtensionType) or (
+            is_list(type_) and is_any(leaf(type_), "integer", "floating", "decimal", "boolean")
+        ):
             scaled[name] = list(places[name])
     if flat := flat_columns(names):
         scaled[flat[0]] = [places[name][0] for name in flat]

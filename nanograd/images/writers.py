@@ -265,19 +265,22 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
     Raises:
         DataError: a date is not in the years 1 to 9999, or its time zone is unknown.
     """
+    values = list[list[Any]]()
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if is_any(column.type, "timestamp", "date"):
-            try:
+        try:
+            if format_ == "jsonl":
+                values.append(_to_json_values(column))
+            elif is_any(column.type, "timestamp", "date"):
                 pc.min_max(column).as_py()
-            except (OverflowError, ValueError, LookupError) as error:  # ArrowInvalid is ValueError
-                raise DataError(
-                    f"--format {format_} cannot hold column {name!r} of type {column.type}: a "
-                    "value is not in the years 1 to 9999, or the time zone is unknown; leave it "
-                    "out of --keep or choose parquet"
-                ) from error
+        except (OverflowError, ValueError) as error:
+            raise DataError(
+                f"--format {format_} cannot hold column {name!r} of type {column.type}: a value is "
+                "not in the years 1 to 9999, or the time zone is unknown; leave it out of --keep "
+                "or choose parquet"
+            ) from error
     if format_ == "jsonl":
         encode_row = json.JSONEncoder(default=str).encode
-        rows = zip(*(_to_json_values(column) for column in table.columns), strict=True)
+        rows = zip(*values, strict=True)
         names = table.column_names
         lines = [encode_row(dict(zip(names, row, strict=True))) + "\n" for row in rows]
         return "".join(lines).encode()

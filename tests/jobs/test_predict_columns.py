@@ -257,10 +257,15 @@ def test_column_that_cannot_be_kept_is_refused(case, images, name, format_, word
     assert case.table()["box"].to_pylist() == boxes
 
 
-@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+FAR = [(pa.timestamp("ms"), 2**53), (pa.date32(), 2**30), (pa.timestamp("s", tz="Mars/X"), 0)]
+
+
 @pytest.mark.parametrize(
-    ("type_", "value"),
-    [(pa.timestamp("ms"), 2**53), (pa.date32(), 2**30), (pa.timestamp("s", tz="Mars/X"), 0)],
+    ("format_", "type_", "value"),
+    [
+        *((format_, *far) for format_ in ("csv", "jsonl") for far in FAR),
+        ("jsonl", pa.list_(pa.timestamp("ms")), [2**53]),
+    ],
     ids=str,
 )
 def test_date_that_text_cannot_hold_ends_the_job(case, images, format_, type_, value):
