@@ -165,30 +165,6 @@ def test_stored_tensors_of_ray_have_their_shape(name, digits):
     assert len(found.rows) == 7
 
 
-NULLS = {
-    "list": pa.array([[255] * 784, None], pa.list_(pa.uint8())),
-    "fixed-size list": pa.array([[255] * 784, None], pa.list_(pa.uint8(), 784)),
-    "list view": pa.array([[255] * 784, None], pa.list_view(pa.uint8())),
-    "nested": pa.array([[[255] * 28] * 28, None], pa.list_(pa.list_(pa.float32(), 28))),
-    "tensor": pa.ExtensionArray.from_storage(
-        pa.fixed_shape_tensor(pa.uint8(), (28, 28)),
-        pa.array([[255] * 784, None], pa.list_(pa.uint8(), 784)),
-    ),
-    "own shape": pa.array(
-        [{"data": [255] * 784, "shape": [28, 28]}, None],
-        pa.struct([("data", pa.list_(pa.uint8())), ("shape", pa.list_(pa.int64()))]),
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", NULLS)
-def test_null_image_has_no_bytes(kind):
-    found, rejections = read_column(NULLS[kind], normalise="never")
-
-    assert found.rows.tolist() == [0]
-    assert reasons(rejections) == [(1, "no_bytes")]
-
-
 WRONG = {
     "infinite": ([np.inf] * 784, pa.float16(), "bad_pixel"),
     "negative": ([-1] * 784, pa.int8(), "bad_pixel"),
