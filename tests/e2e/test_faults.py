@@ -357,9 +357,9 @@ FAILURES: dict[str, Callable[[Proxy, Store, str], object]] = {
     ("command", "failure"),
     [
         ("train", "expired"),
-        ("predict", "expired"),
         ("predict", "lost connection"),
         ("predict", "short hang"),
+        pytest.param("predict", "expired", marks=pytest.mark.slow),
         pytest.param("predict", "throttled", marks=pytest.mark.slow),
         pytest.param("predict", "killed store", marks=pytest.mark.slow),
         pytest.param("predict", "endless hang", marks=pytest.mark.soak),
