@@ -73,6 +73,18 @@ def bound(picture: Image.Image, turns: int) -> Image.Image:
     return Image.fromarray(np.rot90(pixels, -turns))
 
 
+def on_table(margins: tuple[int, int, int, int], turn: float, table: int) -> Image.Image:
+    """On an unevenly lit sheet; left, top, right and bottom of it a rough table."""
+    left, top, right, bottom = margins
+    sheet = lit(seven(pen=14, ink=60, paper=240), np.linspace(0.75, 1, 280)[:, None])
+    size = (280 + left + right, 280 + top + bottom)
+    rough = np.random.default_rng(0).normal(table, 6, size[::-1]).clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(rough)
+    turned = sheet.rotate(turn, Image.Resampling.BICUBIC)
+    picture.paste(turned, (left, top), Image.new("L", (280, 280), 255).rotate(turn))
+    return picture
+
+
 def bold(side: int) -> Image.Image:
     """Cropped to its strokes, which are a third as wide as it is, `side` pixels high."""
     picture = seven(pen=44)

@@ -16,6 +16,7 @@ from tests.helpers.sevens import (
     likeness,
     lit,
     negative,
+    on_table,
     pale_seven,
     seven,
     squared,
@@ -33,6 +34,26 @@ def test_digit_is_found_in_every_kind_of_photo(kind, sample):
 
     # Pens differ from MNIST's, and one of three photos may be misread.
     assert np.median(found) > 0.4
+
+
+@pytest.mark.parametrize("inverted", [False, True], ids=["sheet", "board"])
+@pytest.mark.parametrize(
+    ("margins", "turn", "table"),
+    [
+        ((60, 60, 60, 60), 0, 30),
+        ((30, 50, 0, 70), 6, 90),
+        ((25, 0, 25, 25), 0, 30),
+        ((30, 80, 30, 0), 6, 90),
+    ],
+)
+def test_digit_is_found_on_a_sheet_and_on_a_board_with_surroundings(margins, turn, table, inverted):
+    picture = on_table(margins, turn, table)
+    plain = seven(pen=14, ink=60, paper=240)
+    turned = plain.rotate(turn, Image.Resampling.BICUBIC, fillcolor=240)
+
+    image = normalise(negative(picture) if inverted else picture)
+
+    assert likeness(image, normalise(turned)) > 0.7
 
 
 @pytest.mark.parametrize("inverted", [False, True])
