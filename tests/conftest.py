@@ -47,13 +47,14 @@ _LONG = (
     "test_small_files_share_parts_where_there_are_many",
 )
 
-# Files whose tests share a Ray of their own, or the head and the store of tests/e2e.
+# Tests that share a Ray, or the head or the store of tests/e2e, by a part of their names.
 _SHARING = {
     "a Ray": ("tests/distributed/",),
-    "a head and a store": tuple(
-        f"tests/e2e/test_{name}.py"
-        for name in ("faults", "jobs", "kills", "numbers", "object_store", "pipeline")
+    "a head": (
+        *(f"tests/e2e/test_{name}.py" for name in ("jobs", "kills", "numbers", "pipeline")),
+        *("is_read_by_workers_and_drawn", "test_pipeline_in_the_store"),
     ),
+    "a store": ("tests/e2e/test_faults.py", "tests/e2e/test_object_store.py"),
 }
 
 # A busy machine is no failure: by default an example may take 200 ms.
@@ -70,13 +71,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run in one process what shares fixtures: tests of a file, a Ray, or a head and a store."""
+    """Run in one process what shares fixtures: tests of a file, a Ray, a head or a store."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return next((name for name, of in _SHARING.items() if file.startswith(of)), file)
+            shared = (name for name, of in _SHARING.items() if any(each in nodeid for each in of))
+            return next(shared, nodeid.partition("::")[0])
 
     config.option.loadscopereorder = False  # the groups that take longest would come together
     return Scheduling(config, log)
