@@ -40,6 +40,13 @@ def negative(picture: Image.Image) -> Image.Image:
     return Image.fromarray(255 - np.asarray(picture))
 
 
+def coloured(
+    ink: str | tuple[int, int, int], paper: str | tuple[int, int, int] = "white"
+) -> Image.Image:
+    size = seven().size
+    return Image.composite(Image.new("RGB", size, paper), Image.new("RGB", size, ink), seven())
+
+
 def grid(size: int = 280) -> tuple[Doubles, Doubles]:
     """Coordinates y and x of each pixel, -1 to 1."""
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]

@@ -12,6 +12,7 @@ from simulators.photos import photograph
 from simulators.scenes import KINDS
 from tests.helpers.sevens import (
     bold,
+    coloured,
     grid,
     likeness,
     lit,
@@ -34,6 +35,15 @@ def test_digit_is_found_in_every_kind_of_photo(kind, sample):
 
     # Pens differ from MNIST's, and one of three photos may be misread.
     assert np.median(found) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [((255, 140, 0), (160, 160, 160)), ((60, 150, 60), (230, 40, 60)), ("white", "goldenrod")],
+)
+def test_ink_of_another_hue_is_found_whatever_its_brightness(one, other):
+    for ink, sheet in ((one, other), (other, one)):
+        assert likeness(normalise(coloured(ink, sheet)), normalise(seven())) > 0.85
 
 
 @pytest.mark.parametrize("inverted", [False, True], ids=["sheet", "board"])
