@@ -207,8 +207,8 @@ def predict(
 
     Args:
         inputs: files, folders or globs, local or in an object store.
-        workers: number of Ray actors; 0 works in this process, without Ray; None uses one actor
-            per free CPU.
+        workers: number of Ray actors; 0 works in this process, without Ray; None starts in this
+            process, and then uses one actor per free CPU if the job takes long.
         listener: see `train`.
         progress: see `train`.
         spec: settings in place of all keyword arguments.

@@ -85,7 +85,7 @@ def shrink(ink: Floats) -> Bytes:
 
 
 def centre(digit: Bytes) -> Bytes:
-    """Centre a uint8 digit of at most 20 x 20 in 28 x 28.
+    """Centre a uint8 digit of at most 20 x 20 pixels in an image of 28 x 28.
 
     Move its centre of mass into [13.5, 14.5) on both axes, as far as the digit stays in the image.
     """

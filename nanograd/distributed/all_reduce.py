@@ -12,8 +12,8 @@ the bits do not depend on K.
 
 The machine receives events (local sums, frames, lost connections, time) and sends frames through
 `mesh`. Peers are at most one round apart, because a total needs a slice from every host. So two
-inboxes suffice, one for even and one for odd rounds. A frame is checked against the plan before its
-payload is read.
+inboxes suffice, one for even and one for odd rounds. A frame is checked against the plan of the
+exchange before its payload is read.
 
 References:
     Thakur, Rabenseifner & Gropp (2005), "Optimization of collective communication operations in

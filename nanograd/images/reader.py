@@ -158,7 +158,7 @@ def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejec
 def read_rows(
     file: str, rows: RowRange | None, choose: Callable[[pa.Schema], Sequence[str]]
 ) -> Iterator[pa.RecordBatch | list[Refused]]:
-    """Read rows of a Parquet or CSV file (None: all), and the columns that `choose` returns.
+    """Read the columns that `choose` returns, in some rows of a table (None: in all rows).
 
     Yields:
         A batch of consecutive rows, or a list of consecutive rows that are refused. The number of a

@@ -1,4 +1,4 @@
-"""Pictures to Parquet: a part decodes, normalises and commits some hundred files.
+"""Pictures to Parquet: a part decodes and normalises some pictures, and commits the result.
 
 OUT/part-ID.parquet               image struct<bytes: binary, path: string>, label int8 and, with
                                   --keep-original, original struct<bytes: binary, path: string>

@@ -229,8 +229,8 @@ def plan(
 ) -> tuple[Job, PredictWork]:
     """Plan a prediction: load the model, list pictures, read every table's footer, make the parts.
 
-    With `retry_quarantine`, the rows are read with the options stored in the output. Rows that are
-    rejected are then read with the given options.
+    With `retry_quarantine`, all rows are planned with the options stored in the output, so that
+    finished parts stay. Only quarantined rows are read again, with the given options.
 
     Raises:
         DataError: an input does not exist, no file can be used, the model is damaged, or the values

@@ -46,7 +46,7 @@ def by_name(name: str, peak: float, num_rounds: int, num_warm_up: int) -> Schedu
 
 
 def cool_down(by: float, num_rounds: int) -> Schedule:
-    """Return a schedule that is 1 at first and falls linearly by `by` in the last rounds.
+    """Return a schedule that is 1, but falls linearly by `by` over the last 80 % of rounds.
 
     >>> [round(cool_down(0.5, 10)(k), 3) for k in (0, 2, 6, 10)]
     [1.0, 1.0, 0.75, 0.5]

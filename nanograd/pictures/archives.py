@@ -1,6 +1,6 @@
 """Pictures in ZIP files. An archive is read in place, like a folder whose name ends in `.zip`.
 
-The path of a member is the path of the archive, a slash and the member's name, for example
+The path of a member (a file in an archive) is the archive's path, a slash and the member's name:
 `drawings.zip/7/drawing-0001.png`. Nothing is unpacked to disk, and a member is decompressed only up
 to its allowed size.
 

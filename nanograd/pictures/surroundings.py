@@ -40,7 +40,7 @@ def find_sheet(mask: Mask, edge: float = tuning.EDGE, rings: int = tuning.RINGS)
 
 
 def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
-    """Continue the edge of a bright sheet over the darker surroundings; None without a sheet.
+    """Paint the tone of a bright sheet's edge over darker surroundings; None without a sheet.
 
     Args:
         pixels: (height, width) or (height, width, 3) uint8.

@@ -108,9 +108,9 @@ class Review(NamedTuple):
 
 
 def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
-    """Compute the accuracy of the rest after reviewing rows in order of doubt.
+    """Compute the accuracy of the rows that are left after reviewing the most doubtful ones.
 
-    It stops at a quarter of the rows, or when no mistake is left.
+    The number of reviewed rows grows up to a quarter of all rows, or until no mistake is left.
 
     Args:
         labelled: (n,) labelled rows at each level of doubt, the most doubtful first.

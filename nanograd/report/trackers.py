@@ -20,7 +20,7 @@ _SCALARS = ("loss", "val_loss", "val_accuracy", "learning_rate", "images_per_s",
 
 @contextmanager
 def trackers(folder: str, spec: TrainSpec, listener: Listener) -> Iterator[list[Listener]]:
-    """Provide the listeners that track a run, until it ends.
+    """Provide the listeners that report a run to TensorBoard and MLflow, until the run ends.
 
     Args:
         folder: the run directory; TensorBoard's event files go to its subfolder `tensorboard`.
@@ -28,7 +28,7 @@ def trackers(folder: str, spec: TrainSpec, listener: Listener) -> Iterator[list[
         listener: receives a warning when a tracker fails; the run continues.
 
     Raises:
-        UsageError: an extra is not installed, or a tracking URI is invalid.
+        UsageError: a package is not installed, or the URI of the MLflow server is invalid.
         UnavailableError: the tracking server does not answer.
     """
     with ExitStack() as stack:

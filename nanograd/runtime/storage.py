@@ -331,7 +331,7 @@ def remove(place: str) -> None:
     """Remove a file, or a folder and its content, if it exists.
 
     Some stores refuse Amazon's request to remove many files. So the files of a folder are removed
-    one by one, then the markers of folders.
+    one by one, then the empty objects that mark folders.
     """
     with writing(place):
         if is_remote(place):
