@@ -120,7 +120,12 @@ class LiveView:
         self._bar.update(task, description=title, total=total, completed=done, count=count)
         parts: list[RenderableType] = [self._bar, Text("  ".join(measures(event)))]
         if isinstance(event, events.TrainingProgress):
-            parts.append(_workers(event))
+            line = Text("workers ", style="dim", overflow="ellipsis", no_wrap=True)
+            for rank, state in event.workers.items():
+                mark, style = ("●", "green") if state is WorkerState.WORKING else ("○", "yellow")
+                line.append(f" {mark} {rank}", style=style)
+                line.append("" if mark == "●" else f" {state}", style="yellow")
+            parts.append(line if event.workers else Text("in this process", style="dim"))
             if self._epochs:
                 parts.append(_epoch_table(self._epochs, self._console.width))
         return Group(*parts)
@@ -162,18 +167,6 @@ class NotebookView(LiveView):
         """Let the next progress begin below."""
         super().close()
         self._cell, self._next = None, 0.0
-
-
-def _workers(event: events.TrainingProgress) -> Text:
-    """Render the ranks in one line, with ● for working and ○ for starting."""
-    if not event.workers:
-        return Text("in this process", style="dim")
-    line = Text("workers ", style="dim", overflow="ellipsis", no_wrap=True)
-    for rank, state in event.workers.items():
-        working = state is WorkerState.WORKING
-        line.append(f" {'●' if working else '○'} {rank}", style="green" if working else "yellow")
-        line.append("" if working else f" {state}", style="yellow")
-    return line
 
 
 def _epoch_table(epochs: list[events.EpochMetrics], width: int) -> Table:

@@ -242,7 +242,20 @@ def _run_parts(
         text = f"{storage.join(folder, output.MANIFEST)} was written by another job"
         raise OutputExistsError(f"{text}; run each job with an --output of its own")
     receipts = [*kept, *own]
-    receipts += _write_empty_tables(job, folder, receipts)
+    # Write an empty table to each folder to which no part writes.
+    folders = {name.partition("/")[0] for name in files_of(receipts)}
+    if empty := {n: e for n, e in job.empty_tables.items() if n.partition("/")[0] not in folders}:
+        receipts.append(
+            Receipt(
+                part=part_id("empty"),
+                name="0",
+                inputs=(),
+                versions=(),
+                contents=(),
+                files=output.commit_files(folder, empty),
+                counts=type(receipts[0].counts)(),
+            )
+        )
     receipts.sort(key=lambda receipt: receipt.part)
     for receipt in kept:
         if receipt.files != recorded[receipt.part]:  # a retry has replaced its quarantine
@@ -260,24 +273,6 @@ def _run_parts(
 def _changed_meanwhile(job: Job) -> OutputExistsError:
     text = f"{job.output} was changed by another command while this one was planned"
     return OutputExistsError(f"{text}; start it again")
-
-
-def _write_empty_tables(job: Job, folder: str, receipts: Sequence[Receipt]) -> list[Receipt]:
-    """Write an empty table to each folder to which no part writes; return their receipt, if any."""
-    folders = {name.partition("/")[0] for name in files_of(receipts)}
-    files = {n: each for n, each in job.empty_tables.items() if n.partition("/")[0] not in folders}
-    if not files:
-        return []
-    receipt = Receipt(
-        part=part_id("empty"),
-        name="0",
-        inputs=(),
-        versions=(),
-        contents=(),
-        files=output.commit_files(folder, files),
-        counts=type(receipts[0].counts)(),
-    )
-    return [receipt]
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], bad: int, rows: int) -> None:
