@@ -8,9 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd.images.inputs import Origin
-from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, decode
+from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, read
 from nanograd.jobs.output import Manifest
-from nanograd.jobs.receipts import Receipt
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
@@ -27,15 +26,11 @@ _SHOWN = pa.schema([PREDICTIONS.field(name) for name in _COLUMNS])
 _LINES = pa.schema([NUMBERS.field(name) for name in (*_SOURCE, "line", "text", "confidence")])
 
 
-def preview_rows(output: str, format_: str) -> str:
+def preview_rows(output: str) -> str:
     """Return a table of the rows that the last command added, as lines of text.
 
-    Args:
-        output: folder or URI of a complete prediction.
-        format_: format of its files.
-
-    Returns:
-        The table; "" if the rows are in the folders of --partition-by.
+    `output` is the folder or URI of a complete prediction. The result is "" if the rows are in the
+    folders of --partition-by.
     """
     manifest = Manifest.read(output)
     added = set(manifest.runs[-1]) if manifest.runs else set()
@@ -46,7 +41,17 @@ def preview_rows(output: str, format_: str) -> str:
     if any("=" in name for receipt in receipts for name in receipt.files):
         return ""
     num_rows = sum(receipt.counts.rows for receipt in receipts)
-    rows = _first_rows(output, format_, receipts)
+    tables, rows = {"predictions": _SHOWN, "quarantine": QUARANTINE}, list[JsonObject]()
+    if any(name.startswith("numbers/") for receipt in receipts for name in receipt.files):
+        tables = {"numbers": _LINES, "quarantine": QUARANTINE}
+    for receipt in receipts:
+        for name in receipt.files:
+            if columns := tables.get(name.partition("/")[0]):
+                found = read(storage.join(output, name), columns)
+                rows += found.slice(0, _MOST + 1).to_pylist()
+        if len(rows) > _MOST:
+            break
+    rows.sort(key=lambda e: (e["source_file"], e.get("source_row") or 0, e.get("line") or 0))
     if num_rows <= _MOST:
         return "\n".join(_lines(rows, _folder(rows)))
     review, least = storage.join(output, REVIEW), list[JsonObject]()
@@ -58,26 +63,6 @@ def preview_rows(output: str, format_: str) -> str:
     if least:
         lines += ["", "the least certain rows:", *_lines(least, folder)]
     return "\n".join(lines)
-
-
-def _first_rows(output: str, format_: str, receipts: Sequence[Receipt]) -> list[JsonObject]:
-    """Return at least the first rows of some parts, predicted or quarantined, in order.
-
-    If pictures hold lines of digits, they are the lines.
-    """
-    tables = {"predictions": _SHOWN, "quarantine": QUARANTINE}
-    if any(name.startswith("numbers/") for receipt in receipts for name in receipt.files):
-        tables = {"numbers": _LINES, "quarantine": QUARANTINE}
-    rows: list[JsonObject] = []
-    for receipt in receipts:
-        for name in receipt.files:
-            if columns := tables.get(name.partition("/")[0]):
-                data = storage.read(storage.join(output, name))
-                rows += decode(data, columns, format_).slice(0, _MOST + 1).to_pylist()
-        if len(rows) > _MOST:
-            break
-    order = ("source_row", "line")
-    return sorted(rows, key=lambda row: (row["source_file"], *(row.get(n) or 0 for n in order)))
 
 
 def _folder(rows: Sequence[JsonObject]) -> str:

@@ -243,7 +243,7 @@ class Prediction(JobCounts):
 
     def preview(self) -> str:
         """Return a table of the first rows and of the least certain ones."""
-        return "" if self.plan else preview_rows(self.output, self.format)
+        return "" if self.plan else preview_rows(self.output)
 
     def __str__(self) -> str:
         right, by_ingest = self.accuracy, sum(self.ingest_quarantined.values())

@@ -98,9 +98,19 @@ class OutputFiles:
             return
         parts = {"": table}
         if self._partition_by:
-            folders, rest = _folders(table, self._partition_by), table.drop(self._partition_by)
-            names = pc.unique(folders).to_pylist()
-            parts = {f"{name}/": rest.filter(pc.equal(folders, name)) for name in names}
+            levels, rest = list[pa.Array](), table.drop(self._partition_by)
+            for name in self._partition_by:
+                values = table.column(name).combine_chunks().cast(pa.string()).dictionary_encode()
+                if isinstance(values, pa.ChunkedArray):
+                    values = values.combine_chunks()
+                texts = [quote(text, safe="") for text in to_python(values.dictionary)]
+                names = pa.array([_folder(name, text) for text in texts], pa.string())
+                levels.append(names.take(values.indices).fill_null(_folder(name, HIVE_NULL)))
+            folders = pc.binary_join_element_wise(*levels, "/") if len(levels) > 1 else levels[0]
+            parts = {
+                f"{folder}/": rest.filter(pc.equal(folders, folder))
+                for folder in pc.unique(folders).to_pylist()
+            }
         for folder, part in parts.items():
             files = self._files.setdefault(folder, [])
             if len(self._files) > _MAX_FOLDERS:
@@ -193,19 +203,6 @@ def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
             problem = ": none of the columns is left for the files"
         if problem:
             raise UsageError(f"--partition-by {name}{problem}")
-
-
-def _folders(table: pa.Table, names: Sequence[str]) -> pa.Array:
-    """Return the folder of each row."""
-    parts = []
-    for name in names:
-        column = table.column(name).combine_chunks().cast(pa.string()).dictionary_encode()
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-        found = [_folder(name, quote(text, safe="")) for text in to_python(column.dictionary)]
-        texts = pa.array(found, pa.string()).take(column.indices)
-        parts.append(texts.fill_null(_folder(name, HIVE_NULL)))
-    return pc.binary_join_element_wise(*parts, "/") if len(parts) > 1 else parts[0]
 
 
 def _folder(name: str, text: str) -> str:
@@ -307,6 +304,11 @@ def decode(data: bytes, schema: pa.Schema, format_: str) -> pa.Table:
         "jsonl": pa_dataset.JsonFileFormat(),
     }
     return formats[format_].make_fragment(pa.BufferReader(data)).to_table(schema)
+
+
+def read(place: str, schema: pa.Schema) -> pa.Table:
+    """Read columns of a file that `OutputFiles` wrote, whose suffix is its format."""
+    return decode(storage.read(place), schema, place.rpartition(".")[2])
 
 
 def _to_json_values(column: pa.ChunkedArray) -> list[Any]:

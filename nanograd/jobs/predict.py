@@ -174,7 +174,7 @@ class PredictWork:
             yield [part.rejection]
             return
         options = ReadOptions(**part.reading.options) if part.reading else self.spec
-        quarantine = read_quarantine(part, self.spec.format, self.kept)
+        quarantine = read_quarantine(part, self.kept)
         if not part.has_tables:
             process.keep_freed()
             pictures = [

@@ -18,7 +18,7 @@ import pyarrow as pa
 from nanograd.errors import DataError, Reason, UsageError
 from nanograd.images import scan
 from nanograd.images.inputs import InputFile, Origin, Rejected
-from nanograd.images.writers import QUARANTINE, decode
+from nanograd.images.writers import QUARANTINE, read
 from nanograd.jobs.job import Job, JobResult, run_job
 from nanograd.jobs.output import Earlier
 from nanograd.jobs.part import Part, RunParts, group, part_id, plan_parts
@@ -106,19 +106,19 @@ def parts_to_retry(job: Job) -> list[Part]:
     return [part for plan in plans for part in plan.parts]
 
 
-def read_quarantine(part: Part, format_: str, kept: pa.Schema) -> dict[str, list[Rejected]]:
+def read_quarantine(part: Part, kept: pa.Schema) -> dict[str, list[Rejected]]:
     """Return the quarantined rows that a retry reads, by input file; {} if it is no retry.
 
     Only Parquet stores every type of the columns `kept`. In other formats, they count as null.
     """
-    kept = kept if format_ == "parquet" else pa.schema([])
     names = {storage.as_text(file): file for file in part.files}
     found: dict[str, list[Rejected]] = {file: [] for file in part.files if part.quarantine}
     for place in part.quarantine:
-        table = decode(storage.read(place), pa.schema([*kept, *QUARANTINE]), format_)
+        stored = kept if place.endswith(".parquet") else pa.schema([])
+        table = read(place, pa.schema([*stored, *QUARANTINE]))
         for number, row in enumerate(table.select(QUARANTINE.names).to_pylist()):
             origin = replace(Origin.of(row), source_file=names[row["source_file"]])
-            values = table.select(kept.names).slice(number, 1) if kept.names else None
+            values = table.select(stored.names).slice(number, 1) if stored.names else None
             rejected = Rejected(origin, Reason(row["reason"]), row["detail"], values)
             found[origin.source_file].append(rejected)
     return found

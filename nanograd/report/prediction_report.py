@@ -17,7 +17,7 @@ from PIL import Image
 from nanograd.errors import DataError, StorageError, UnreadableError
 from nanograd.images.inputs import Origin, roots_of
 from nanograd.images.reader import read_pictures
-from nanograd.images.writers import QUARANTINE, decode
+from nanograd.images.writers import QUARANTINE, read
 from nanograd.jobs.output import MANIFEST, METRICS, SUMMARY, Manifest, files_of
 from nanograd.jobs.receipts import Detail, PredictionCounts
 from nanograd.jobs.review import OF_PARTS, ORDER, REVIEW
@@ -109,8 +109,7 @@ def _quarantined(folder: str, manifest: Manifest) -> list[Detail]:
     rows = list[JsonObject]()
     for name in sorted(files_of(manifest.receipts)):
         if name.startswith(("quarantine/", "_quarantine/")) and len(rows) < accuracy.NUM_SHOWN:
-            data, format_ = storage.read(storage.join(folder, name)), name.rpartition(".")[2]
-            rows += decode(data, QUARANTINE, format_).to_pylist()
+            rows += read(storage.join(folder, name), QUARANTINE).to_pylist()
     found = [Detail(**row, rows=1) for row in rows[: accuracy.NUM_SHOWN]]
     return sorted(found, key=lambda each: (each.path, each.source_row or 0))
 

@@ -85,7 +85,7 @@ def test_mixed_input_is_accounted_for_file_by_file(case, draw, format_):
     assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (12, 9, 3)
     assert figures["files"] == 6
     assert any("digits.csv" in each for each in case.messages)
-    text = preview_rows(str(case.out), format_)
+    text = preview_rows(str(case.out))
     for name in ("1.png", "scans.zip/7/a.png", "bad.png", "00000.parquet, row 5", "broken_image"):
         assert name in text
     if format_ == "parquet":
@@ -172,7 +172,7 @@ def test_preview_of_a_long_output_has_its_first_and_its_least_certain_rows(case)
     case.add(0, rows=193)
 
     case.run()
-    lines = preview_rows(str(case.out), "parquet").splitlines()
+    lines = preview_rows(str(case.out)).splitlines()
 
     assert lines[0] == "the first of 193 rows:"
     assert [line.split()[2] for line in lines[2:12]] == list("0123456789")
@@ -187,14 +187,14 @@ def test_preview_names_the_folders_of_all_rows_alike(case):
     case.add(7, "b/x.parquet", rows=193)
 
     case.run()
-    lines = preview_rows(str(case.out), "parquet").splitlines()
+    lines = preview_rows(str(case.out)).splitlines()
 
     assert {line[:13] for line in lines[2:12] + lines[15:]} == {"  a/x.parquet", "  b/x.parquet"}
 
 
 def test_preview_marks_wrong_and_unfamiliar_rows_and_hides_folders(case, photos):
     case.run()
-    text = preview_rows(str(case.out), "parquet")
+    text = preview_rows(str(case.out))
 
     rows = case.table().to_pylist()
     header, *lines = text.splitlines()
@@ -205,4 +205,4 @@ def test_preview_marks_wrong_and_unfamiliar_rows_and_hides_folders(case, photos)
         assert ("labelled" in line) == (row["label"] != row["prediction"])
         assert f"    {row['prediction']}    " in line
     case.run(partition_by=("prediction",), overwrite=True)
-    assert preview_rows(str(case.out), "parquet") == ""
+    assert preview_rows(str(case.out)) == ""
