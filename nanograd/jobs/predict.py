@@ -12,7 +12,6 @@ archive that cannot be used at all is one row in quarantine, without a row numbe
 always exist and hold at least an empty table.
 """
 
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -24,10 +23,8 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from nanograd import __version__
-from nanograd.digits.form import to_png
 from nanograd.errors import DataError, Reason, UsageError
 from nanograd.images import inputs, reader, scan, writers
 from nanograd.images.columns import Partitions, rename_taken
@@ -58,9 +55,6 @@ from nanograd.settings.specs import PredictSpec, ReadOptions
 
 # Increase this when the same row gives another prediction, or other columns.
 REVISION = 7
-
-# Number of mistakes that are kept of each batch.
-_NUM_WORST = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,15 +132,11 @@ class PredictWork:
             table = pa.table({name: columns[name] for name in self.schema.names}, self.schema)
             tables["predictions"].write(table)
             doubtful.add(table, found.images)
-            counted = receipts.count_predictions(table)
+            counted = receipts.count_predictions(table, found.images)
             if self.has_numbers:
                 counted = digit_lines.count_pictures(counted, found, assessed, len(lines))
-            counts += replace(
-                counted,
-                worst=_find_mistakes(found, assessed.probabilities),
-                bad_labels=len(found.bad_labels),
-                dark_on_light=found.num_dark,
-            )
+            bad, dark = len(found.bad_labels), found.num_dark
+            counts += replace(counted, bad_labels=bad, dark_on_light=dark)
         files = {
             f"{folder}/{name}": data
             for folder, table in tables.items()
@@ -205,23 +195,6 @@ class PredictWork:
         yield from reader.read(
             files(), options, self.partitions, self.keep, rows or None, convert=convert
         )
-
-
-def _find_mistakes(found: Batch, scores: NDArray[np.float32]) -> tuple[receipts.Mistake, ...]:
-    """Return the most confident mistakes among n images with (n, 10) scores."""
-    labels, best, confidence = found.labels, scores.argmax(axis=1), scores.max(axis=1)
-    wrong = np.flatnonzero((labels >= 0) & (best != labels))
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_NUM_WORST]
-    return tuple(
-        receipts.Mistake(
-            **vars(found.origin(int(at))),
-            label=int(labels[at]),
-            prediction=int(best[at]),
-            confidence=round(float(confidence[at]), 6),
-            png=b64encode(to_png(found.images[at])).decode(),
-        )
-        for at in wrong
-    )
 
 
 def plan(

@@ -5,6 +5,7 @@ array `..._by_confidence` counts rows in ten bins of confidence, each 0.1 wide. 
 `..._by_doubt` counts rows in bins of doubt from 1 down to 1e-6, with 20 bins per power of ten.
 """
 
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,12 +17,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_CLASSES
+from nanograd.digits.form import to_png
 from nanograd.images.inputs import Origin, Version
 from nanograd.images.parquet import RowRange
-from nanograd.images.writers import QUARANTINE
+from nanograd.images.writers import QUARANTINE, SOURCE
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn.metrics import confusion_matrix
-from nanograd.runtime.arrays import Ints
+from nanograd.runtime.arrays import Bytes, Ints
 from nanograd.runtime.events import count
 from nanograd.runtime.json_files import JsonObject
 
@@ -327,8 +329,13 @@ def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
     return np.asarray(1 - confidence * (1 - unfamiliarity / 4), np.float32)
 
 
-def count_predictions(predictions: pa.Table) -> PredictionCounts:
-    """Count predicted rows; the table has the columns of predictions in the output."""
+def count_predictions(predictions: pa.Table, images: Bytes) -> PredictionCounts:
+    """Count n predicted rows, and find the most confident mistakes.
+
+    Args:
+        predictions: table with the columns of predictions in the output.
+        images: (n, 784) uint8.
+    """
     label = predictions.column("label").fill_null(-1).to_numpy()
     prediction = predictions.column("prediction").to_numpy()
     confidence = predictions.column("confidence").to_numpy()
@@ -337,6 +344,9 @@ def count_predictions(predictions: pa.Table) -> PredictionCounts:
     levels = np.floor(-20 * np.log10(np.maximum(doubt_of(predictions), 1e-6))).astype(np.int64)
     levels = np.clip(levels, 0, _NUM_LEVELS - 1)
     known, correct = label >= 0, label == prediction
+    wrong = np.flatnonzero(known & ~correct)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_WORST_OF_PART]
+    origins = predictions.select([name for name, _ in SOURCE]).take(pa.array(wrong)).to_pylist()
     millionths = np.zeros(_NUM_TENTHS, np.int64)
     np.add.at(millionths, tenths[known], np.rint(confidence[known] * 1e6).astype(np.int64))
     return PredictionCounts(
@@ -353,6 +363,16 @@ def count_predictions(predictions: pa.Table) -> PredictionCounts:
         correct_by_confidence=np.bincount(tenths[correct], minlength=_NUM_TENTHS),
         labelled_by_doubt=np.bincount(levels[known], minlength=_NUM_LEVELS),
         correct_by_doubt=np.bincount(levels[correct], minlength=_NUM_LEVELS),
+        worst=tuple(
+            Mistake(
+                **origin,
+                label=int(label[at]),
+                prediction=int(prediction[at]),
+                confidence=round(float(confidence[at]), 6),
+                png=b64encode(to_png(images[at])).decode(),
+            )
+            for at, origin in zip(wrong.tolist(), origins, strict=True)
+        ),
     )
 
 

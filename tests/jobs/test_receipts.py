@@ -20,12 +20,13 @@ from nanograd.jobs.receipts import (
 
 
 def counts_of(labels: list[int | None], best: list[int]) -> PredictionCounts:
+    source = {"path": "a", "source_file": "a", "source_row": 0}
     rows = [
-        {"label": label, "prediction": prediction, "confidence": 0.25}
+        {**source, "label": label, "prediction": prediction, "confidence": 0.25}
         for label, prediction in zip(labels, best, strict=True)
     ]
     table = pa.Table.from_pylist(rows, PREDICTIONS)
-    return count_predictions(table)
+    return count_predictions(table, np.zeros((len(table), 784), np.uint8))
 
 
 @pytest.mark.parametrize("num_parts", [1, 3])
