@@ -23,7 +23,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, ignore, info, warning
 
 TABLES = (".parquet", ".pq")
-_PICTURES = (*SUFFIXES, archives.SUFFIX)
+PICTURES = (*SUFFIXES, archives.SUFFIX)
 _MAGIC = b"PAR1"  # first bytes of every Parquet file
 
 # Tables whose Parquet files also hold deleted or replaced rows: the folder of their log, the suffix
@@ -38,6 +38,7 @@ _LAKES = {
 _NUM_THREADS = 16
 # `content_of` a file in an object store hashes this many bytes at its start and at its end.
 _END_BYTES = 65_536
+_translate = lru_cache(maxsize=8)(glob_translate)  # to a regular expression
 # A folder that defines a column, as in Hive.
 _HIVE = re.compile(r"/([^/=]+=[^/]+)/")
 
@@ -197,7 +198,7 @@ def expand_all(
 
     hint = "Parquet and CSV files are read, too; check the path"
     tables, texts, pictures = list[InputFile](), list[InputFile](), list[InputFile]()
-    found = expand(inputs, (*_PICTURES, *TABLES, *CSV), hint, listener)
+    found = expand(inputs, (*PICTURES, *TABLES, *CSV), hint, listener)
     for file in found:
         kind = kind_of(file.place)
         if kind in ("", "archive") and is_named(file) and not is_table(file.place):
@@ -241,7 +242,7 @@ def expand_pictures(
 
     A damaged archive is listed itself, and is rejected when it is read.
     """
-    files = _with_members(expand(inputs, _PICTURES, hint, listener), listener)
+    files = _with_members(expand(inputs, PICTURES, hint, listener), listener)
     if not files:
         raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; {hint}")
     return sorted(files)
@@ -401,14 +402,9 @@ def _before_wildcards(place: str) -> str:
     return re.split(r"[*?[]", place)[0].rpartition("/")[0]
 
 
-@lru_cache(maxsize=8)
-def _glob(place: str) -> re.Pattern[str]:
-    return re.compile(glob_translate(place))
-
-
 def _is_named(place: str, file: str) -> bool:
     """Return whether a path or glob names a file."""
-    return file == place or bool(_glob(place).fullmatch(file))
+    return file == place or bool(re.fullmatch(_translate(place), file))
 
 
 def _takes(place: str, file: str) -> bool:

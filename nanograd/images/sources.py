@@ -35,6 +35,7 @@ from nanograd.images import columns, reader
 from nanograd.images.columns import find_partitions
 from nanograd.images.csv import CSV, CsvFile, check_ending
 from nanograd.images.inputs import (
+    PICTURES,
     TABLES,
     Origin,
     Rejected,
@@ -48,7 +49,6 @@ from nanograd.images.labels import label_of
 from nanograd.images.reader import Batch
 from nanograd.images.rows import are_dark_on_light
 from nanograd.pictures.archives import SUFFIX
-from nanograd.pictures.decode import SUFFIXES
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, ignore, info, warning
 from nanograd.settings.specs import ReadOptions
@@ -66,12 +66,7 @@ _LABELS_FROM = {
     "pictures": "folders or names, as 7/img.png or 7_0012.png (7.png: see ingest --label-from)",
 }
 _IDX = re.compile(r"[-.]idx[13]-ubyte(\.gz)?$", re.IGNORECASE)
-_PICTURES = (*SUFFIXES, SUFFIX)
 _DEFAULTS = ReadOptions()
-
-
-class UnlabelledError(DataError):
-    """A file of images without labels."""
 
 
 def load(
@@ -263,7 +258,7 @@ def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
             return files
     hint = "expected MNIST's IDX files, mnist_train.csv or train.csv, Parquet files or pictures"
     hint += " (for a CSV file of another name, pass its path)"
-    suffixes = CSV if place.lower().endswith(CSV) else (*TABLES, *_PICTURES)
+    suffixes = CSV if place.lower().endswith(CSV) else (*TABLES, *PICTURES)
     by_kind = dict[str, list[str]]()
     for file in expand([place], suffixes, hint, listener):
         by_kind.setdefault(_kind(file.place), []).append(file.place)
@@ -316,12 +311,21 @@ def _read_part(
         data = parse_pair(*((storage.read(each), each) for each in places))
         return _invert(data, name, listener)
     if kind == "csv":
-        try:
-            return concatenate([_read_csv(place, listener, options) for place in places])
-        except UnlabelledError:
-            if part == "train":
-                raise
-            return None
+        found = list[Dataset]()
+        for place in places:
+            table, label = CsvFile(place), options.label_column
+            if columns.find_label_column(table.schema, label) is None:
+                if part == "test":
+                    return None
+                what = f"column {label!r}" if label else "labels"
+                raise DataError(
+                    f"{place} has no {what}: name a column label, digit or target, choose a "
+                    "--label-column, or put labels first in a file without a header"
+                )
+            rows = reader.read([(place, None)], replace(options, normalise="never"))
+            data = _collect(rows, place, "rows", listener, table=table)
+            found.append(_invert(data, place, listener))
+        return concatenate(found)
     if kind == "rows":
         partitions = find_partitions(places, roots_of([name], listener))
         rows = reader.read(((place, None) for place in places), options, partitions)
@@ -331,19 +335,6 @@ def _read_part(
     known = [each for each in places if labels[each] is not None or each.lower().endswith(SUFFIX)]
     pictures = reader.read_files(((place, labels[place]) for place in known), _DEFAULTS)
     return _collect(pictures, name, kind, listener, missing=len(places) - len(known))
-
-
-def _read_csv(file: str, listener: Listener, options: ReadOptions) -> Dataset:
-    """Read labelled digits; every row must be readable."""
-    table, label = CsvFile(file), options.label_column
-    if columns.find_label_column(table.schema, label) is None:
-        what = f"column {label!r}" if label else "labels"
-        raise UnlabelledError(
-            f"{file} has no {what}: name a column label, digit or target, choose a --label-column, "
-            "or put labels first in a file without a header"
-        )
-    rows = reader.read([(file, None)], replace(options, normalise="never"))
-    return _invert(_collect(rows, file, "rows", listener, table=table), file, listener)
 
 
 def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:

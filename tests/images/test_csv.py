@@ -11,7 +11,6 @@ from nanograd.digits.dataset import Dataset
 from nanograd.errors import DataError
 from nanograd.images import sources
 from nanograd.images.csv import CsvFile
-from nanograd.images.sources import UnlabelledError
 
 HEADER = "label," + ",".join(f"{row}x{column}" for row in range(28) for column in range(28))
 Parse = Callable[..., Dataset]
@@ -112,7 +111,7 @@ def test_columns_are_found_by_their_names_in_any_order(parse, spelling, data):
     "lines", [[HEADER.replace("label", "y"), *DIGITS], [line.split(",", 1)[1] for line in DIGITS]]
 )
 def test_rows_without_a_label_are_an_error_of_their_own(parse, lines):
-    with pytest.raises(UnlabelledError):
+    with pytest.raises(DataError, match="has no labels"):
         parse(*lines)
 
 

@@ -19,7 +19,6 @@ from nanograd.digits.form import to_png
 from nanograd.digits.preparation import labelled_rows
 from nanograd.errors import ArgumentError, DataError, OutputExistsError, UsageError
 from nanograd.images import sources
-from nanograd.images.sources import UnlabelledError
 from nanograd.models import model as model_io
 from nanograd.runtime.events import Event, Level
 from nanograd.settings.specs import IngestSpec, ReadOptions
@@ -406,7 +405,7 @@ def test_unlabelled_test_images_are_none(digits, tmp_path):
     assert len(sources.load_test([f"{tmp_path}/idx"])) == 131
     with pytest.raises(DataError, match="no train images"):
         sources.load([f"{tmp_path}/idx"])
-    with pytest.raises(UnlabelledError):
+    with pytest.raises(DataError, match="has no labels"):
         sources.load_test([str(tmp_path / "test.csv")])
 
 
