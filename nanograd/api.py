@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from os import PathLike, fsdecode
-from typing import IO, Any, TypeAlias, TypeVar
+from typing import IO, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -107,22 +107,18 @@ def _convert(
         elif isinstance(picture, bytes | bytearray | memoryview):
             item = "", bytes(picture)
         else:
-            return rows.read_array(_to_pixels(np.asarray(picture)), options, convert)
+            pixels = np.asarray(picture)
+            axes = tensors.picture_axes(pixels.shape)
+            if pixels.dtype.kind not in "bfui" or axes is None:
+                raise ArgumentError(
+                    "a picture is a path, bytes, an open file, a Pillow image or an array (H, W) "
+                    f"or of 3 or 4 channels, not {pixels.dtype} {pixels.shape}"
+                )
+            of_scale, problem = levels.array_to_levels(pixels[None])
+            if problem:
+                raise UnreadableError(Reason.BAD_PIXEL, problem[1])
+            return rows.read_array(tensors.as_pictures(of_scale, axes)[0], options, convert)
         [(_, found)] = read_pictures([item], convert, options, whole=whole)
         if isinstance(found, UnreadableError):
             raise found
         return found
-
-
-def _to_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Convert an array to (height, width, channels) uint8."""
-    axes = tensors.picture_axes(pixels.shape)
-    if pixels.dtype.kind not in "bfui" or axes is None:
-        raise ArgumentError(
-            "a picture is a path, bytes, an open file, a Pillow image or an array (H, W) or of 3 "
-            f"or 4 channels, not {pixels.dtype} {pixels.shape}"
-        )
-    found, problem = levels.array_to_levels(pixels[None])
-    if problem:
-        raise UnreadableError(Reason.BAD_PIXEL, problem[1])
-    return np.asarray(tensors.as_pictures(found, axes)[0])

@@ -178,7 +178,14 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command in `arguments`, print its result or error, and return its exit code."""
     words = list(arguments)
     memory: JsonObject = {"debug": False, "json": False, "log_format": "auto"}
-    _open_closed_streams()
+    # Open the null device for each closed standard stream, so that no file gets its number. It is
+    # opened for reading for standard output, so that the result line fails.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            flags = os.O_RDONLY if name == "stdout" else os.O_RDWR
+            os.open(os.devnull, flags)  # gets the lowest free number, which is `number`
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
     # Ignore Pillow's warnings about metadata. Library functions such as Predictor set no filters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
@@ -206,19 +213,6 @@ def _refuse_unknown_variables() -> None:
             near = get_close_matches(name, known, 1, 0.8)
             hint = f"do you mean {near[0]}?" if near else "unset it"
             raise UsageError(f"unknown environment variable {name}; {hint}")
-
-
-def _open_closed_streams() -> None:
-    """Open the null device for each closed standard stream, so that no file gets its number.
-
-    It is opened for reading for standard output, so that the result line fails.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            flags = os.O_RDONLY if name == "stdout" else os.O_RDWR
-            os.open(os.devnull, flags)  # gets the lowest free number, which is `number`
-            os.set_inheritable(number, True)
-            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
 def _print_line(name: str, result: "Result", file: TextIO | None = None) -> None:

@@ -73,10 +73,35 @@ class CsvFile:
     def __init__(self, file: str) -> None:
         self._file = file
         self._number: int | None = None  # number of values in a row
-        first = next(self._rows(), None)
-        if first is None:
+        line = next(self._rows(), None)
+        if line is None:
             raise DataError(f"{file} is empty; expected a header or rows of 784 pixels")
-        self.names, self.pixels, self.has_header = _column_names(first, file)
+        if b"\0" in line[:1000] or line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise DataError(f"{file}: this is no text in UTF-8 (UTF-16, as of Excel?); {_TAKEN}")
+        cells = [cell.strip(b" \t\r\n") for cell in _NAME.findall(line)]
+        for number, cell in enumerate(cells):
+            if len(cell) > 1 and cell[:1] == cell[-1:] == b'"':
+                cells[number] = cell[1:-1].replace(b'""', b'"')
+        self.names = tuple(cell.decode(errors="replace") for cell in cells)  # all columns
+        self.pixels = flat_columns(self.names) or ()  # in the order of the pixels
+        # A first line that starts with an empty cell or a number is a row, even if a pixel is
+        # wrong. It is a header if a cell is a label name, or if 784 cells are distinct names of
+        # pixels.
+        is_named = self.pixels or not {e.lower() for e in self.names}.isdisjoint(LABEL_NAMES)
+        is_row = not is_named and (not self.names[0] or _NUMBER.fullmatch(self.names[0]))
+        self.has_header = not is_row
+        if is_row and len(cells) in (NUM_PIXELS, NUM_PIXELS + 1):
+            self.names, self.pixels = _LABEL_FIRST[-len(cells) :], _LABEL_FIRST[1:]
+        elif is_row:
+            raise DataError(
+                f"{file}: the first line has {len(cells):,} values; expected a header, 784 pixels, "
+                "or a label and 784 pixels, separated by commas"
+            )
+        elif not self.pixels or len(set(self.names)) < len(cells):
+            raise DataError(
+                f"{file}: the header names no 784 columns of pixels, or names a column twice; "
+                "expected pixel0 to pixel783 or 1x1 to 28x28, separated by commas"
+            )
         self._number = len(self.names)
         types = dict.fromkeys(self.names, pa.string())
         self.schema = pa.schema((types | dict.fromkeys(self.pixels, pa.float64())).items())
@@ -302,36 +327,6 @@ def join_lines(lines: Iterable[bytes], number: int | None = None) -> Iterator[by
 
 def _is_open(cells: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
     return bool(cells[-1][0] and not cells[-1][1])
-
-
-def _column_names(line: bytes, name: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Return all columns, the pixel columns in order, and whether the first line is a header."""
-    if b"\0" in line[:1000] or line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{name}: this is no text in UTF-8 (UTF-16, as of Excel?); {_TAKEN}")
-    cells = [cell.strip(b" \t\r\n") for cell in _NAME.findall(line)]
-    plain = [
-        cell[1:-1].replace(b'""', b'"') if len(cell) > 1 and cell[:1] == cell[-1:] == b'"' else cell
-        for cell in cells
-    ]
-    names = tuple(cell.decode(errors="replace") for cell in plain)
-    pixels = flat_columns(names)
-    # A first line that starts with an empty cell or a number is a row, even if a pixel is wrong. It
-    # is a header if a cell is a label name, or if 784 cells are distinct names of pixels.
-    is_named = pixels or not {each.lower() for each in names}.isdisjoint(LABEL_NAMES)
-    is_row = not is_named and (not names[0] or _NUMBER.fullmatch(names[0]))
-    if is_row and len(names) in (NUM_PIXELS, NUM_PIXELS + 1):
-        return _LABEL_FIRST[-len(names) :], _LABEL_FIRST[1:], False
-    if is_row:
-        raise DataError(
-            f"{name}: the first line has {len(names):,} values; expected a header, 784 pixels, or "
-            "a label and 784 pixels, separated by commas"
-        )
-    if not pixels or len(set(names)) < len(names):
-        raise DataError(
-            f"{name}: the header names no 784 columns of pixels, or names a column twice; expected "
-            "pixel0 to pixel783 or 1x1 to 28x28, separated by commas"
-        )
-    return names, pixels, True
 
 
 def _number(cell: bytes) -> float | None:

@@ -297,9 +297,9 @@ def _decode(
     owners = np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held])
     numbers = np.concatenate([each for _, each, _ in held])
     columns = choose(table.schema, options)
-    images, places, refused, num_dark = read_images(table, columns.image, options, convert)
-    labels, bad = read_labels(table, columns.label)
     paths = read_paths(table, columns.image)
+    images, places, refused, num_dark = read_images(table, columns.image, options, paths, convert)
+    labels, bad = read_labels(table, columns.label)
     batch = Batch(
         images=images,
         labels=labels[places],

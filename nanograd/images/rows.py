@@ -85,20 +85,32 @@ def read_paths(table: pa.Table, column: ImageColumn) -> pa.Array:
     found, name = table.column(column.names[0]), "path"
     if column.kind is ImageKind.SPARK:
         name = "origin"
-    has_path = is_any(found.type, "struct") and name in found.type.names
-    if not has_path or not columns.is_text(found.type.field(name).type):
+    type_ = columns.stored_type(found.type)
+    has_path = is_any(type_, "struct") and name in type_.names
+    if not has_path or not columns.is_text(type_.field(name).type):
         return pa.nulls(table.num_rows, pa.string())
     paths = to_python(_child(_to_array(found), name))
     return pa.array([path or None for path in paths], pa.string())
 
 
 def read_images(
-    table: pa.Table, column: ImageColumn, options: ReadOptions, convert: Convert | None = None
+    table: pa.Table,
+    column: ImageColumn,
+    options: ReadOptions,
+    paths: pa.Array,
+    convert: Convert | None = None,
 ) -> tuple[NDArray[Any], Ints, list[Refused], int]:
     """Read the images of a table, or the results of `convert` for its pictures.
 
     Encoded pictures and arrays of pixels are normalised, unless they are in MNIST's form.
     `nanograd.digits.levels` has the rule for the scale of numbers.
+
+    Args:
+        table: the rows.
+        column: the column of the images.
+        options: how images are read.
+        paths: result of `read_paths`.
+        convert: converts a decoded picture; by default `to_form`.
 
     Returns:
         images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory. With
@@ -126,7 +138,10 @@ def read_images(
             read = partial(_read_spark, options=options, convert=to_image)
             _read_each(enumerate(zip(*fields, strict=True)), read, found, refused)
         case ImageKind.ENCODED:
-            data, paths = _split_files(array)
+            data = array
+            if is_any(array.type, "struct"):
+                has_bytes, nothing = "bytes" in array.type.names, pa.nulls(len(array), pa.binary())
+                data = tensors.without_views(_child(array, "bytes")) if has_bytes else nothing
             raw = _find_raw(data)
             pictures = [tensors.from_raw(data, np.flatnonzero(raw), refused)]
             files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
@@ -138,7 +153,11 @@ def read_images(
             _read_each(
                 zip(owners[left].tolist(), left, strict=True),
                 lambda at: read_encoded(
-                    files[at], options, to_image, paths[owners[at]], whole=convert is not None
+                    files[at],
+                    options,
+                    to_image,
+                    paths[int(owners[at])].as_py(),
+                    whole=convert is not None,
                 ),
                 found,
                 refused,
@@ -202,19 +221,6 @@ def _to_array(column: pa.ChunkedArray) -> pa.Array:
 def _child(array: pa.StructArray, name: str) -> pa.Array:
     """Return a field of a struct array; it is null where the struct is null."""
     return array.flatten()[array.type.get_field_index(name)]
-
-
-def _split_files(array: pa.Array) -> tuple[pa.Array, list[str | None]]:
-    """Return the bytes and the path of each row."""
-    paths: list[str | None] = [None] * len(array)
-    if not is_any(array.type, "struct"):
-        return array, paths
-    names, data = array.type.names, pa.nulls(len(array), pa.binary())
-    if "bytes" in names:
-        data = tensors.without_views(_child(array, "bytes"))
-    if "path" in names and columns.is_text(array.type.field("path").type):
-        paths = to_python(_child(array, "path"))
-    return data, paths
 
 
 def _find_raw(array: pa.Array) -> Mask:

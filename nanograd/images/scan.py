@@ -202,38 +202,35 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str], format_: s
         images = {name for each in usable if each.columns for name in each.columns.image.names}
         names = [name for name in _names_of(usable) if name not in images]
         names += [name for name in keep if name != ALL]
-    kept = pa.schema([_unify(usable, name) for name in dict.fromkeys(names)])
-    for field in kept:
+    kept = list[pa.Field]()
+    for name in dict.fromkeys(names):
+        types = {each.whole.field(name).type for each in usable if name in each.whole.names}
+        if not types:
+            present = list_names(_names_of(usable))
+            raise UsageError(f"--keep {name}: no file has this column; there are {present}")
+        values = (type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types)
+        plain = set(map(without_views, values))
+        schemas, field = [pa.schema([(name, type_)]) for type_ in sorted(plain, key=str)], None
+        with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
+            field = pa.unify_schemas(schemas, promote_options="permissive").field(name)
+        # Arrow rounds decimals to floats without an error.
+        has_decimals = any(is_any(each, "decimal") for each in plain)
+        if field is None or (is_any(field.type, "floating") and has_decimals):
+            listed = " and ".join(sorted(map(str, plain)))
+            raise DataError(
+                f"--keep {name}: the files hold {listed}, and no type holds the values of all; "
+                "leave it out or write one type"
+            )
         if not fits(field.type, format_):
             raise UsageError(
                 f"--format {format_} cannot hold column {field.name!r} of type {field.type}; "
                 "leave it out of --keep or choose parquet"
             )
-    return kept
+        kept.append(field)  # `reader.read` checks each value
+    return pa.schema(kept)
 
 
 def _names_of(scanned: Sequence[ScannedFile]) -> list[str]:
     """List the columns of all files that can be opened; columns of folder names come last."""
     own = dict.fromkeys(name for each in scanned for name in each.schema.names)
     return list(own | dict.fromkeys(name for each in scanned for name in each.whole.names))
-
-
-def _unify(usable: Sequence[ScannedFile], name: str) -> pa.Field:
-    """Return a column with a type for its values in all files; `reader.read` checks each value."""
-    types = {each.whole.field(name).type for each in usable if name in each.whole.names}
-    if not types:
-        present = list_names(_names_of(usable))
-        raise UsageError(f"--keep {name}: no file has this column; there are {present}")
-    values = (type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types)
-    plain = set(map(without_views, values))
-    schemas = [pa.schema([(name, type_)]) for type_ in sorted(plain, key=str)]
-    with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
-        field = pa.unify_schemas(schemas, promote_options="permissive").field(name)
-        # Arrow rounds decimals to floats without an error.
-        if not (is_any(field.type, "floating") and any(is_any(e, "decimal") for e in plain)):
-            return field
-    listed = " and ".join(sorted(map(str, plain)))
-    raise DataError(
-        f"--keep {name}: the files hold {listed}, and no type holds the values of all; leave it "
-        "out or write one type"
-    )

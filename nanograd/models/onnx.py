@@ -22,7 +22,7 @@ from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
 from nanograd.digits.deskew import MAX_SLANT, MAX_STRETCH, MONOMIALS
 from nanograd.digits.preparation import Preparation, affine
 from nanograd.digits.resample import ROW
-from nanograd.models.model import Model, Net
+from nanograd.models.model import Model
 from nanograd.models.reference import FAINT, INNER, LEAST_SCORE, Reference
 
 OPSET = 18
@@ -47,7 +47,14 @@ def graph(model: Model) -> bytes:
     build = _Builder()
     images = build("Reshape", _Value(build, "images"), np.array([-1, NUM_PIXELS]))
     pixels = [_deskew(build, net.preparation, images) for net in model.nets]
-    scores = [_score(build, *each) for each in zip(model.nets, pixels, strict=True)]
+    scores = list[Value]()
+    for net, each in zip(model.nets, pixels, strict=True):
+        params, architecture = net.params, net.architecture
+        factor, offset = map(np.float32, affine(net.preparation))
+        z1 = build("Gemm", each * factor + offset, params.w1, params.b1)
+        z2 = build("Gemm", build(_ACTIVATIONS[architecture.activation], z1), params.w2, params.b2)
+        is_mse = architecture.loss == "mse"
+        scores.append(build("Sigmoid", z2) if is_mse else build("Softmax", z2, axis=1))
     mean = scores[0] if len(scores) == 1 else build("Mean", *scores)
     best = build("ArgMax", mean, axis=1, keepdims=0)
     _measure_unfamiliarity(build, model.reference, pixels[0], best)
@@ -147,15 +154,6 @@ def _deskew(build: _Builder, preparation: Preparation, images: Value) -> Value:
     )
     above, below = (b - a) * (x - left) + a, (d - c) * (x - left) + c
     return np.rint((below - above) * (y - top) + above)
-
-
-def _score(build: _Builder, net: Net, pixels: Value) -> Value:
-    """Compute the scores of a net: (N, 784) float32 pixels to (N, 10) float32."""
-    params, architecture = net.params, net.architecture
-    factor, offset = map(np.float32, affine(net.preparation))
-    z1 = build("Gemm", pixels * factor + offset, params.w1, params.b1)
-    z2 = build("Gemm", build(_ACTIVATIONS[architecture.activation], z1), params.w2, params.b2)
-    return build("Sigmoid", z2) if architecture.loss == "mse" else build("Softmax", z2, axis=1)
 
 
 def _measure_unfamiliarity(
