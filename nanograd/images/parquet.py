@@ -102,7 +102,12 @@ def read_parquet(
         schema = parquet.schema_arrow
         names = tuple(columns(schema))
         places, scaled, plain = _places(schema.serialize().to_pybytes(), names)
-        scales, done = _find_scales(footer, scaled), 0
+        groups = [footer.row_group(n) for n in range(footer.num_row_groups if scaled else 0)]
+        scales, done = dict[str, int | None](), 0
+        for name, some in scaled.items():
+            scales[name] = scale_of(
+                _largest(group.column(each)) for group in groups for each in some
+            )
 
         def finish(batch: pa.RecordBatch) -> pa.RecordBatch:
             return with_scales(batch.cast(plain) if plain else batch, scales)
@@ -231,17 +236,6 @@ def _places(
     plain = pa.schema([field.with_type(without_views(field.type)) for field in own])
     leaves = [place for name in names for place in places[name]]
     return leaves, scaled, None if plain == own else plain
-
-
-def _find_scales(
-    footer: pq.FileMetaData, scaled: Mapping[str, Sequence[int]]
-) -> dict[str, int | None]:
-    """Return the scale of each column of pixels by the footer."""
-    groups = [footer.row_group(group) for group in range(footer.num_row_groups if scaled else 0)]
-    return {
-        name: scale_of(_largest(group.column(place)) for group in groups for place in some)
-        for name, some in scaled.items()
-    }
 
 
 def _largest(chunk: pq.ColumnChunkMetaData) -> float | None:

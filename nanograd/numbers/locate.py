@@ -185,7 +185,11 @@ def _printed(found: normalise.Candidate, weak: float) -> Floats | None:
         place = slice(top, 1 - bottom), slice(left, 1 - right)
         own = labels[place] == mark + 1
         part, sides = np.where(own, ink[place], 0), None
-        if min(own.shape) > LEAST_BOX and (_is_wide(own, ink) or _has_sides(own)):
+        turned = (np.rot90(own, turns) for turns in range(4))
+        along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
+        is_wide = (np.array(own.shape) > ACROSS * np.array(ink.shape)).all()
+        is_box = is_wide or np.sum(np.array(along) >= ALONG) >= 3  # it runs along three sides
+        if min(own.shape) > LEAST_BOX and is_box:
             sides = find_printed(part, 1.0, FULL)
         elif is_rule[mark]:
             is_bar = own.sum() > SOLID * (len(own) - own.argmax(0) - own[::-1].argmax(0)).sum()
@@ -194,18 +198,6 @@ def _printed(found: normalise.Candidate, weak: float) -> Floats | None:
         if sides is not None:
             np.maximum(printed[place], sides, out=printed[place])
     return printed if printed.any() else None
-
-
-def _is_wide(mark: Mask, ink: Floats) -> bool:
-    """Return whether a mark covers most of the picture in both directions."""
-    return all(own > ACROSS * whole for own, whole in zip(mark.shape, ink.shape, strict=True))
-
-
-def _has_sides(mark: Mask) -> bool:
-    """Return whether a mark runs along three sides of its box."""
-    turned = (np.rot90(mark, turns) for turns in range(4))
-    along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
-    return int(np.sum(np.array(along) >= ALONG)) >= 3
 
 
 def _stack(boxes: Floats, mass: Floats, usual: float) -> None:

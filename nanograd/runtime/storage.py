@@ -261,42 +261,40 @@ def _listed(place: str, **options: bool) -> Any:
 def files_below(place: str) -> list[tuple[str, int, int]]:
     """List all files in a folder and below, or the file itself.
 
+    Links are followed, except links to nothing. Names need not be UTF-8 on a local disk.
+
     Returns:
         Place, size in bytes and time of change in nanoseconds of each file.
     """
     with reading(place):
-        if not is_remote(place):
-            return list(_local_files(place))  # this includes names that are not UTF-8
-        filesystem, path = arrow_filesystem(place)
-        info = filesystem.get_file_info(path)
-        found = [info] if info.is_file else _listed(place, recursive=True)
-        return [
-            (place.rstrip("/") + each.path.removeprefix(path), each.size, each.mtime_ns or 0)
-            for each in found
-            if each.is_file
-        ]
-
-
-def _local_files(place: str) -> Iterator[tuple[str, int, int]]:
-    """List files; follow links, and skip links to nothing."""
-    path, seen = local_path(place), set[tuple[int, int]]()
-    waiting = [] if path.is_file() else [(place.rstrip("/") or "/", path)]
-    if not waiting:
-        yield place, (status := path.stat()).st_size, status.st_mtime_ns
-    while waiting:
-        folder, path = waiting.pop()
-        for name in os.listdir(path):  # noqa: PTH208 - the tests' disk fails here
-            try:
-                status = os.stat(path / name)  # noqa: PTH116 - the same
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ELOOP):
-                    continue
-                raise
-            if not S_ISDIR(status.st_mode):
-                yield join(folder, name), status.st_size, status.st_mtime_ns
-            elif (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                waiting.append((join(folder, name), path / name))
+        if is_remote(place):
+            filesystem, path = arrow_filesystem(place)
+            info = filesystem.get_file_info(path)
+            return [
+                (place.rstrip("/") + each.path.removeprefix(path), each.size, each.mtime_ns or 0)
+                for each in ([info] if info.is_file else _listed(place, recursive=True))
+                if each.is_file
+            ]
+        top, seen, found = local_path(place), set[tuple[int, int]](), list[tuple[str, int, int]]()
+        if top.is_file():
+            return [(place, (status := top.stat()).st_size, status.st_mtime_ns)]
+        waiting = [(place.rstrip("/") or "/", top)]
+        while waiting:
+            place_of_folder, folder = waiting.pop()
+            for name in os.listdir(folder):  # noqa: PTH208 - the tests' disk fails here
+                try:
+                    status = os.stat(folder / name)  # noqa: PTH116 - the same
+                except OSError as error:
+                    if error.errno in (errno.ENOENT, errno.ELOOP):
+                        continue
+                    raise
+                each = join(place_of_folder, name)
+                if not S_ISDIR(status.st_mode):
+                    found.append((each, status.st_size, status.st_mtime_ns))
+                elif (status.st_dev, status.st_ino) not in seen:
+                    seen.add((status.st_dev, status.st_ino))
+                    waiting.append((each, folder / name))
+        return found
 
 
 def exists(place: str) -> bool:

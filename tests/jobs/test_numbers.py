@@ -87,7 +87,7 @@ def test_each_picture_is_in_numbers_or_in_quarantine(pictures, format_):
 
 def test_rows_are_the_numbers_of_the_api_and_shown_on_the_terminal(pictures):
     pictures.run(digits="many")
-    first, *shown = preview_rows(str(pictures.out), "parquet").splitlines()
+    first, *shown = preview_rows(str(pictures.out)).splitlines()
     model = model_io.load(pictures.model)
     rows = pictures.table("numbers").to_pylist()
 
