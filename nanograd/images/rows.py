@@ -142,7 +142,7 @@ def read_images(
             if is_any(array.type, "struct"):
                 has_bytes, nothing = "bytes" in array.type.names, pa.nulls(len(array), pa.binary())
                 data = tensors.without_views(_child(array, "bytes")) if has_bytes else nothing
-            raw = _find_raw(data)
+            raw, named = _find_raw(data), paths.to_pylist()
             pictures = [tensors.from_raw(data, np.flatnonzero(raw), refused)]
             files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
             is_plain = np.zeros(len(files), np.bool_)
@@ -153,11 +153,7 @@ def read_images(
             _read_each(
                 zip(owners[left].tolist(), left, strict=True),
                 lambda at: read_encoded(
-                    files[at],
-                    options,
-                    to_image,
-                    paths[int(owners[at])].as_py(),
-                    whole=convert is not None,
+                    files[at], options, to_image, named[owners[at]], whole=convert is not None
                 ),
                 found,
                 refused,
