@@ -104,10 +104,9 @@ def read_parquet(
         places, scaled, plain = _places(schema.serialize().to_pybytes(), names)
         groups = [footer.row_group(n) for n in range(footer.num_row_groups if scaled else 0)]
         scales, done = dict[str, int | None](), 0
-        for name, some in scaled.items():
-            scales[name] = scale_of(
-                _largest(group.column(each)) for group in groups for each in some
-            )
+        for name, leaves in scaled.items():
+            chunks = (group.column(leaf) for group in groups for leaf in leaves)
+            scales[name] = scale_of(map(_largest, chunks))
 
         def finish(batch: pa.RecordBatch) -> pa.RecordBatch:
             return with_scales(batch.cast(plain) if plain else batch, scales)
