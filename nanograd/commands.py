@@ -1,10 +1,10 @@
 """The commands as Python functions: settings in, a result out.
 
-Settings are keyword arguments, named like the flags with underscores; environment variables are
-ignored. The command line passes a `spec` instead, a dataclass of the settings. All commands may
-raise these errors of `nanograd.errors`: UsageError for an invalid setting or a missing package,
-DataError for an input or model that is missing or damaged, and StorageError if a file cannot be
-read or written. Ray is imported only if `workers` is not 0.
+Settings are keyword arguments, named like the flags with underscores; the environment variables
+that set flags have no effect. The command line passes a `spec` instead, a dataclass of the
+settings. All commands may raise these errors of `nanograd.errors`: UsageError for an invalid
+setting or a missing package, DataError for an input or model that is missing or damaged, and
+StorageError if a file cannot be read or written. Ray is imported only if `workers` is not 0.
 """
 
 from collections.abc import Iterator, Sequence

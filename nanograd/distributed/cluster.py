@@ -86,7 +86,7 @@ def session(
 
     Args:
         address: an address as for Ray; None for RAY_ADDRESS or, if it is not set, a private Ray.
-        num_cpus: minimum number of CPUs of a private Ray; None for the machine's number.
+        num_cpus: a private Ray has the machine's number of CPUs, or this one if it is larger.
         listener: receives a message before Ray starts, which takes seconds.
 
     Raises:

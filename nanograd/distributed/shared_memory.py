@@ -8,12 +8,13 @@ The server sleeps on this pipe and on its sockets. There are no locks. The serve
 because polling takes time from the workers: with two workers on two cores, a round of 512 images
 took 2.4 ms with polling and 1.9 ms without.
 
-If all workers can open the memory of the only server, they *share* its update. After round k, the
-owner of each tree node waits for all sums, writes its slice of the state of round k + 1 to the copy
-that does not hold the state of round k, and sets the counter of the slice to k + 1. A state is
-complete when all slices have reached its round. Its copy does not change before the next state is
-complete, so a worker may die at any time. The server wakes up at the end of the segment of rounds,
-or when a worker finds a number that is not finite.
+If all workers can open the memory of the only server, they *share* its update. The state (the
+parameters, their average and the optimizer's vectors) has one slice for each tree node that a
+worker sends. After round k, this worker waits for the sums of all nodes, writes the node's slice of
+the state of round k + 1 to the copy that does not hold the state of round k, and sets the counter
+of the slice to k + 1. A state is complete when all slices have reached its round. Its copy does not
+change before the next state is complete, so a worker may die at any time. The server wakes up at
+the end of the segment of rounds, or when a worker finds a number that is not finite.
 
 Segment and pipe have no names, so a killed process leaves nothing behind. The segment is an
 anonymous file (`memfd_create`). Workers open segment and pipe by `/proc/<pid>/fd/<number>`. The

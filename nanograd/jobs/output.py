@@ -3,7 +3,8 @@
     OUT/_receipts/ID.json   receipt of a part; a part with a receipt is done
     OUT/_summary.json       sum of all receipts
     OUT/_metrics.jsonl      progress of the last command, with times
-    OUT/_manifest.json      identity of the job; receipts and runs of the complete parts
+    OUT/_manifest.json      identity of the job, a copy of all receipts, and for each complete
+                            command the ids of the parts that it added
     OUT/_SUCCESS            written last; marks a complete output
     OUT/_corrections.pq     decisions of a person, see `corrections`; no job changes or removes it
     OUT/_next/...           staging: new files, while the old ones are still in place

@@ -2,8 +2,8 @@
 
     z1 = x w1 + b1     h = f(z1)     z2 = h w2 + b2     o = output(z2)
 
-    d2 = dE/dz2                     from the loss
-    d1 = dE/dz1 = (d2 w2^T) f'(h)   errors propagate back through the transposed weights
+    d2 = dE/dz2                     from the loss E
+    d1 = dE/dz1 = (d2 w2^T) f'(z1)  errors propagate back through the transposed weights
     dw2 = h^T d2    db2 = sum d2    dw1 = x^T d1    db1 = sum d1
 
 Dimensions, here and in every docstring: B images in a batch, D inputs (784 pixels of a digit), H
