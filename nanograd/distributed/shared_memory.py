@@ -43,7 +43,7 @@ import numpy as np
 from nanograd.errors import UnavailableError
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import machine
-from nanograd.training.server import LossSum, Update
+from nanograd.training.server import LossSum, Update, split
 from nanograd.training.tree import TreeNode
 from nanograd.training.worker import Contribution
 
@@ -53,8 +53,6 @@ _LINE = 8
 _TOKEN, _STOP, _PUBLISHED, _LOSSES, _FIRST_SLOT = 0, 1, 2, 3, 5
 # The word of a line that is 1 if somebody sleeps until its counter changes.
 _ASLEEP = 7
-# Floats of a cache line: two workers write no line both.
-_ALIGNED = 16
 # Polls of a worker before it sleeps, which take longer than an update of the parameters.
 _SPINS = 2000
 # Seconds after which a waiting process checks its deadline and whether its peers are alive.
@@ -96,14 +94,6 @@ class MemoryAddress:
         num_floats = (2 * self.num_vectors + len(self.nodes)) * self.num_parameters
         return self.num_words * _WORD_BYTES + num_floats * _FLOAT_BYTES
 
-    def slice_of(self, slot: int) -> slice:
-        """Return the slice of the parameters that the owner of a slot updates."""
-        first, end = (
-            self.num_parameters * each // len(self.nodes) // _ALIGNED * _ALIGNED
-            for each in (slot, slot + 1)
-        )
-        return slice(first, end if slot + 1 < len(self.nodes) else self.num_parameters)
-
 
 class MemorySegment:
     """Memory shared by one server and its workers, as numpy arrays; it owns the descriptors."""
@@ -119,6 +109,8 @@ class MemorySegment:
         # Two states; the one of round k is the one of index k % 2 if the update is shared, else 0.
         self.states = vectors[: 2 * address.num_vectors].reshape(2, address.num_vectors, -1)
         self.gradients = vectors[2 * address.num_vectors :]
+        # The slice of the parameters that the owner of each slot updates.
+        self._parts = split(address.num_parameters, len(address.nodes))
 
     @property
     def bell(self) -> int:
@@ -249,7 +241,7 @@ class MemorySegment:
         sums = [self.sent(each) for each in range(len(self._slots))]
         before, after = self.states[round_ % 2], self.states[(round_ + 1) % 2]
         progress = update.add_loss(sums, self.progress(round_))
-        is_finite = update.apply(sums, self.address.slice_of(slot), before, after)
+        is_finite = update.apply(sums, self._parts[slot], before, after)
         if not is_finite or progress is None:
             self._words[_STOP, 1] = 1
             return False

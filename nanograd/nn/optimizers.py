@@ -1,7 +1,7 @@
 """Optimisers: SGD, momentum, Adam; and an exponential average of the parameters.
 
-Parameters, gradients and optimiser state are vectors of the same length. Updates are in place and
-elementwise, so their bits do not depend on how the vector is sliced.
+Parameters, gradients and optimiser state are vectors of the same length. Updates are elementwise,
+so their bits do not depend on how the vector is sliced.
 """
 
 from collections.abc import Callable
@@ -14,24 +14,31 @@ Vector: TypeAlias = NDArray[np.float32]
 State: TypeAlias = dict[str, Vector]
 
 
+class Point(NamedTuple):
+    """The parameters, and the state of the optimiser."""
+
+    params: Vector
+    state: State
+
+
 class Optimizer(NamedTuple):
     """The functions of an optimiser.
 
-    `init(num_parameters)` returns its state. `update(params, gradient, state, learning_rate, step)`
-    changes params and state in place; step counts from 1. `update` also overwrites the gradient,
-    with intermediate results.
+    `init(num_parameters)` returns its state. `update(point, gradient, learning_rate, step, out)`
+    writes the next point to `out`, which may be `point`; step counts from 1. `update` also
+    overwrites the gradient, with intermediate results.
     """
 
     init: Callable[[int], State]
-    update: Callable[[Vector, Vector, State, float, int], None]
+    update: Callable[[Point, Vector, float, int, Point], None]
 
 
 def sgd() -> Optimizer:
     """Return plain gradient descent: w <- w - lr g."""
 
-    def update(params: Vector, gradient: Vector, state: State, rate: float, step: int) -> None:
+    def update(point: Point, gradient: Vector, rate: float, step: int, out: Point) -> None:
         gradient *= np.float32(rate)
-        params -= gradient
+        np.subtract(point.params, gradient, out=out.params)
 
     return Optimizer(lambda num_parameters: {}, update)
 
@@ -47,11 +54,12 @@ def momentum(decay: float = 0.9) -> Optimizer:
     def init(num_parameters: int) -> State:
         return {"velocity": np.zeros(num_parameters, np.float32)}
 
-    def update(params: Vector, gradient: Vector, state: State, rate: float, step: int) -> None:
-        velocity = state["velocity"]
-        velocity *= np.float32(decay)
+    def update(point: Point, gradient: Vector, rate: float, step: int, out: Point) -> None:
+        velocity = out.state["velocity"]
+        np.multiply(point.state["velocity"], np.float32(decay), out=velocity)
         velocity += gradient
-        params -= np.multiply(velocity, np.float32(rate), out=gradient)
+        np.multiply(velocity, np.float32(rate), out=gradient)
+        np.subtract(point.params, gradient, out=out.params)
 
     return Optimizer(init, update)
 
@@ -72,11 +80,11 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
         zeros = np.zeros(num_parameters, np.float32)
         return {"mean": zeros, "square": zeros.copy()}
 
-    def update(params: Vector, gradient: Vector, state: State, rate: float, step: int) -> None:
-        mean, square = state["mean"], state["square"]
-        mean *= np.float32(beta1)
+    def update(point: Point, gradient: Vector, rate: float, step: int, out: Point) -> None:
+        mean, square = out.state["mean"], out.state["square"]
+        np.multiply(point.state["mean"], np.float32(beta1), out=mean)
         mean += np.float32(1 - beta1) * gradient
-        square *= np.float32(beta2)
+        np.multiply(point.state["square"], np.float32(beta2), out=square)
         gradient *= gradient
         gradient *= np.float32(1 - beta2)
         square += gradient
@@ -85,22 +93,22 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
         gradient += np.float32(epsilon * correction2)
         np.divide(mean, gradient, out=gradient)
         gradient *= np.float32(rate * correction2 / (1 - beta1**step))
-        params -= gradient
+        np.subtract(point.params, gradient, out=out.params)
 
     return Optimizer(init, update)
 
 
-def update_average(average: Vector, params: Vector, decay: float, step: int) -> None:
-    """Update an exponential average of the parameters in place.
+def update_average(average: Vector, params: Vector, decay: float, step: int, out: Vector) -> None:
+    """Write the next exponential average of the parameters to `out`, which may be `average`.
 
-    average <- d average + (1 - d) params, with d = min(decay, step / (step + 10)), so that the
-    average soon forgets the first steps; step counts from 1.
+    out = d average + (1 - d) params, with d = min(decay, step / (step + 10)), so that the average
+    soon forgets the first steps; step counts from 1.
 
     References:
         Polyak & Juditsky (1992), "Acceleration of stochastic approximation by averaging".
     """
     share = np.float32(1 - min(decay, step / (step + 10)))
-    average += share * (params - average)
+    np.add(average, share * (params - average), out=out)
 
 
 def by_name(name: str, momentum_decay: float) -> Optimizer:

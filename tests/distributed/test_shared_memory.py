@@ -104,16 +104,3 @@ def test_closed_memory_and_failed_attempts_to_attach_keep_no_descriptor():
     del made, attached  # with the last array goes the mapping, which has a descriptor of its own
 
     assert len(list(descriptors.iterdir())) == before
-
-
-@pytest.mark.parametrize("num_parameters", [1, 7, 193, 159_010])
-@pytest.mark.parametrize("num_slots", [1, 2, 3, 8])
-def test_slices_of_the_slots_cover_each_parameter_once(server, num_parameters, num_slots):
-    nodes = tuple((shard, shard + 1) for shard in range(num_slots))
-    address = replace(server.address, num_parameters=num_parameters, nodes=nodes)
-
-    slices = [address.slice_of(slot) for slot in range(num_slots)]
-
-    places = [place for part in slices for place in range(num_parameters)[part]]
-    assert places == list(range(num_parameters))
-    assert all(part.start % 16 == 0 for part in slices)

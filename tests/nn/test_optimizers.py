@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nanograd.nn.optimizers import State, Vector, by_name, update_average
+from nanograd.nn.optimizers import Point, State, Vector, by_name, update_average
 
 STEPS = 7
 RATE = 0.05
@@ -31,8 +31,8 @@ def run(
     for step, gradient in enumerate(gradients, start=1):
         for first, end in pairwise(bounds):
             part = slice(first, end)
-            views = {name: vector[part] for name, vector in state.items()}
-            optimizer.update(params[part], gradient[part].copy(), views, RATE, step)
+            point = Point(params[part], {name: vector[part] for name, vector in state.items()})
+            optimizer.update(point, gradient[part].copy(), RATE, step, point)
     return params, state
 
 
@@ -87,7 +87,7 @@ def test_update_in_slices_has_the_bits_of_one_update(name, cuts):
 @pytest.mark.parametrize(
     ("name", "keys"), [("sgd", []), ("momentum", ["velocity"]), ("adam", ["mean", "square"])]
 )
-def test_update_works_in_place_and_changes_nothing_at_a_rate_of_zero(name, keys):
+def test_update_in_place_has_the_bits_of_another_and_a_rate_of_zero_changes_nothing(name, keys):
     optimizer = by_name(name, 0.9)
     params, (gradient, *_) = vectors(7)
     state = optimizer.init(7)
@@ -95,13 +95,19 @@ def test_update_works_in_place_and_changes_nothing_at_a_rate_of_zero(name, keys)
     assert sorted(state) == keys
     assert all(v.dtype == np.float32 and v.shape == (7,) and not v.any() for v in state.values())
 
-    optimizer.update(params, gradient.copy(), state, 0.0, 1)
+    point = Point(params, state)
+    optimizer.update(point, gradient.copy(), 0.0, 1, point)
     same = params.copy()
-    optimizer.update(params, gradient.copy(), state, RATE, 2)
+    out = Point(np.empty_like(params), optimizer.init(7))
+    for target in (out, point):  # `out` first: the update must not change its point
+        optimizer.update(point, gradient.copy(), RATE, 2, target)
 
     np.testing.assert_array_equal(same, old_params)
     assert (params != old_params).all()
     assert all(state[key] is vector for key, vector in old_state.items())
+    np.testing.assert_array_equal(out.params, params)
+    for key in keys:
+        np.testing.assert_array_equal(out.state[key], state[key])
 
 
 def test_momentum_without_decay_is_plain_descent():
@@ -118,9 +124,9 @@ def test_average_follows_a_float64_oracle_also_in_slices(decay):
     oracle = start.astype(np.float64)
 
     for step, point in enumerate(points, start=1):
-        update_average(average, point, decay, step)
+        update_average(average, point, decay, step, average)
         for part in (slice(0, 1), slice(1, 8), slice(8, 193)):
-            update_average(sliced[part], point[part], decay, step)
+            update_average(sliced[part], point[part], decay, step, sliced[part])
         share = 1 - min(decay, step / (step + 10))
         oracle = (1 - share) * oracle + share * point
 

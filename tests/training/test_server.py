@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nanograd.errors import DivergedError
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import LossSum, ParameterServer, Refusal, first_snapshot
+from nanograd.training.server import LossSum, ParameterServer, Refusal, first_snapshot, split
 from nanograd.training.tree import TreeNode, cover, tree_sum
 from nanograd.training.worker import Contribution, add
 from tests.helpers.runs import bits
@@ -217,3 +217,13 @@ def test_any_owners_order_and_repetition_give_the_same_bits(owners, data):
 
     assert server.round == alone.round == 1
     assert bits(server.snapshot()) == bits(alone.snapshot())
+
+
+@pytest.mark.parametrize("num_parameters", [1, 7, 193, 159_010])
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
+def test_ranges_of_parameters_cover_each_parameter_once(num_parameters, number):
+    parts = split(num_parameters, number)
+
+    places = [place for part in parts for place in range(num_parameters)[part]]
+    assert places == list(range(num_parameters))
+    assert all(part.start % 16 == 0 for part in parts)
