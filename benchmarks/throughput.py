@@ -4,8 +4,6 @@ The figures are images per second of training steps only, without evaluation and
 net is 784-200-10 with ReLU and cross-entropy. It is trained by momentum SGD at a constant rate,
 without an average of the weights, on images in memory.
 
-- `--shards 8`, so that up to 8 workers give the same bits (the default at batch 512), and
-  `--shards 2`, enough for two workers (the default at batch 128).
 - `--workers 2` (RayGroup, shared memory, one BLAS thread per process) against PyTorch DDP over gloo
   (2 processes of one thread), PyTorch in one process with 2 threads, Ray Train's TorchTrainer with
   2 workers, and the parameter server of Ray's documentation (waiting for the parameters every tenth
@@ -66,7 +64,8 @@ def _pair(ours: Process, setting: Setting, seconds: float, repeats: int) -> Row:
     with Process(setting) as peer:
         a, b, ratios = alternate(ours, peer, seconds, repeats)
     row = {
-        "ours": f"--workers {ours.setting.workers} --shards {ours.setting.shards}",
+        "ours": f"--workers {ours.setting.workers}"
+        + (f" --shards {ours.setting.shards}" if ours.setting.shards else ""),
         "peer": setting.name,
         "processes x threads": f"{max(1, setting.workers)} x {setting.threads}",
         "batch": setting.batch,
@@ -87,7 +86,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 0], choices=[2, 0])
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--shards", type=int, nargs="+", default=[8, 2])
+    parser.add_argument("--shards", type=int, nargs="+", default=[0], help="0: the default")
     parser.add_argument("--only", nargs="+", default=_PEERS, choices=_PEERS, help="peers to run")
     parser.add_argument("--seconds", type=float, default=0.7)
     parser.add_argument("--repeats", type=int, default=5)
