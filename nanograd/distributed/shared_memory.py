@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanograd.errors import UnavailableError
 from nanograd.nn.optimizers import Vector
@@ -102,9 +103,16 @@ class MemorySegment:
         self.address = address
         self._descriptor, self._bell = descriptor, bell
         memory = mmap.mmap(descriptor, address.num_bytes)
-        self._words = np.frombuffer(memory, np.int64, address.num_words).reshape(-1, _LINE)
+        self._divide(
+            np.frombuffer(memory, np.int64, address.num_words),
+            np.frombuffer(memory, np.float32, offset=address.num_words * _WORD_BYTES),
+        )
+
+    def _divide(self, words: NDArray[np.int64], floats: NDArray[np.float32]) -> None:
+        # A simulated segment calls it with memory of its own.
+        address = self.address
+        self._words = words.reshape(-1, _LINE)
         self._slots, self._slices = np.split(self._words[_FIRST_SLOT:], 2)
-        floats = np.frombuffer(memory, np.float32, offset=address.num_words * _WORD_BYTES)
         vectors = floats.reshape(-1, address.num_parameters)
         # Two states; the one of round k is the one of index k % 2 if the update is shared, else 0.
         self.states = vectors[: 2 * address.num_vectors].reshape(2, address.num_vectors, -1)

@@ -320,7 +320,11 @@ def refuse_file(place: str) -> None:
     """Raise OutputExistsError if a local output folder, or a parent of it, is no folder."""
     path = Path() if is_remote(place) else local_path(place)
     for each in (path, *path.parents):
-        if os.path.lexists(each) and not each.is_dir():  # a file, a device or a broken link
+        try:
+            is_folder = each.is_dir() or not os.path.lexists(each)
+        except OSError as error:
+            raise StorageError(f"cannot read {each}: {error.strerror}") from error
+        if not is_folder:  # a file, a device or a broken link
             kind = "a file" if is_file(str(each)) else "no folder"
             raise OutputExistsError(f"{each} is {kind}; choose another --output or move it")
 

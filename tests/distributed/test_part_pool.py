@@ -88,12 +88,11 @@ def test_two_actors_are_at_work_at_once_however_small_the_input(ray_cpus, tmp_pa
 
 def test_many_small_files_and_pictures_are_predicted_as_without_ray(ray_cpus, tmp_path, sample):
     model_io.save(some_model(), str(tmp_path / "model"))
-    (tmp_path / "lä ufe").mkdir()
+    write_pictures(sample.test.take(slice(0, 31)), str(tmp_path / "lä ufe"))
     for number in range(300):
         images = [sample.test.images[number].tobytes()] * (number % 40)
         table = pa.table({"image": pa.array(images, pa.binary())})
         pq.write_table(table, tmp_path / "lä ufe" / f"{number}.parquet")
-    write_pictures(sample.test.take(slice(0, 31)), str(tmp_path / "lä ufe"))
     (tmp_path / "lä ufe" / "empty.png").touch()
 
     for workers in (0, 2):
