@@ -75,7 +75,7 @@ def test_jobs_of_the_runbook_end_with_the_bits_of_one_process(cluster, checksum)
     assert (ingested["rows"], ingested["ingested"]) == (12, 12)
     assert trained["workers"] == 6
     assert "6 workers on 3 hosts" in output
-    assert trained["params_sha256"] == checksum()
+    assert trained["params_sha256"] == checksum(shards=8)
     assert (predicted["rows"], predicted["predicted"]) == (12, 12)
 
 
@@ -92,7 +92,7 @@ def test_stopped_job_resumes_on_other_hosts(cluster, checksum):
 
     assert stopped.last["code"] == 75  # Ray itself keeps no code of a stopped job
     assert "continuing after" in output
-    assert events(output)[-1]["params_sha256"] == checksum(epochs=60)
+    assert events(output)[-1]["params_sha256"] == checksum(epochs=60, shards=8)
     assert cluster.network.hosts["south"].processes("raylet") == []
 
 
@@ -108,7 +108,8 @@ REFUSALS = (
 
 
 def test_command_that_cannot_join_and_job_without_the_token_are_refused(cluster):
-    train = f"train --data sample --workers 8 --output {SHARED}/no --address 10.77.0.11:6379"
+    train = f"train --data sample --shards 8 --workers 8 --output {SHARED}/no"
+    train += " --address 10.77.0.11:6379"
     submit = "ray job submit --address http://127.0.0.1:8265 -- true"
     with ThreadPoolExecutor(3) as pool:
         refused = [pool.submit(cluster.run_on, where, train, about) for where, about, _ in REFUSALS]
