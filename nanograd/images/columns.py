@@ -306,19 +306,6 @@ def is_binary(type_: pa.DataType) -> bool:
     return is_any(type_, "binary", "large_binary", "fixed_size_binary", "binary_view")
 
 
-def without_views(type_: pa.DataType) -> pa.DataType:
-    """Replace views of text and bytes in a type, which many of Arrow's functions do not take."""
-    if is_any(type_, "string_view"):
-        return pa.large_string()
-    if is_any(type_, "binary_view"):
-        return pa.large_binary()
-    if is_any(type_, "struct"):
-        return pa.struct([each.with_type(without_views(each.type)) for each in type_.fields])
-    if is_any(type_, "list"):
-        return pa.list_(type_.value_field.with_type(without_views(type_.value_type)))
-    return type_
-
-
 def fits(type_: pa.DataType, format_: str) -> bool:
     """Return whether a format can hold a type: only Parquet holds bytes and tensors."""
     if format_ == "parquet":

@@ -57,7 +57,7 @@ class InputFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """The source of a row; its fields are the first columns of every output."""
+    """The source of a row. These fields are the first columns of every output."""
 
     path: str  # the user's picture or, if the row names none, `source_file`
     source_file: str  # path or URI of the input file

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from nanograd.digits.levels import scale_of
 from nanograd.errors import DataError, Reason, StorageError
-from nanograd.images.columns import flat_columns, without_views
-from nanograd.images.tensors import SCALE, Refused, is_any, is_list, leaf
+from nanograd.images.columns import flat_columns
+from nanograd.images.tensors import SCALE, Refused, is_any, is_list, leaf, plain_type
 from nanograd.runtime import storage
 
 # Maximum rows and bytes of a batch. A batch has many rows because each batch has fixed costs, and
@@ -216,7 +216,7 @@ def _places(
 
     Also return, by name, those leaf columns whose numbers are pixels, and therefore have a scale.
     784 flat columns share one scale, under the name of the first. The third result is the schema of
-    the columns without views (see `without_views`), or None if they have none.
+    the columns without views (see `plain_type`), or None if they have none.
     """
     schema = pa.ipc.read_schema(pa.BufferReader(serialized))
     places, scaled = leaf_places(schema), dict[str, list[int]]()
@@ -232,7 +232,7 @@ def _places(
     if flat := flat_columns(names):
         scaled[flat[0]] = [places[name][0] for name in flat]
     own = pa.schema([schema.field(name) for name in names])
-    plain = pa.schema([field.with_type(without_views(field.type)) for field in own])
+    plain = pa.schema([field.with_type(plain_type(field.type)) for field in own])
     leaves = [place for name in names for place in places[name]]
     return leaves, scaled, None if plain == own else plain
 

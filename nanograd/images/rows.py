@@ -208,9 +208,7 @@ def _to_array(column: pa.ChunkedArray) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if is_any(array.type, "dictionary"):
-        if is_any(array.type.value_type, "string_view"):  # as of polars; Arrow cannot decode it
-            array = array.cast(pa.dictionary(array.type.index_type, pa.large_string()))
-        array = array.dictionary_decode()
+        array = array.cast(tensors.plain_type(array.type)).dictionary_decode()
     return tensors.without_views(array)
 
 

@@ -22,12 +22,11 @@ from nanograd.images.columns import (
     find_partitions,
     fits,
     list_names,
-    without_views,
 )
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import InputFile, Origin, Rejected, Version, entity_tag, kind_of
 from nanograd.images.parquet import open_parquet
-from nanograd.images.tensors import is_any
+from nanograd.images.tensors import is_any, plain_type
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
@@ -209,7 +208,7 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str], format_: s
             present = list_names(_names_of(usable))
             raise UsageError(f"--keep {name}: no file has this column; there are {present}")
         values = (type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types)
-        plain = set(map(without_views, values))
+        plain = set(map(plain_type, values))
         schemas, field = [pa.schema([(name, type_)]) for type_ in sorted(plain, key=str)], None
         with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
             field = pa.unify_schemas(schemas, promote_options="permissive").field(name)

@@ -57,14 +57,28 @@ def leaf(type_: pa.DataType) -> pa.DataType:
     return leaf(type_.value_type) if is_list(type_) else type_
 
 
+def plain_type(type_: pa.DataType) -> pa.DataType:
+    """Replace views of text and bytes in a type, which many of Arrow's functions do not take."""
+    if is_any(type_, "string_view"):
+        return pa.large_string()
+    if is_any(type_, "binary_view"):
+        return pa.large_binary()
+    if is_any(type_, "dictionary"):
+        return pa.dictionary(type_.index_type, plain_type(type_.value_type), type_.ordered)
+    if is_any(type_, "struct"):
+        return pa.struct([each.with_type(plain_type(each.type)) for each in type_.fields])
+    if is_any(type_, "list"):
+        return pa.list_(type_.value_field.with_type(plain_type(type_.value_type)))
+    return type_
+
+
 def without_views(array: pa.Array) -> pa.Array:
     """Replace views of text, bytes or lists, at any depth, by plain types.
 
     List views are not cast, because the cast of pyarrow 26 makes the last list of a file empty.
     """
-    type_ = array.type
-    if is_any(type_, "binary_view", "string_view"):
-        return array.cast(pa.large_binary() if is_any(type_, "binary_view") else pa.large_string())
+    if (type_ := plain_type(array.type)) != array.type:
+        array = array.cast(type_)
     while is_list(type_) and not is_any(type_, "list_view", "large_list_view"):
         type_ = type_.value_type
     if not is_list(type_):
