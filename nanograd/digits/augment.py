@@ -15,8 +15,7 @@ import numpy as np
 from numpy.random import Philox
 
 from nanograd.digits.dataset import SIDE
-from nanograd.digits.deskew import Size, deskewed_coordinates
-from nanograd.digits.resample import resample
+from nanograd.digits.deskew import Size, deskewed_coordinates, resample
 from nanograd.runtime.arrays import Bytes, Floats
 
 # Standard deviation of the Gaussian that smooths the elastic field, in pixels (Simard: about 4).

@@ -19,9 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nanograd import __version__
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
-from nanograd.digits.deskew import MAX_SLANT, MAX_STRETCH, MONOMIALS
+from nanograd.digits.deskew import MAX_SLANT, MAX_STRETCH, MONOMIALS, ROW
 from nanograd.digits.preparation import Preparation, affine
-from nanograd.digits.resample import ROW
 from nanograd.models.model import Model
 from nanograd.models.reference import FAINT, INNER, LEAST_SCORE, Reference
 
