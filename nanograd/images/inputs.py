@@ -338,8 +338,9 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
         raise DataError(f"{place}: there is no such file or folder; check the path")
     for file in set(found).difference(folders, files):  # a dangling link or a pipe
         yield file, InputFile(file, 0, 0), _BROKEN
+    for folder in {_table_of(each) for each in (*folders, *(str(Path(e).parent) for e in files))}:
+        _check_plain(folder, suffixes)
     for file in files:
-        _check_plain(str(Path(file).parent), suffixes)
         yield os.path.realpath(file), _input_file(file, Path(file).stat()), ""
 
     def fail(error: OSError) -> None:
@@ -385,7 +386,8 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     base = _before_wildcards(place) if is_glob else place
     listed = [] if is_glob and not storage.exists(base) else storage.files_below(base)
     logs = [f"/{log}/" for log in _LAKES]
-    for folder in {name.partition(log)[0] for name, _, _ in listed for log in logs if log in name}:
+    tables = {name.partition(log)[0] for name, _, _ in listed for log in logs if log in name}
+    for folder in {*tables, _table_of(base.rstrip("/"))}:
         _check_plain(folder, suffixes)
     visible = [InputFile(*each) for each in listed if _takes(place, each[0])]
     if is_glob and not visible:
@@ -414,6 +416,11 @@ def _takes(place: str, file: str) -> bool:
         _is_named(place, "/".join(names[:end])) and not _is_hidden("/".join(names[end:]))
         for end in range(len(names), 0, -1)
     )
+
+
+def _table_of(folder: str) -> str:
+    """Return the folder without `data` and `name=value` at its end, as tables call their parts."""
+    return re.sub(r"(/data|/[^/=]+=[^/]*)+$", "", folder)
 
 
 def _check_plain(folder: str, suffixes: tuple[str, ...]) -> None:

@@ -136,6 +136,17 @@ def test_table_with_a_log_of_its_own_is_refused(tmp_path, kind, place):
         expand_all([f"{tmp_path}/{place}"], "/out")
 
 
+@pytest.mark.parametrize("place", ["data", "data/x.parquet", "data/*.parquet", "day=1/", "d*/*"])
+@pytest.mark.parametrize("kind", LAKES)
+def test_part_of_such_a_table_is_refused(tmp_path, kind, place):
+    for name in (LAKES[kind], "data/x.parquet", "data/day=1/x.parquet", "day=1/x.parquet"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+
+    with pytest.raises(DataError, match=rf"/in is an? {kind} table"):
+        expand_all([f"{tmp_path}/in/{place}"], "/out")
+
+
 @pytest.mark.parametrize(
     ("place", "output", "refused"),
     [
