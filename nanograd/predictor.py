@@ -10,7 +10,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.errors import ArgumentError, DataError
-from nanograd.images.columns import IMAGE_NAMES, LABEL_NAMES, find_image_column, rename_taken
+from nanograd.images.columns import (
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    NO_LABELS,
+    find_image_column,
+    list_names,
+    rename_taken,
+)
 from nanograd.images.inputs import Rejected
 from nanograd.images.reader import Batch, read_table
 from nanograd.models import model as model_io
@@ -64,6 +71,10 @@ class Predictor:
         table = _to_table(given, self._options)
         try:
             images = find_image_column(table.schema, self._options.image_column).names
+            labels = self._options.label_column
+            if labels not in (None, NO_LABELS, *table.column_names):
+                listed = list_names(table.column_names)
+                raise DataError(f"there is no column {labels!r} among {listed}")
             found, rejected = read_table(table, self._options)
         except DataError as error:
             raise DataError(as_arguments(str(error))) from error
@@ -83,7 +94,7 @@ def _columns(batch: Table) -> dict[str, Any]:
         names = batch.schema.names
     elif isinstance(batch, Mapping):
         names = list(batch)
-    elif hasattr(batch, "columns"):  # pandas, polars
+    elif hasattr(batch, "__len__") and hasattr(batch, "columns"):  # pandas, polars, but not lazy
         names = list(batch.columns)
     else:
         raise ArgumentError(

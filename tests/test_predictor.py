@@ -142,6 +142,7 @@ def test_empty_batch_stays_empty_with_the_same_columns(form, images, model):
     ("batch", "error", "why"),
     [
         ([bytes(784)], ArgumentError, "arrays by name"),
+        (pl.LazyFrame({"image": [bytes(784)]}), ArgumentError, "not <class .*LazyFrame"),
         ({"id": np.arange(7)}, DataError, r"name one with image_column$"),
         ({"image": [b"x"], "label": [7], "Label": [7]}, DataError, r"choose with label_column$"),
         ({"image": np.array([bytes(784), b"x"])}, ArgumentError, r"\|S784 loses zeros"),
@@ -156,6 +157,12 @@ def test_empty_batch_stays_empty_with_the_same_columns(form, images, model):
 def test_batch_of_another_kind_is_an_error_with_its_reason(batch, error, why, model):
     with pytest.raises(error, match=why):
         nanograd.Predictor(model)(batch)
+
+
+def test_named_label_column_that_is_missing_is_an_error(images, model):
+    with pytest.raises(DataError, match="no column 'nope' among image"):
+        nanograd.Predictor(model, label_column="nope")({"image": images})
+    assert "prediction" in nanograd.Predictor(model, label_column="none")({"image": images})
 
 
 def test_models_of_another_kind_are_errors(tmp_path):
