@@ -32,13 +32,9 @@ def classes_of(confusion: Ints) -> list[tuple[Any, ...]]:
 
 
 def histogram_chart(groups: Mapping[str, Ints]) -> Chart:
-    """Plot the number of images by confidence, with up to three groups side by side.
+    """Plot the images of up to three groups by confidence: (n,) counts in n equal bins.
 
     The scale is logarithmic, because a dozen mistakes beside thousands of hits would be invisible.
-
-    Args:
-        groups: name -> (n,) counts in n equal bins of the confidence; groups without images are
-            left out.
     """
     kinds = {name: counts for name, counts in groups.items() if counts.any()}
     series, most = [], 1
@@ -110,11 +106,8 @@ class Review(NamedTuple):
 def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
     """Compute the accuracy of the rows that are left after reviewing the most doubtful ones.
 
-    The number of reviewed rows grows up to a quarter of all rows, or until no mistake is left.
-
-    Args:
-        labelled: (n,) labelled rows at each level of doubt, the most doubtful first.
-        correct: (n,) correctly predicted rows at each level.
+    The number of reviewed rows grows up to a quarter of all rows, or until no mistake is left. The
+    arguments are (n,) counts at each level of doubt, the most doubtful first.
     """
     reviewed, total = np.cumsum([0, *labelled]), labelled.sum()
     mistakes = np.cumsum([0, *(labelled - correct)])

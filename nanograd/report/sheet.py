@@ -99,16 +99,11 @@ class Inspection:
 def find_pictures(
     inputs: Sequence[str], limit: int, output: str
 ) -> tuple[dict[str, bytes | None], int]:
-    """Find picture files, and rows of Parquet files that hold pictures.
-
-    Args:
-        inputs: files, folders or globs, local or in an object store.
-        limit: maximum pictures to return.
-        output: absolute path or URI of a file to leave out.
+    """Find up to `limit` picture files, or rows of Parquet files that hold pictures.
 
     Returns:
-        found: name of a picture -> its bytes; None for a picture file.
-        total: number of pictures in all inputs.
+        The bytes of each picture by its name, None for a picture file; and the number of pictures
+        in all inputs except the file `output`.
 
     Raises:
         DataError: an input does not exist or has no pictures.
@@ -162,12 +157,7 @@ def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
 def inspect_pictures(
     files: Mapping[str, bytes | None], spec: InspectSpec, model: Model
 ) -> list[Inspection]:
-    """Decode, normalise and classify pictures, and keep every result.
-
-    Args:
-        files: name of a picture -> its bytes. None reads the file at the path or URI in the name.
-        spec: polarity, limits on picture files, and whether a picture holds one digit or many.
-        model: classifies the digits.
+    """Decode, normalise and classify the pictures that `find_pictures` found; keep every result.
 
     Raises:
         StorageError: the storage fails, not only a single file.
@@ -194,14 +184,6 @@ def inspect_pictures(
         else:
             inspections.append(Inspection(file=file, **found))
     return inspections
-
-
-def summarize(inspections: Sequence[Inspection]) -> JsonObject:
-    """Return the counts and the outcome of each picture, for the result line."""
-    results = [each.to_json() for each in inspections]
-    refused = sum(each["reason"] is not None for each in results)
-    counts = {"pictures": len(results), "read": len(results) - refused, "refused": refused}
-    return {**counts, "results": results}
 
 
 class Panel(NamedTuple):

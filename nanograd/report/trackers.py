@@ -20,12 +20,9 @@ _SCALARS = ("loss", "val_loss", "val_accuracy", "learning_rate", "images_per_s",
 
 @contextmanager
 def trackers(folder: str, spec: TrainSpec, listener: Listener) -> Iterator[list[Listener]]:
-    """Provide the listeners that report a run to TensorBoard and MLflow, until the run ends.
+    """Provide the listeners that report the run in a folder to TensorBoard and MLflow.
 
-    Args:
-        folder: the run directory; TensorBoard's event files go to its subfolder `tensorboard`.
-        spec: settings of the run.
-        listener: receives a warning when a tracker fails; the run continues.
+    When a tracker fails, `listener` receives a warning, and the run continues.
 
     Raises:
         UsageError: a package is not installed, or the URI of the MLflow server is invalid.

@@ -1,22 +1,30 @@
 """The report of a training run: one HTML file that opens offline, made from its run directory."""
 
+import json
 import os
 import platform
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import distributions
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nanograd.digits import deskew, form, preparation
 from nanograd.digits.dataset import NUM_CLASSES, Dataset
 from nanograd.errors import DataError
 from nanograd.models import model as model_io
+from nanograd.models import reference
 from nanograd.models.model import Model
 from nanograd.nn import metrics
-from nanograd.report import accuracy, drawing
+from nanograd.pictures import tuning
+from nanograd.report import accuracy
 from nanograd.report.charts import Axis, Chart, Series, confusion_chart, fit_axis, plot
-from nanograd.report.html import Report, render
+from nanograd.report.html import Report, asset, render
 from nanograd.runtime import json_files, process, storage
+from nanograd.runtime.arrays import Floats
 from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.fields import from_toml, properties
 from nanograd.settings.train_spec import PRESETS, TrainSpec
@@ -24,6 +32,10 @@ from nanograd.settings.train_spec import PRESETS, TrainSpec
 # Style of the mark for each event that is a failure or a recovery, by the event's name.
 _STYLES = {"lost": "failed", "server_lost": "failed", "joined": "joined"}
 _FILES = ("config.toml", "metrics.jsonl", "events.jsonl")
+# Maximum bytes of all nets of a page as ASCII JSON, enough for 1,200 hidden units in total. The
+# whole page is then below 3 MB.
+_MAX_NETS_BYTES = 2_560_000
+_SCRIPTS = ("resize.js", "marks.js", "normalise.js", "net.js", "zip.js")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +167,8 @@ def build(run: FinishedRun, test: Dataset) -> Report:
         mistakes=mistakes,
         units=units,
         num_units=num_units,
-        packed=drawing.pack_model(run.model),
-        code=drawing.code(),
+        packed=pack_model(run.model),
+        code=page_code(),
         changed={name: each for name, each in run.config.items() if usual.get(name) != each},
         environment=[
             ("trained with", ", ".join(map(" ".join, run.versions.items()))),
@@ -213,3 +225,54 @@ def speed_charts(run: FinishedRun) -> list[Chart]:
     names = {"failed": "failure", "joined": "replacement", "other": "other event"}
     styles = {style for _, _, style in marks}
     return [chart._replace(legend=[each for each in names.items() if each[0] in styles])]
+
+
+def page_code() -> str:
+    """Return the JavaScript that does not need the page, after the constants shared with Python."""
+    constants = tuning.PAGE | {
+        "LONGEST_SIDE": form.LONGEST_SIDE,
+        "MAX_SLANT": deskew.MAX_SLANT,
+        "MAX_STRETCH": deskew.MAX_STRETCH,
+        "LEAST_SCORE": float(reference.LEAST_SCORE),
+        "FAINT": float(reference.FAINT),
+        "UNFAMILIAR": reference.UNFAMILIAR,
+    }
+    return "\n".join([f"const TUNING = {json.dumps(constants)};", *map(asset, _SCRIPTS)])
+
+
+def pack_model(model: Model) -> JsonObject:
+    """Return JSON for `unpack` in net.js, with as many of the first nets as fit into a page."""
+    nets = [
+        {
+            **net.config(),
+            "affine": preparation.affine(net.preparation),
+            "layers": [
+                pack_layer(net.params.w1, net.params.b1),
+                pack_layer(net.params.w2, net.params.b2),
+            ],
+        }
+        for net in model.nets
+    ]
+    sizes = np.cumsum([len(json.dumps(net)) for net in nets])
+    tensors = {name: pack_array(each) for name, each in model.reference.tensors().items()}
+    return {
+        "nets": nets[: int((sizes <= _MAX_NETS_BYTES).sum())],
+        "reference": model.reference.config() | tensors,
+    }
+
+
+def pack_layer(weights: Floats, biases: Floats) -> JsonObject:
+    """Return a layer as a JSON object; its (inputs, units) weights become 16-bit numbers.
+
+    step_j = max_i |w_ij| / 32767, number_ij = round(w_ij / step_j)
+    """
+    steps = np.maximum(np.abs(weights).max(axis=0) / 32767, np.finfo(np.float32).tiny)
+    numbers = np.rint(weights / steps).astype(np.int16).T
+    packed = {"numbers": numbers, "steps": steps, "biases": biases}
+    return {name: pack_array(each) for name, each in packed.items()}
+
+
+def pack_array(array: NDArray[Any]) -> dict[str, str]:
+    """Return the name of an array's type in JavaScript, and its bytes in base64."""
+    data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return {"type": f"{array.dtype.name.capitalize()}Array", "data": b64encode(data).decode()}

@@ -17,8 +17,8 @@ from nanograd.errors import UnreadableError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.pictures import normalise
-from nanograd.report.drawing import code, pack_model
 from nanograd.report.html import render
+from nanograd.report.training_report import pack_model, page_code
 from tests.helpers.drawings import Drawing, drawings, painted
 from tests.helpers.models import some_net, some_reference
 
@@ -35,7 +35,7 @@ Bytes = NDArray[np.uint8]
 def run_in_node(expression: str, values: list[Any], before: str = "") -> list[Any]:
     """Return the value of an expression of `each` in the page's code, for each of `values`."""
     script = (
-        f"{code()}\n{before}\nconst evaluate = (each) => {expression};\n"
+        f"{page_code()}\n{before}\nconst evaluate = (each) => {expression};\n"
         f"const values = {json.dumps(values)};\n{_RUN}"
     )
     done = subprocess.run([_NODE, "-"], input=script, capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ const { MAX_SLANT, MAX_STRETCH } = TUNING;
 
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-// Read JSON in which nanograd/report/drawing.py has packed arrays.
+// Read JSON in which nanograd/report/training_report.py has packed arrays.
 const unpack = (text) =>
   JSON.parse(text, (_, value) =>
     value && value.type ? new globalThis[value.type](fromBase64(value.data).buffer) : value,
