@@ -54,17 +54,10 @@ from nanograd.runtime.events import Listener, broadcast, ignore, info, log_warni
 from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import exclusive
 from nanograd.runtime.signals import stop_signals
+from nanograd.settings import specs
 from nanograd.settings.arguments import places, resolved, takes, takes_input
 from nanograd.settings.fields import Place
-from nanograd.settings.specs import (
-    EvaluateSpec,
-    ExportSpec,
-    IngestSpec,
-    InspectSpec,
-    PredictSpec,
-    ReadOptions,
-    ReviewSpec,
-)
+from nanograd.settings.specs import ReadOptions
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.run import TrainingRun, load_initial
 
@@ -165,14 +158,14 @@ def compare(runs: Place | Sequence[Place], *, listener: Listener = log_warnings)
     return Comparison(**training_report.compare(list(map(training_report.read_run, places(runs)))))
 
 
-@takes_input(IngestSpec)
+@takes_input(specs.IngestSpec)
 def ingest(
     inputs: Place | Sequence[Place],
     *,
     workers: int | None = 0,
     listener: Listener = log_warnings,
     progress: bool = False,
-    spec: IngestSpec | None = None,
+    spec: specs.IngestSpec | None = None,
     **settings: Any,
 ) -> Ingestion:
     """Convert pictures to Parquet.
@@ -181,7 +174,7 @@ def ingest(
     """
     called = perf_counter()
     with (
-        resolved(IngestSpec, spec, {"workers": workers, **settings}) as chosen,
+        resolved(specs.IngestSpec, spec, {"workers": workers, **settings}) as chosen,
         shown(listener, progress) as audience,
     ):
         chosen.require_shared(chosen.output)
@@ -193,14 +186,14 @@ def ingest(
         return Ingestion(**Counts.total(done.receipts).result(), **times, output=chosen.output)
 
 
-@takes_input(PredictSpec)
+@takes_input(specs.PredictSpec)
 def predict(
     inputs: Place | Sequence[Place],
     *,
     workers: int | None = 0,
     listener: Listener = log_warnings,
     progress: bool = False,
-    spec: PredictSpec | None = None,
+    spec: specs.PredictSpec | None = None,
     **settings: Any,
 ) -> Prediction:
     """Classify the digits in pictures, or in Parquet or CSV files.
@@ -220,7 +213,7 @@ def predict(
     """
     called = perf_counter()
     with (
-        resolved(PredictSpec, spec, {"workers": workers, **settings}) as chosen,
+        resolved(specs.PredictSpec, spec, {"workers": workers, **settings}) as chosen,
         shown(listener, progress) as audience,
     ):
         chosen.require_shared(chosen.output)
@@ -248,12 +241,12 @@ def predict(
         )
 
 
-@takes_input(InspectSpec)
+@takes_input(specs.InspectSpec)
 def inspect(
     inputs: Place | Sequence[Place],
     *,
     listener: Listener = log_warnings,
-    spec: InspectSpec | None = None,
+    spec: specs.InspectSpec | None = None,
     **settings: Any,
 ) -> Inspections:
     """Draw each step from a picture to the probabilities.
@@ -264,7 +257,7 @@ def inspect(
         spec: settings in place of all keyword arguments.
         settings: `output="sheet.png"` is required; `digits="many"` draws a box around each digit.
     """
-    with resolved(InspectSpec, spec, settings) as chosen:
+    with resolved(specs.InspectSpec, spec, settings) as chosen:
         output = storage.absolute(chosen.output)
         sheet.check_output(output)
         model = model_io.load(chosen.model)
@@ -275,16 +268,23 @@ def inspect(
         with process.one_thread():
             found = sheet.inspect_pictures(pictures, chosen, model)
         storage.commit(output, sheet.draw_sheet(found, chosen.model or model_io.BUILT_IN))
-        left_out = total - len(found)
-        return Inspections(**sheet.summarize(found), left_out=left_out, output=chosen.output)
+        refused = sum(each.steps.refused is not None for each in found)
+        return Inspections(
+            pictures=len(found),
+            read=len(found) - refused,
+            refused=refused,
+            results=[each.to_json() for each in found],
+            left_out=total - len(found),
+            output=chosen.output,
+        )
 
 
-@takes_input(ReviewSpec)
+@takes_input(specs.ReviewSpec)
 def review(
     output: Place,
     *,
     listener: Listener = print,
-    spec: ReviewSpec | None = None,
+    spec: specs.ReviewSpec | None = None,
     **settings: Any,
 ) -> Corrections:
     """Serve a page to correct the least certain rows of a finished prediction, until Ctrl-C.
@@ -299,7 +299,7 @@ def review(
         OutputExistsError: another process writes the output.
         UnavailableError: the port is not free.
     """
-    with resolved(ReviewSpec, spec, settings) as chosen:
+    with resolved(specs.ReviewSpec, spec, settings) as chosen:
         [given] = places([output])
         place = storage.absolute(given)
         rows = read_list(place)
@@ -313,12 +313,12 @@ def review(
         return Corrections(**counts, corrections=file)
 
 
-@takes_input(EvaluateSpec)
+@takes_input(specs.EvaluateSpec)
 def evaluate(
     model: Place | Model | None = None,
     *,
     listener: Listener = log_warnings,
-    spec: EvaluateSpec | None = None,
+    spec: specs.EvaluateSpec | None = None,
     **settings: Any,
 ) -> Evaluation:
     """Measure a model on labelled images.
@@ -331,7 +331,7 @@ def evaluate(
     """
     name = repr(model) if isinstance(model, Model) else model
     plain, arrays = sources.separate_arrays({"model": name, **settings})
-    with resolved(EvaluateSpec, spec, plain) as chosen:
+    with resolved(specs.EvaluateSpec, spec, plain) as chosen:
         loaded = model if isinstance(model, Model) else model_io.load(chosen.model)
         options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
         test = sources.load_test(chosen.data, listener, options, arrays)
@@ -360,7 +360,7 @@ def export(
     output: Place | None = None,
     *,
     listener: Listener = log_warnings,
-    spec: ExportSpec | None = None,
+    spec: specs.ExportSpec | None = None,
 ) -> Export:
     """Write a model as an ONNX graph.
 
@@ -370,7 +370,7 @@ def export(
         listener: see `train`.
         spec: settings in place of `model` and `output`.
     """
-    with resolved(ExportSpec, spec, {"model": model, "output": output}) as chosen:
+    with resolved(specs.ExportSpec, spec, {"model": model, "output": output}) as chosen:
         loaded = model_io.load(chosen.model)
         with needs_package("nanograd export", "onnx"):
             from nanograd.models.onnx import OPSET, graph

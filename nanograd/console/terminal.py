@@ -26,19 +26,13 @@ _NUM_EPOCHS = 5
 def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator[Listener]:
     """Provide a listener for the log settings. It ignores write errors, which must not end a job.
 
-    Args:
-        log_format: auto (a live view if the stream is a terminal, otherwise text), text or json.
-        quiet: write only warnings and errors.
-        stream: usually standard error.
+    The format `auto` is a live view if the stream is a terminal, otherwise text.
     """
     if log_format == "auto" and not quiet and stream.isatty():
         console = Console(file=stream, highlight=False, markup=False, emoji=False)
         if not console.is_dumb_terminal:
-            view = LiveView(console)
-            try:
+            with closing(LiveView(console)) as view:
                 yield view
-            finally:
-                view.close()
             return
 
     def write(line: str) -> None:

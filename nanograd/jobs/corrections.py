@@ -85,11 +85,9 @@ class Decisions:
         return len(self._rows)
 
     def decide(self, row: int, label: int | None) -> bool:
-        """Save the label of a row; keep an earlier label that differs, and return False.
+        """Save a digit as the label of a row, or None if its picture shows no digit.
 
-        Args:
-            row: number of the row in the list.
-            label: digit, or None for a picture without a digit.
+        An earlier label that differs is kept; the result is then False.
 
         Raises:
             StorageError: saving failed; the label is not recorded.

@@ -23,7 +23,7 @@ from nanograd.jobs.receipts import PredictionCounts
 from nanograd.models.model import Assessment, Model
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import Number, read_numbers
-from nanograd.runtime.arrays import Ints, Mask
+from nanograd.runtime.arrays import Mask
 from nanograd.settings.specs import PredictSpec
 
 _SIDES = ("left", "top", "right", "bottom")
@@ -65,7 +65,8 @@ def divide_batch(
         for line, number in lines
         for position, digit in enumerate(number.digits)
     ]
-    of_line = found.repeat(_counts(map(len, pictures)), found.images[:0])
+    num_lines = np.fromiter(map(len, pictures), np.int64)
+    of_line = found.repeat(num_lines, found.images[:0])
     boxes = np.array([number.box for _, number in lines], np.int32).reshape(-1, len(_SIDES))
     columns = {
         **of_line.origins(),
@@ -79,9 +80,9 @@ def divide_batch(
     own = [pa.array(columns[field.name], field.type) for field in NUMBERS]
     schema = pa.schema([*kept, *NUMBERS])
     numbers = pa.table([*of_line.kept.columns, *own], schema)
-    of_picture = (sum(len(number.digits) for number in numbers) for numbers in pictures)
+    num_digits = (sum(len(number.digits) for number in numbers) for numbers in pictures)
     images = np.array([each.image for *_, each in digits], np.uint8).reshape(-1, NUM_PIXELS)
-    batch = found.repeat(_counts(of_picture), images)
+    batch = found.repeat(np.fromiter(num_digits, np.int64), images)
     probabilities = np.array([each.probabilities for *_, each in digits], np.float32)
     assessed = Assessment(
         probabilities.reshape(-1, NUM_CLASSES),
@@ -104,7 +105,3 @@ def count_pictures(
     rows = num_pictures(np.ones(len(digits.rows), np.bool_))
     unfamiliar = num_pictures(assessed.unfamiliarity > UNFAMILIAR)
     return replace(counts, rows=rows, predicted=rows, unfamiliar=unfamiliar, numbers=num_lines)
-
-
-def _counts(numbers: Any) -> Ints:
-    return np.fromiter(numbers, np.int64)

@@ -29,6 +29,7 @@ from nanograd.settings.specs import PartsSpec, PredictSpec
 
 _RECORD_S = 1.0
 _NOTHING = pa.schema([])
+_CHANGED = "was changed by another command while this one was planned; start it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ def _choose_folder(job: Job, *, clean: bool = True) -> str | None:
         if lost and clean:
             storage.remove(storage.join(job.output, output.SUCCESS))
         if lost.intersection(files_of(job.earlier.kept)):
-            raise _changed_meanwhile(job)
+            raise OutputExistsError(f"{job.output} {_CHANGED}")
         listed = {receipt.part for receipt in before.receipts}
         is_planned = not job.earlier.stale and listed >= {part.id for part in job.parts}
         is_done = not job.is_retry or all(each in job.retries for each in before.retries)
@@ -206,7 +207,7 @@ def _run_parts(
     recorded = {receipt.part: receipt.files for receipt in before.receipts if receipt.inputs}
     stale, kept_parts = ({r.part for r in receipts} for receipts in (job.earlier.stale, kept))
     if recorded.keys() - stale - kept_parts - planned or kept_parts - recorded.keys():
-        raise _changed_meanwhile(job)
+        raise OutputExistsError(f"{job.output} {_CHANGED}")
     runs = [sorted(set(run) - stale) for run in before.runs]
     if output.MANIFEST not in storage.names(folder):
         output.Manifest(job=job.identity).commit(folder)
@@ -249,9 +250,6 @@ def _run_parts(
             Receipt(
                 part=part_id("empty"),
                 name="0",
-                inputs=(),
-                versions=(),
-                contents=(),
                 files=output.commit_files(folder, empty),
                 counts=type(receipts[0].counts)(),
             )
@@ -268,11 +266,6 @@ def _run_parts(
     manifest.commit(folder)
     storage.commit(storage.join(folder, output.SUCCESS), b"")
     return receipts
-
-
-def _changed_meanwhile(job: Job) -> OutputExistsError:
-    text = f"{job.output} was changed by another command while this one was planned"
-    return OutputExistsError(f"{text}; start it again")
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], bad: int, rows: int) -> None:
@@ -320,13 +313,7 @@ def _check_accounts(job: Job, done: Sequence[Receipt]) -> None:
 
 
 class ProgressMeter:
-    """Adds up receipts and emits the progress of a job.
-
-    Args:
-        job: the job.
-        listener: receives a `JobProgress` event for each call of `count`.
-        clock: returns monotonic seconds.
-    """
+    """Adds up receipts, and emits a `JobProgress` event for each call of `count`."""
 
     def __init__(
         self, job: Job, listener: Listener, clock: Callable[[], float] = perf_counter

@@ -19,6 +19,7 @@ interrupted, the next command finishes it.
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -91,14 +92,15 @@ class Earlier(NamedTuple):
 
     def retries(self) -> list[Retry]:
         """Return the retries that stale parts need after they are repeated, in their old order."""
-        found: dict[str, Retry] = {}
+        inputs = defaultdict[tuple[int, str], set[str]](set)
         for receipt in self.stale:
-            if receipt.reading is not None:
-                key = json.dumps(receipt.reading, sort_keys=True)
-                before = found.get(key, Retry(receipt.reading, ()))
-                inputs = {*(before.inputs or ()), *receipt.inputs}
-                found[key] = before._replace(inputs=tuple(sorted(inputs)))
-        return [found[key] for _, key in sorted((r.reading.depth, key) for key, r in found.items())]
+            if receipt.reading:
+                depth, options = receipt.reading
+                inputs[depth, json.dumps(options, sort_keys=True)].update(receipt.inputs)
+        return [
+            Retry(Reading(depth, json.loads(options)), tuple(sorted(files)))
+            for (depth, options), files in sorted(inputs.items())
+        ]
 
 
 def find_files(output: str, *, with_staged: bool = False) -> dict[str, tuple[str, int]]:
@@ -122,12 +124,9 @@ def files_of(receipts: Iterable[Receipt]) -> dict[str, Written]:
 def find_lost(
     receipts: Iterable[Receipt], found: Mapping[str, tuple[str, int]], *, verify: bool = False
 ) -> set[str]:
-    """Return the names of files that are missing or differ in size from their receipt.
+    """Return the names of files that are not in `found`, or differ in size from their receipt.
 
-    Args:
-        receipts: receipts of the parts to check.
-        found: result of `find_files`.
-        verify: whether to read every file and compare its checksum, too.
+    With `verify`, also read every file and compare its checksum.
     """
     files = files_of(receipts)
     lost = {
@@ -319,14 +318,7 @@ def commit_files(folder: str, files: Mapping[str, Any]) -> dict[str, Written]:
 def remove_other_parts(
     folder: str, files: Iterable[str], found: Mapping[str, Receipt], done: Mapping[str, Receipt]
 ) -> None:
-    """Remove the files of parts that are unplanned, have no receipt, or have lost files.
-
-    Args:
-        folder: an output, or its staging.
-        files: the names of the files in the folder.
-        found: the receipts in the folder, by the ids of the parts.
-        done: the receipts of the parts whose files stay.
-    """
+    """Remove, of all `files` of parts in a folder and of the receipts `found`, those not `done`."""
     others = _names(receipt for part, receipt in found.items() if part not in done)
     parts = {name for name in files if _PART_FILE.fullmatch(name)}
     for name in sorted((others | parts) - _names(done.values())):
@@ -336,9 +328,7 @@ def remove_other_parts(
 def move_staged(output: str, check: Callable[[], None]) -> None:
     """Move complete staged files over the old ones; do nothing if there are none.
 
-    Args:
-        output: folder or URI, locked by this process.
-        check: called before each file is moved; raises if another process has locked the output.
+    `check` is called before each move, and raises if another process has locked the output.
 
     Raises:
         DataError: the staged manifest is damaged. The old output is unchanged.

@@ -119,12 +119,9 @@ def commit_part(
 def plan_parts(
     settings: Sequence[Any], groups: Iterable[Sequence[FileRows]], limit: int = maxsize
 ) -> Iterator[Part]:
-    """Yield a part for each group of rows.
+    """Yield a part for each group of rows (see `group`), up to `limit` rows.
 
-    Args:
-        settings: JSON values that determine the output of a row.
-        groups: result of `group`. A table that cannot be read is a group of its own.
-        limit: maximum number of rows; later rows are left out.
+    The JSON values `settings` determine the output of a row.
     """
     numbers = Counter[str]()
     for contents in groups:
@@ -159,10 +156,8 @@ def group(
 ) -> Iterator[list[FileRows]]:
     """Divide tables, or pictures, into groups of rows, one group for each part.
 
-    Args:
-        scanned: the files.
-        rows_per_file: rows of a part; None for `wanted_rows`.
-        together: the files of each earlier part, which are not mixed with other files.
+    Files in one item of `together`, which were a part before, are not mixed with other files. A
+    table that cannot be read is a group of its own. By default, a part has `wanted_rows`.
     """
     num_rows = sum(each.num_rows for each in scanned if not each.rejected)
     wanted = min(rows_per_file or wanted_rows(num_rows), _MAX_ROWS_PER_FILE)
@@ -202,10 +197,7 @@ def wanted_rows(num_job_rows: int) -> int:
 def cut(group_rows: Sequence[int], wanted: int, num_bytes: int = 0) -> Iterator[RowRange]:
     """Divide a file into pieces: several small row groups, or a part of a large row group.
 
-    Args:
-        group_rows: number of rows in each row group.
-        wanted: number of rows that a piece should have.
-        num_bytes: uncompressed bytes of the file. If rows are large, a piece has fewer rows.
+    A piece should have `wanted` rows, but fewer if the `num_bytes` uncompressed bytes are many.
     """
     row_bytes = max(1, num_bytes // max(1, sum(group_rows)))
     wanted = min(wanted, max(1, _MAX_BYTES // row_bytes))

@@ -37,12 +37,7 @@ from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, OutputFile
 from nanograd.jobs import digit_lines, receipts
 from nanograd.jobs.job import Job
 from nanograd.jobs.output import Manifest, find_earlier
-from nanograd.jobs.part import (
-    Part,
-    commit_part,
-    group,
-    plan_parts,
-)
+from nanograd.jobs.part import Part, commit_part, group, plan_parts
 from nanograd.jobs.retry import read_quarantine
 from nanograd.jobs.review import PartReview
 from nanograd.models import model as model_io

@@ -251,9 +251,9 @@ class Receipt:
     """What a part has read, written and counted. `OUT/_receipts/PART.json` holds it."""
 
     part: str  # id of the part
-    inputs: tuple[str, ...]  # input files
-    versions: tuple[Version, ...]  # version of each input file
-    contents: tuple[str | None, ...]  # what identifies the content of each input; None if unknown
+    inputs: tuple[str, ...] = ()  # input files
+    versions: tuple[Version, ...] = ()  # version of each input file
+    contents: tuple[str | None, ...] = ()  # what identifies the content of each; None if unknown
     files: Mapping[str, Written]  # output files by their names in the output
     name: str = ""  # part of the names of the output files
     ranges: tuple[RowRange, ...] = ()  # the rows that were read of each input that is a table
@@ -301,13 +301,7 @@ class Receipt:
 
 
 def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> PredictionCounts:
-    """Count quarantined rows.
-
-    Args:
-        quarantine: table with the columns of quarantine in the output.
-        rows: number of input rows for which each row of the table stands.
-        files: 1 if each row of the table stands for a file with an unknown number of rows, else 0.
-    """
+    """Count rows of quarantine, each of which stands for some input rows, or for whole files."""
     found = quarantine.select(QUARANTINE.names).to_pylist()
     details = _commonest(Detail(**row, rows=rows, files=files) for row in found)
     reasons = Counter[str]()
@@ -330,12 +324,7 @@ def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
 
 
 def count_predictions(predictions: pa.Table, images: Bytes) -> PredictionCounts:
-    """Count n predicted rows, and find the most confident mistakes.
-
-    Args:
-        predictions: table with the columns of predictions in the output.
-        images: (n, 784) uint8.
-    """
+    """Count n predicted rows with (n, 784) uint8 images, and find the most confident mistakes."""
     label = predictions.column("label").fill_null(-1).to_numpy()
     prediction = predictions.column("prediction").to_numpy()
     confidence = predictions.column("confidence").to_numpy()

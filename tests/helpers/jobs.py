@@ -25,14 +25,8 @@ TOTAL = (229, 4, {"blank": 3, "empty": 1})  # rows, those in quarantine, why
 
 def receipt_of(part: Part, **counts: Any) -> Receipt:
     """Return the receipt of a part that wrote nothing."""
-    return Receipt(
-        part=part.id,
-        inputs=part.files,
-        versions=(),
-        contents=(),
-        files={},
-        counts=Counts(**{"rows": part.num_rows, **counts}),
-    )
+    made = Counts(**{"rows": part.num_rows, **counts})
+    return Receipt(part=part.id, inputs=part.files, files={}, counts=made)
 
 
 class Scribe:
