@@ -70,7 +70,7 @@ class PictureOptions(Spec):
         rare=True,
     )
     formats: str = _pictures(
-        ",".join(FORMATS), "accepted picture formats, whatever the file names", rare=True
+        ",".join(FORMATS), "accepted picture formats, recognised by content", rare=True
     )
     max_bytes: int = _pictures(
         100_000_000, "quarantine picture files with more bytes", least=1, rare=True
@@ -101,13 +101,12 @@ class ReadOptions(PictureOptions):
     )
     normalise: Literal["auto", "always", "never"] = _pictures(
         "auto",
-        "convert pictures to MNIST's form (28 x 28 pixels, the digit 20 pixels long, centred by "
-        "mass): auto (only pictures that are not in this form), always or never (use 28 x 28 "
-        "pictures unchanged, and quarantine others)",
+        "convert pictures to MNIST's form (28 x 28 pixels, centred): auto (unless they have it), "
+        "always or never (use 28 x 28 pictures unchanged, and quarantine others)",
     )
     image_root: Given[Any, str | None] = _columns(
         None,
-        "folder or URI of picture files, for rows that hold a path instead of the picture's bytes "
+        "folder or URI of the pictures, for rows that hold a path instead of the picture's bytes "
         "[default: none; such rows are quarantined]",
         rare=True,
         place=True,
@@ -172,7 +171,7 @@ class PartsSpec(JobSpec, PictureOptions):
     )
     output: Given[Any, str] = setting(REQUIRED, "output directory or URI", place=True)
     sync: bool = _existing(
-        False, "replace the output rows of changed input files and drop those of removed ones"
+        False, "replace the output rows of changed input files, and drop the rows of removed files"
     )
     verify: bool = _existing(
         False, "compare the checksums of all output files and write damaged files again", rare=True
@@ -189,9 +188,9 @@ class PartsSpec(JobSpec, PictureOptions):
     )
     label_from: str = setting(
         "auto",
-        "source of the labels of picture files: auto (folder name, else a clear file name such as "
-        "7_0012.png or scan-is-7.png, but not 7.png), folder, name, none, a list FILE.csv (columns "
-        "file and label), a template 'img_*_{label}.png' or a regular expression",
+        "where the labels of pictures come from: auto (folder name, else a file name such as "
+        "7_0012.png, but not 7.png), folder, name, none, a list FILE.csv (columns file and label), "
+        "a template 'img_*_{label}.png' or a regular expression",
         group="Pictures",
         place=True,
     )
@@ -220,7 +219,7 @@ class InspectSpec(PictureOptions):
 
     output: Given[Place, str] = setting(REQUIRED, "PNG file or URI to draw to", place=True)
     model: Given[Place | None, str | None] = _MODEL
-    digits: Digits = setting("one", "what a picture holds: one digit, or many, as lines of digits")
+    digits: Digits = setting("one", "whether a picture holds one digit or many, in lines")
     limit: int = setting(
         100, "draw at most this many pictures, one below the other", least=1, most=1000
     )
@@ -234,7 +233,7 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
     model: Given[Place | None, str | None] = _MODEL
     digits: Digits = _pictures(
         "one",
-        "what a picture holds: one digit, or many, in lines, which are also written to numbers/",
+        "whether a picture holds one digit or many, in lines, which are written to numbers/, too",
     )
     # `keep` is not part of the identity: its columns depend on the files, so the job records them.
     keep: Names = _output(
@@ -248,20 +247,20 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
     )
     review_below: float | None = _review(
         None,
-        "list every row for review whose certainty (about its confidence, less if it is "
-        "unfamiliar) is below this value, instead of a fixed share of the rows",
+        "list every row whose certainty (its confidence, reduced if it is unfamiliar) is below "
+        "this value, instead of a fixed share of the rows",
     )
     rows_per_file: int | None = _content(
         None,
-        "maximum rows per output file, at most a million; small input files are combined up to "
-        "this number [default: chosen by the number and size of the input files]",
+        "maximum rows per output file; small input files are combined up to this number "
+        "[default: chosen by the number and size of the input files]",
         least=1,
         most=1_000_000,
         rare=True,
     )
     partition_by: Names = _content(
         (),
-        "column of the predictions; each of its values gets a folder, as in Hive; may be repeated",
+        "column of the predictions whose values get a folder each, as in Hive; may be repeated",
         rare=True,
     )
     format: Literal["parquet", "csv", "jsonl"] = _content(
@@ -303,7 +302,7 @@ class EvaluateSpec(Spec):
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
     verbose: bool = setting(
-        False, "print one line per image: label, ten probabilities, the largest of them, prediction"
+        False, "print one line per image: label, ten probabilities, the largest one, prediction"
     )
 
 

@@ -45,7 +45,7 @@ _SHARE = {"least": 0, "below": 1}
 
 
 def default_shards(batch_size: int) -> int:
-    """Return S, the number of shards that gives each about 128 images of a batch, but 2 to 8.
+    """Return the batch size divided by 128, but 2 to 8: a shard gets about 128 images of a batch.
 
     The reason is in docs/decisions/0002-shards-and-tree.md.
 
@@ -77,8 +77,8 @@ class TrainSpec(ReportSpec):
     )
     shards: int = _workers(
         0,
-        "number of parts of the training set, fixed for the run, and maximum number of workers; "
-        "0 = one per 128 images of a batch, at least 2 and at most 8",
+        "number of parts into which the training set is divided, which is also the maximum number "
+        "of workers; 0 = one per 128 images of a batch, from 2 to 8",
         least=0,
         rare=False,
         identity=True,
@@ -93,8 +93,7 @@ class TrainSpec(ReportSpec):
     seed: int = _optimization(0, "random seed", least=0, below=2**63)
     resume_from: Given[Place | None, str | None] = setting(
         None,
-        "model or run whose weights to start from; all other settings are as for a new run "
-        "[default: random weights]",
+        "start a new run from the weights of this model or run [default: random weights]",
         group="Optimization",
         rare=True,
         place=True,
@@ -122,7 +121,7 @@ class TrainSpec(ReportSpec):
     )
     ema: float = _rare_optimization(
         0.99,
-        "decay of the exponential moving average of the weights; 0 = use the last weights",
+        "decay of the moving average of the weights that the model gets; 0 = the last weights",
         **_SHARE,
     )
     pixels: Literal["unit", "standard", "deskewed"] = _images(
@@ -132,14 +131,14 @@ class TrainSpec(ReportSpec):
     )
     width: float = _strength(
         0.0,
-        "stretch or squeeze digits until the x positions of their ink have this standard "
-        "deviation, in pixels; 0 = off; needs --pixels deskewed",
+        "stretch or squeeze digits so that the standard deviation of their ink in x is about this "
+        "many pixels; 0 = off; needs --pixels deskewed",
         below=28,
     )
     height: float = _strength(
         0.0,
-        "stretch or squeeze digits until the y positions of their ink have this standard "
-        "deviation, in pixels; 0 = off; needs --pixels deskewed",
+        "stretch or squeeze digits so that the standard deviation of their ink in y is about this "
+        "many pixels; 0 = off; needs --pixels deskewed",
         below=28,
     )
     elastic: float = _strength(
@@ -158,14 +157,13 @@ class TrainSpec(ReportSpec):
     )
     cool_down: float = _strength(
         0.5,
-        "fraction by which the distortions decrease, linearly, over the last 80 % of the optimizer "
-        "steps",
+        "fraction by which the distortions decrease linearly in the last 80 % of the rounds",
         below=1,
     )
     variants: float = _strength(
         0.08,
-        "number of synthetic digits to add per training image, in shapes that are rare in MNIST "
-        "(ones with flags, open fours, ...); later nets of an ensemble get a fifth as many",
+        "synthetic digits to add per training image, in shapes that are rare in MNIST (such as "
+        "ones with flags); nets after the first one of an ensemble get a fifth as many",
         below=1,
     )
     deskew: Literal["before", "after"] = _images(
@@ -182,16 +180,15 @@ class TrainSpec(ReportSpec):
         identity=True,
     )
     tensorboard: bool = _rare_output(
-        False, "also write the metrics of each epoch to RUN/tensorboard (package: tensorboardX)"
+        False, "also write metrics to RUN/tensorboard (needs the package tensorboardX)"
     )
     mlflow: str | None = _rare_output(
         None,
-        "also log settings, metrics and model to this MLflow tracking URI (package: mlflow-skinny)",
+        "also log to this MLflow tracking URI (needs the package mlflow-skinny)",
     )
     strict: bool = _workers(
         False,
-        "stop if numpy, BLAS or the CPU would change the bits of the result; implied by --kernel "
-        "portable",
+        "stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable",
     )
     ports: str | None = _workers(
         None, "range A-B of TCP ports for connections between hosts [default: any free port]"
