@@ -21,7 +21,7 @@ _SMALL_S, _MEASURED_S = 20.0, 1.0
 
 @contextmanager
 def group_starter(spec: TrainSpec, listener: Listener) -> Iterator[tuple[int, StartGroup]]:
-    """Provide the number of workers and the function that starts them.
+    """Provide, inside a with block, the number of workers and the function that starts them.
 
     Raises:
         ClusterError: Ray cannot be started or joined, or too few CPUs are free.
@@ -39,9 +39,10 @@ def group_starter(spec: TrainSpec, listener: Listener) -> Iterator[tuple[int, St
 
 
 def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
-    """Run a batch job and its retries. Ray is not started if the output is already complete.
+    """Run a batch job, and then read rows again that `--retry-quarantine` asks for.
 
-    Without a number of workers and without an address, Ray is started only if the job takes long.
+    Ray is not started if the output is already complete. If neither a number of workers nor an
+    address is given, Ray is started only if the job takes long.
 
     Raises:
         ClusterError: Ray does not answer or has no free CPU.
@@ -82,7 +83,7 @@ def run_small(
     """Return a function that runs parts in this process as long as the job looks small.
 
     As soon as the speed of the first parts shows that all parts would take too long, the function
-    calls `start_ray`, and runs the parts that are left with the function that this returns.
+    calls `start_ray`, and runs all other parts with the function that `start_ray` returns.
     """
     pool: RunParts | None = None
 

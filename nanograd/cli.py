@@ -159,11 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _end(codes: list[int]) -> None:
-    """End the process at once with an exit code, if there is one; do not shut Python down first.
+    """End the process at once, without the usual shutdown of Python, with the code in `codes`.
 
     During a shutdown of Python, a thread of Arrow that releases a Python object could abort the
-    process, although the command is complete: https://github.com/apache/arrow/issues/34314. Output
-    that cannot be written is dropped, because it does not change the exit code.
+    process, although the command is complete: https://github.com/apache/arrow/issues/34314. If
+    `codes` is empty, the command failed with an exception, and Python ends as usual. Output that
+    cannot be written is dropped, because it does not change the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -93,10 +93,17 @@ def distort(
 
 
 def field_weights(distortion: Distortion, draws: Floats) -> Floats:
-    """Compute where distorted pixels come from, as weights of functions of their position.
+    """Compute weights that say from where in the image each pixel of the result is taken.
 
-    The functions are 1, x, y and the F elastic waves. `draws` is (B, NUM_DRAWS) float32 in [-1, 1).
-    The result is (2, B, 3 + F) float32: weights for the source columns, and for the source rows.
+    The column, and likewise the row, from which a pixel is taken is a weighted sum of functions of
+    the pixel's position: 1, x, y and F cosine waves, which make the elastic distortion.
+
+    Args:
+        distortion: strength of the distortions.
+        draws: (B, NUM_DRAWS) float32, random numbers in [-1, 1).
+
+    Returns:
+        (2, B, 3 + F) float32: weights for columns, then weights for rows.
     """
     angle, scale_x, scale_y, shear, shift_x, shift_y = draws[:, :6].T
     angle = angle * np.float32(np.radians(distortion.rotation))
@@ -153,11 +160,10 @@ def vary_stroke(images: Bytes, by: Floats) -> Floats:
 def _make_basis() -> Floats:
     """Compute the functions of `field_weights` at each pixel, (3 + F, 784) float32.
 
-    They are 1, x and y from the centre, and the F elastic waves.
-
-    White noise smoothed by a Gaussian, with reflecting borders, is a sum of cosine waves whose
-    amplitudes follow the Gaussian's spectrum. A field therefore needs a few dozen random numbers
-    instead of one per pixel.
+    They are 1, x and y from the centre of the image, and F cosine waves. A sum of these waves with
+    random weights is like white noise that was smoothed by a Gaussian, if the amplitudes of the
+    waves follow the spectrum of the Gaussian. So a few dozen random numbers are needed instead of
+    one per pixel.
     """
     wave = np.arange(SIDE)
     cosines = np.cos(np.pi * wave[:, None] * (np.arange(SIDE) + 0.5) / SIDE)

@@ -75,10 +75,10 @@ class Source(NamedTuple):
 class BatchPlan:
     """The images that each shard contributes to each round.
 
-    A batch consists of `num_shards` micro-batches of nearly equal size. The training set is divided
-    into shards in the same proportion. Every image is used exactly once per epoch: each round uses
-    `batch_size` images, and the last round uses the rest. Images are not spread evenly over the
-    rounds of an epoch, because micro-batches would then be smaller by a row or two, and a matrix
+    The training set is divided into `num_shards` shards of nearly equal size. A shard contributes
+    its micro-batch to the batch of each round. Every image is used exactly once per epoch. Each
+    round uses `batch_size` images, and the last round of an epoch uses the rest. If all rounds had
+    equal sizes, micro-batches would be smaller by an image or two, which is slower: a matrix
     product of 15 rows takes 1.4 times as long as one of 16 rows.
     """
 

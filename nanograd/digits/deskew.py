@@ -170,10 +170,10 @@ def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
 def resample_rows(
     images: Bytes, columns: Doubles, shifts: Doubles, y: Floats, *, unit_steps: bool
 ) -> Bytes:
-    """Interpolate as `resample` does at x = columns + shifts, and round; y is constant in a row.
+    """Interpolate images at x = columns + shifts, with one y for each row; round the result.
 
-    The bits are those of `resample`, in less time, because rows without ink are left out. If the
-    columns have steps of 1, a row of pixels is read at once.
+    The result has the same bits as with `resample`, but takes less time, because rows without ink
+    are left out. If the columns have steps of 1, a row of pixels is read at once.
 
     Args:
         images: (B, 784) uint8.

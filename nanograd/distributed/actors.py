@@ -1,8 +1,8 @@
 """The worker and the parameter server as actors, each in a process of its own.
 
-During a segment of rounds, workers and servers exchange vectors without the driver. A worker that
-can open the server's memory uses it; any other worker calls the server. The server computes its
-rounds in the same way for both.
+During a segment of rounds, workers and servers exchange parameters and gradients without the
+driver. They use shared memory if the worker can open the memory of the server. Otherwise, the
+worker calls the server through Ray. The server computes its rounds in the same way for both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,8 +113,8 @@ class WorkerActor(Worker):
     def run(self, first: int, until: int, server: Any, token: int) -> None:
         """Contribute to the rounds from `first` to `until` - 1.
 
-        If this worker cannot open the server's shared memory, it calls the server instead. `token`
-        identifies this memory.
+        If this worker cannot open the server's shared memory, which `token` identifies, it calls
+        the `server` instead.
         """
         if (memory := self._memory) is not None:
             slots = [(memory.address.nodes.index(node), node) for node in self.nodes()]
@@ -294,13 +294,17 @@ class ServerActor(ParameterServer):
     def exchange(
         self, token: int, contributions: Sequence[Contribution], awaited: int | None
     ) -> Vector | None:
-        """Exchange vectors with a worker that cannot open the server's shared memory.
+        """Take contributions of a worker that cannot open the server's memory; return parameters.
 
-        It may be called during a segment. A call with the token of another memory has no effect.
+        It may be called during a segment.
+
+        Args:
+            token: identifies the memory of the server; a call with an earlier one has no effect.
+            contributions: the worker's contributions to a round; may be empty.
+            awaited: the round before which to return the parameters; None to return at once.
 
         Returns:
-            A copy of the parameters of round `awaited`; None if the segment has ended, or if
-            `awaited` is None.
+            A copy of the parameters; None if `awaited` is None, or if the segment has ended.
         """
         with self._changed:
             memory = _present(self._memory)

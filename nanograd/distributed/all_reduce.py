@@ -1,19 +1,21 @@
 """All-reduce between the parameter servers of several hosts, as a state machine without I/O.
 
-Every host runs a parameter server with the whole state. In a round, each host sums the gradients of
-its own shards; then the servers add these sums so that all of them apply the same update:
+Every host runs a parameter server with all parameters. In a round, each server adds the gradients
+of its own host's shards, which gives a sum for each tree node. Then the servers exchange these
+sums, so that all of them have the total and apply the same update:
 
     reduce-scatter  host j receives slice j of every sum and adds these slices along the tree
     all-gather      each host sends its summed slice to all other hosts
 
-Each of K hosts sends 2 (K-1)/K vectors and receives as many, the minimum for any method. The
-exchange takes two steps; a ring would take 2 (K-1). The tree fixes the order of the additions, so
-the bits do not depend on K.
+If a gradient has n bytes, each of K hosts sends 2 n (K-1)/K bytes and receives as many, the minimum
+for any method. The exchange takes two steps; a ring would take 2 (K-1). The tree fixes the order of
+the additions, so the bits do not depend on K.
 
-The machine receives events (local sums, frames, lost connections, time) and sends frames through
-`mesh`. Peers are at most one round apart, because a total needs a slice from every host. So two
-inboxes suffice, one for even and one for odd rounds. A frame is checked against the plan of the
-exchange before its payload is read.
+The state machine is called when sums of its host are ready, a message ("frame") from another host
+has arrived, a connection is lost or time has passed. It sends frames through `mesh`. Hosts are at
+most one round apart, because a total needs a slice from every host. So two inboxes suffice, one for
+even and one for odd rounds. The header of a frame says what it contains, and is checked before the
+rest of the frame is read.
 
 References:
     Thakur, Rabenseifner & Gropp (2005), "Optimization of collective communication operations in
@@ -178,10 +180,12 @@ class _Inbox:
 
 
 class AllReduce:
-    """The state machine of one host, as long as the same hosts take part (a generation).
+    """The exchange of sums from the view of one host, as a state machine.
+
+    The same hosts take part from the beginning to the end (a generation).
 
     Attributes:
-        ready: total of the round; None until it is complete.
+        ready: total of the round over all hosts; None until it is complete.
         failure: why the exchange failed; None if it has not failed.
     """
 
@@ -349,7 +353,7 @@ class AllReduce:
 
 
 def deviating(values: Mapping[_Host, object]) -> frozenset[_Host]:
-    """Return the hosts whose value differs from the majority; all hosts without a majority.
+    """Return the hosts whose value differs from the majority; all hosts if there is no majority.
 
     >>> deviating({"a": 1, "b": 1, "c": 2}), sorted(deviating({"a": 1, "b": 2}))
     (frozenset({'c'}), ['a', 'b'])

@@ -55,9 +55,9 @@ Processes = Mapping[str, Any]
 
 
 class _RayStdout(io.TextIOBase):
-    """A replacement of stdout that writes Ray's messages to stderr: stdout is for results.
+    """A replacement of stdout that writes Ray's messages to stderr, because stdout is for results.
 
-    It writes the first sentence of a message, without the page of advice that follows.
+    Of each message, only the first sentence is written, not the page of advice after it.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -86,7 +86,7 @@ def session(
 
     Args:
         address: an address as for Ray; None for RAY_ADDRESS or, if it is not set, a private Ray.
-        num_cpus: a private Ray has the machine's number of CPUs, or this one if it is larger.
+        num_cpus: a private Ray has as many CPUs as the machine, or `num_cpus` if this is more.
         listener: receives a message before Ray starts, which takes seconds.
 
     Raises:
@@ -275,9 +275,9 @@ def _readable_commands(*, hide_uv: bool) -> Iterator[None]:
     """Let Ray read the command lines of processes even if these contain bytes that are not UTF-8.
 
     Args:
-        hide_uv: hide from Ray that `uv run` started this process. Otherwise Ray sends the current
-            folder to all workers. Only workers on other hosts need it, and sending fails if the
-            folder is large.
+        hide_uv: hide from Ray that `uv run` started this process. Otherwise Ray would copy the
+            current folder to all workers, which fails if the folder is large. Only workers on other
+            hosts need a copy.
     """
     before = psutil.Process.cmdline
 

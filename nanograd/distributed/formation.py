@@ -1,4 +1,4 @@
-"""Authenticated connections between the parameter servers of several hosts, which form a mesh.
+"""Authenticated connections between the parameter servers of all hosts, together called a mesh.
 
 Each server listens on its host's address only while the mesh is formed. Of two hosts, the one with
 the higher index connects. Both sides prove that they know the key of this mesh, by HMAC-SHA256 over

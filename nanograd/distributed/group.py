@@ -1,12 +1,13 @@
 """The group of workers and parameter servers as Ray actors, which survives failures.
 
-Each host with workers has a parameter server; all servers hold the same state. Rounds run in
-segments, during which the membership is fixed and the driver takes no part: vectors travel through
-shared memory inside a host and over TCP between the servers. A failure or a missed deadline ends
-the segment. Then other workers take over the shards of a failed worker, and the next segment
-continues after the last applied round. A replacement gets the shards back between two segments.
-If a host fails, no round is lost, because every other host has the whole state. The driver keeps a
-copy of the state in case all hosts fail.
+Each host with workers has a parameter server, and all servers hold the same state: the parameters
+and the vectors of the optimizer. Rounds run in segments. During a segment, no worker or server
+joins or leaves, and the driver takes no part: parameters and gradients are exchanged in shared
+memory inside a host, and over TCP between the servers. A failure or a missed deadline ends the
+segment. Then other workers compute the shards of a failed worker, and the next segment continues
+after the last applied round. Between two later segments, a replacement gets the shards back. If a
+host fails, no round is lost, because every other host has the whole state. The driver keeps a copy
+of the state in case all hosts fail.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,12 +60,12 @@ Failure = SegmentFailure | str
 
 
 def deadline_s(round_s: float, num_failures: int) -> float:
-    """Return the seconds to wait for the contributions of a round.
+    """Return the seconds to wait for the contributions of a round: 5 s or five usual rounds.
 
     Args:
-        round_s: usual seconds of a round; 0 if unknown.
-        num_failures: failures since the last applied round; each doubles the deadline, because the
-            round may only have been slow.
+        round_s: usual seconds of a round; 0 if unknown, which gives 60 s.
+        num_failures: failures since the last applied round. Each doubles the result, because the
+            workers may not have failed but only been slow.
 
     >>> deadline_s(0.02, 0), deadline_s(0.02, 1), deadline_s(7, 0), deadline_s(0, 0)
     (5.0, 10.0, 35.0, 60.0)
@@ -74,10 +75,10 @@ def deadline_s(round_s: float, num_failures: int) -> float:
 
 
 class RayGroup:
-    """Worker actors of one CPU that own contiguous shards, and a server actor on each host.
+    """Worker actors, each with one CPU and a range of shards, and a server actor on each host.
 
-    Each shard is sent to its worker once. After `stop` is set, failures are no longer repaired. The
-    group has as many workers as the `spec` says.
+    The `spec` says how many workers the group has. The images of a shard are sent to its worker
+    once. After `stop` is set, failed workers are no longer replaced.
     """
 
     def __init__(

@@ -46,11 +46,12 @@ _Key = TypeVar("_Key")
 
 
 def on_host(node: str) -> dict[str, str]:
-    """Return the label selector that places an actor on a node of Ray.
+    """Return the label selector that makes Ray start an actor on a certain node (host).
 
-    With a label, Ray waits until the host that places the actor knows the node, which may have just
-    joined. Ray's node affinity does not wait: if it is soft, the actor starts on the host that
-    places it (4 of 10 actors while a host joined); if it is hard, the actor fails.
+    The scheduler of Ray may not know the node yet, because it has just joined. With a label
+    selector, Ray then waits. With a `NodeAffinitySchedulingStrategy`, it does not: if this is soft,
+    the actor starts on another host (4 of 10 actors while a host joined); if it is hard, the actor
+    fails.
     """
     return {"ray.io/node-id": node}
 

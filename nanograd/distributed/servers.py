@@ -73,7 +73,7 @@ class Servers:
 
         Args:
             hosts: the present workers by host.
-            generation: number of this set of workers and servers; every change increases it.
+            generation: number of this set of workers and servers, increased by every change of it.
             state: returns the state from which new servers start.
         """
         while True:
@@ -166,7 +166,9 @@ class Servers:
             self._listener(events.warning(text))
 
     def leave_out(self, failures: Mapping[str, object]) -> None:
-        """Let workers of hosts that lose their connections again and again call this host's server.
+        """Stop using the servers of hosts that lose their connections again and again.
+
+        The workers of these hosts call the server of the driver's host instead.
 
         Args:
             failures: by host, why its server ended a segment in which no actor failed.
@@ -275,8 +277,8 @@ class Servers:
     def wait(self) -> Wait | None:
         """Return what the current round waits for; None between two segments.
 
-        It waits for the hosts whose servers do not reply. If all reply, the answer of the slowest
-        server counts, because the others may only be waiting for its host.
+        It waits for the hosts whose servers do not reply. If all reply, the reply of the server
+        that is furthest behind is returned, because the other servers may only be waiting for it.
         """
         calls = {
             server.actor.waiting.options(concurrency_group=CONCURRENT).remote(): server

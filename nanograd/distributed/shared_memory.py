@@ -1,25 +1,25 @@
-"""Shared memory: how vectors travel between the processes of one host.
+"""Shared memory: how processes of one host exchange parameters and gradients.
 
-One memory segment holds two copies of the state and a gradient for each tree node that a worker
-sends. Counters have cache lines of their own. The server publishes the parameters of round k by
-setting their counter to k. Workers poll this counter, and then sleep on it as on a futex. A worker
-writes its sums, sets their counters to k + 1 and rings the bell: it writes one byte into a pipe.
-The server sleeps on this pipe and on its sockets. There are no locks. The server does not poll,
-because polling takes time from the workers: with two workers on two cores, a round of 512 images
-took 2.4 ms with polling and 1.9 ms without.
+The parameter server creates a block of memory. It holds two copies of the state (the parameters,
+their average and the optimizer's vectors), a gradient for each tree node that a worker sends, and
+counters. In round k, the server writes the parameters and sets their counter to k. Workers poll
+this counter for a short time, and then sleep until it changes (by a futex). A worker writes the
+sums of its tree nodes, sets their counters to k + 1, and wakes the server by a byte in a pipe.
+There are no locks. The server does not poll, because polling takes time from the workers: with two
+workers on two cores, a round of 512 images took 2.4 ms with polling and 1.9 ms without.
 
-If all workers can open the memory of the only server, they *share* its update. The state (the
-parameters, their average and the optimizer's vectors) has one slice for each tree node that a
-worker sends. After round k, this worker waits for the sums of all nodes, writes the node's slice of
-the state of round k + 1 to the copy that does not hold the state of round k, and sets the counter
-of the slice to k + 1. A state is complete when all slices have reached its round. Its copy does not
-change before the next state is complete, so a worker may die at any time. The server wakes up at
-the end of the segment of rounds, or when a worker finds a number that is not finite.
+If all workers can open the memory of the only server, they *share* the update of the state. The
+state is divided into one slice for each tree node that a worker sends. This worker waits for the
+sums of all nodes, writes its slice of the next state to the copy that does not hold the present
+state, and sets the counter of the slice to k + 1. The next state is complete when all slices have
+reached its round. Until then, the present state does not change, so a worker may die at any time.
+The server sleeps until the end of the segment of rounds, or until a worker finds a number that is
+not finite.
 
-Segment and pipe have no names, so a killed process leaves nothing behind. The segment is an
-anonymous file (`memfd_create`). Workers open segment and pipe by `/proc/<pid>/fd/<number>`. The
-counters work because x86-64 does not reorder stores: a process sees the writes of another process
-in the order in which they were made.
+Memory and pipe have no names in the file system, so nothing is left behind when processes are
+killed. Workers open them as `/proc/<pid>/fd/<number>`. Counters are sufficient because x86-64 does
+not reorder stores: a process sees the writes of another process in the order in which they were
+made.
 
 References:
     Sewell et al. (2010), "x86-TSO: a rigorous and usable programmer's model for x86
@@ -244,7 +244,7 @@ class MemorySegment:
         Args:
             slot: number of the slice, and of the tree node whose sums this worker sends.
             round_: the round.
-            update: the arithmetic of the end of a round.
+            update: computes the next state from the sums.
         """
         sums = [self.sent(each) for each in range(len(self._slots))]
         before, after = self.states[round_ % 2], self.states[(round_ + 1) % 2]

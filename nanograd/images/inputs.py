@@ -183,7 +183,7 @@ def expand_all(
         listener: receives a warning about files that are not read.
 
     Returns:
-        tables: Parquet and CSV files, and damaged archives, none of which can be read.
+        tables: Parquet and CSV files, and damaged archives (ZIP files that cannot be read).
         pictures: picture files, including those in archives.
 
     Raises:

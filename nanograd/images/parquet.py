@@ -187,9 +187,10 @@ def _row_bytes(parquet: pq.ParquetFile, group: int, places: Sequence[int]) -> fl
 
 
 def leaf_places(schema: pa.Schema) -> dict[str, range]:
-    """Return the numbers of the Parquet leaf columns of each column; a struct has several.
+    """Return the numbers of the columns in the Parquet file that store each column of the table.
 
-    Names are not enough: a column `image.bytes` has the same path as the field `bytes` of `image`.
+    Parquet stores each field of a struct as a column of its own, a leaf column. They are identified
+    by number, because a column `image.bytes` has the same name as the field `bytes` of `image`.
 
     >>> leaf_places(pa.schema({"a": pa.struct({"b": pa.int8(), "c": pa.list_(pa.int8())}),
     ...     "a.b": pa.int8()}))
@@ -212,11 +213,13 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
 def _places(
     serialized: bytes, names: tuple[str, ...]
 ) -> tuple[list[int], dict[str, list[int]], pa.Schema | None]:
-    """Return the Parquet leaf columns of the columns `names`.
+    """Find how the columns `names` of a table are stored.
 
-    Also return, by name, those leaf columns whose numbers are pixels, and therefore have a scale.
-    784 flat columns share one scale, under the name of the first. The third result is the schema of
-    the columns without views (see `plain_type`), or None if they have none.
+    Returns:
+        The numbers of their leaf columns (see `leaf_places`); by column, the leaf columns that hold
+        pixels as numbers, under the name of the first column if 784 columns hold a pixel each; and
+        the schema of the columns with each view type replaced (see `plain_type`), None if they have
+        no view types.
     """
     schema = pa.ipc.read_schema(pa.BufferReader(serialized))
     places, scaled = leaf_places(schema), dict[str, list[int]]()

@@ -105,10 +105,10 @@ def read(
     Args:
         files: path or URI of each Parquet or CSV file, and the range of rows to read (None: all).
         options: how images and labels are read.
-        partitions: the columns in the names of folders.
+        partitions: columns whose values are in the names of folders, such as `day=2026-11-26`.
         keep: columns to copy, with their types; null in rows of files without the column.
         only: numbers of the rows to read, by file; None for all.
-        convert: makes the images of a batch from its pictures; by default `rows.to_form`.
+        convert: called with each decoded picture; by default `rows.to_form`.
 
     Raises:
         DataError: the columns of a file do not fit the options, a file was changed after the job
@@ -158,7 +158,7 @@ def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejec
 def read_rows(
     file: str, rows: RowRange | None, choose: Callable[[pa.Schema], Sequence[str]]
 ) -> Iterator[pa.RecordBatch | list[Refused]]:
-    """Read the columns that `choose` returns, in some rows of a table (None: in all rows).
+    """Read some columns, which `choose` returns, of some rows of a table (None: of all rows).
 
     Yields:
         A batch of consecutive rows, or a list of consecutive rows that are refused. The number of a

@@ -113,11 +113,12 @@ def read_images(
         convert: converts a decoded picture; by default `to_form`.
 
     Returns:
-        images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory. With
-            `convert`: its n results.
+        images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory. If
+            `convert` is given, its n results instead.
         rows: (n,) int64, row number of each image, increasing.
         refused: all other rows, with their reasons.
-        num_dark: number of raw images that `auto` takes for dark ink on light paper.
+        num_dark: number of images, stored as numbers, in which `--polarity auto` found dark ink on
+            light paper.
     """
     refused: list[Refused] = []
     found: list[tuple[NDArray[Any], Ints]] = []
@@ -246,10 +247,10 @@ def are_dark_on_light(pictures: Bytes) -> Mask:
 
 
 def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, Mask]:
-    """Select the grey images, (n, 784) uint8, that need no normalisation.
+    """Select those of n grey images, (n, 784) uint8, that need no normalisation.
 
     Returns:
-        images: (m, 784) uint8, the m selected images, with the result of `read_array` for each.
+        images: (m, 784) uint8, the m selected images, each as `read_array` would return it.
         which: (n,) bool, True for a selected image.
     """
     if options.normalise == "always":

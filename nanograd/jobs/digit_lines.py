@@ -55,8 +55,9 @@ def divide_batch(
     """Divide n pictures with numbers into lines and digits; `kept` names the columns to keep.
 
     Returns:
-        The table of lines; a batch of all digits; their assessment, whose probabilities sum to at
-        most 1, because a mark may be no digit; and the columns of `PLACE`.
+        A table with a row for each line; a batch with a row for each digit; the assessment of these
+        digits, whose probabilities sum to at most 1, because a mark may be no digit; and columns
+        with the line, position and box of each digit.
     """
     pictures: Sequence[Sequence[Number]] = found.images.tolist()
     lines = [(line, number) for numbers in pictures for line, number in enumerate(numbers)]

@@ -261,7 +261,7 @@ def refuse_foreign(output: str, receipts: Iterable[Receipt], found: Iterable[str
     """Raise OutputExistsError for files that a reader would mistake for files of parts.
 
     Such a file is in a folder with files of parts, or is beside them with the same suffix. Hidden
-    files are ignored: file systems create some, and a commit may still be writing one.
+    files are ignored, because file systems create some, and a commit may still be writing one.
     """
     files, foreign = files_of(receipts), list[str]()
     folders = {name.partition("/")[0] for name in files if "/" in name}

@@ -1,11 +1,12 @@
 """A retry: a job whose input is the quarantine of a complete prediction.
 
-The quarantined rows of a part are read again, with other settings or after the user repaired the
-cause. They become a new part, with predictions and quarantine of its own. The old part keeps its
-predictions. A file that could not be used at all is planned again as a whole.
+With `--retry-quarantine`, the quarantined rows of each part are read again, with other settings or
+after the user repaired the cause. They become a new part, with predictions and quarantine of its
+own. The old part keeps its predictions. A file that could not be used at all is planned again as a
+whole.
 
-The manifest lists the retries that are still to do. If a command must repeat a part that was
-retried, it repeats the retries with their settings, too, even after it was killed and restarted.
+The manifest of the output lists the retries that are still to do. If a part must be repeated, for
+example because its output was damaged, its earlier retries are repeated, too, with their settings.
 """
 
 from collections.abc import Sequence

@@ -82,10 +82,10 @@ class Assessment(NamedTuple):
 
 
 def mean_scores(nets: Sequence[Net], images: NDArray[Any]) -> Floats:
-    """Average the scores of the nets, without calibration; return (N, C) float32 in [0, 1].
+    """Average the scores of the nets over an ensemble; return (N, C) float32 in [0, 1].
 
-    The images are (N, D), before the preparation of their pixels: digits are (N, 784) uint8, ink
-    255 on 0.
+    The temperature is not applied. The images are (N, D), before the preparation of their pixels:
+    digits are (N, 784) uint8, ink 255 on 0.
     """
     scores = np.empty((len(images), nets[0].architecture.classes), np.float32)
     for chunk, part, _ in _score_chunks(nets, images):

@@ -1,8 +1,9 @@
 """Loss functions: mean squared error and cross-entropy.
 
-Each loss includes its output activation, because the gradient with respect to the *pre-activation*
-z2 is simple and numerically stable. Losses are not averaged over the batch. The parameter server
-divides once, by the number of images in the round, which weights unequal shards correctly.
+Each loss includes its output activation, because the gradient with respect to z2, the outputs
+before this activation, is simple and numerically stable. Losses are not averaged over the batch.
+The parameter server divides by the number of images in the round, so every image has equal weight
+even if shards have different sizes.
 """
 
 from collections.abc import Callable
@@ -17,9 +18,9 @@ from nanograd.runtime.arrays import Floats
 class Loss(NamedTuple):
     """An output activation, and the function of (z2, targets) that returns losses and gradient.
 
-    z2 has the output pre-activations, (B, C) float32. Targets are (B, C) float32; each row sums to
-    1. The losses are (B,) float32, >= 0. The gradient dE/dz2 is (B, C) float32. If the shapes of z2
-    and targets differ, the function raises ValueError.
+    z2 has the outputs before the activation, (B, C) float32. Targets are (B, C) float32; each row
+    sums to 1. The losses are (B,) float32, >= 0. The gradient dE/dz2 is (B, C) float32. If the
+    shapes of z2 and targets differ, the function raises ValueError.
     """
 
     output: Callable[[Floats], Floats]

@@ -7,9 +7,10 @@ two convolutional layers of 5 x 5 pixels, each followed by the maximum of 2 x 2 
 perceptron that also gets the scores of the first net and the logs of a model's probabilities. All
 units are ReLU.
 
-`scripts/make_judge.py` trained them on lines of MNIST's training digits, with only their texts as
-labels. A path is a way to cut a line into pieces and to label the pieces. Training maximises the
-share of the probability of all paths that goes to the paths that spell the right text.
+`scripts/make_judge.py` trained them on pictures of lines of MNIST's training digits. Of each line,
+only the text was known, not where its digits end. A path is a way to cut a line into pieces and to
+label each piece. Training maximises the probability of all paths that spell the right text together
+(see `lattice`).
 
 References:
     LeCun et al. (1998), "Gradient-based learning applied to document recognition", II and VI.
@@ -71,7 +72,8 @@ class Judge:
     def quick_scores(self, pieces: Pieces) -> Doubles:
         """Compute the scores of P pieces by the first net, (P, 11) float64.
 
-        Scores are logs of weights of paths, so only their differences mean something.
+        A path through the line has the sum of the scores of its pieces, and the path with the
+        highest sum is the most probable one. So only differences of scores have a meaning.
         """
         images, others = inputs(pieces.images, pieces.context, pieces.geometry)
         return np.asarray(self.quick.scores(halve(images), others), np.float64)
@@ -82,7 +84,7 @@ class Judge:
         Args:
             pieces: the pieces.
             quick: (P, 11) scores by the first net.
-            probabilities: (P, 10) of a model for the images.
+            probabilities: (P, 10), of each digit, by which a model classifies the pieces.
         """
         scores: Doubles = self.gains[1] * quick
         known = np.log(np.maximum(probabilities, LEAST))
@@ -102,7 +104,7 @@ class Judge:
 def inputs(images: Bytes, context: Bytes, geometry: Floats) -> tuple[Floats, Floats]:
     """Return the inputs of the nets: images, (P, 28, 28, 1), and others, (P, 14 * 22 + 10) float32.
 
-    See `Pieces` for the arguments.
+    The arguments are fields of `Pieces`; the others are the context and the geometry.
     """
     pixels = (images.astype(np.float32) / 255 - _MEAN) / _DEVIATION
     others = [context.astype(np.float32) / (255 * _DEVIATION), geometry * _GEOMETRY]

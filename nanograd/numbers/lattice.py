@@ -1,7 +1,9 @@
-"""The best way through the lattice of a line, and probabilities of the digits on it.
+"""The most probable way to cut a line into pieces, and the probabilities of its digits.
 
-The score of a path is the sum of the scores of its pieces. The probability of a path is the
-exponential of its score, divided by the sum over all paths and all digits.
+A line is cut at many places, the nodes of a graph called lattice. Its edges are the pieces between
+two cuts. A path leads from the left end of the line to the right end, and gives each of its pieces
+a class: a digit, or no digit. The score of a path is the sum of the scores of its pieces. The
+probability of a path is the exponential of its score, divided by the sum over all paths.
 
 References:
     LeCun et al. (1998), "Gradient-based learning applied to document recognition", V-VII (graph

@@ -201,9 +201,9 @@ def _printed(found: normalise.Candidate, weak: float) -> Floats | None:
 
 
 def _stack(boxes: Floats, mass: Floats, usual: float) -> None:
-    """Give low marks above each other the box around both, in place, if it is as tall as a digit.
+    """Join two low marks above each other, such as the bar and the bow of a broken five.
 
-    They are parts of a broken digit, such as the bar and the bow of a five.
+    Both get the box around both, in `boxes` itself, if this box is as tall as a digit.
     """
     heights = 1 - boxes[:, 0] - boxes[:, 2]
     is_low = heights < TALL * usual
@@ -292,9 +292,10 @@ def _group(boxes: Floats, mass: Floats) -> list[Ints]:
 
 
 def _join(boxes: Floats, tall: Ints, reach: Floats) -> tuple[Ints, Floats]:
-    """Join tall marks, from left to right, with all marks on their left that are within reach.
+    """Join tall marks to lines: each mark with the marks on its left that are within `reach`.
 
-    Return the line of each mark, -1 for other marks, and the gap on its left, in heights.
+    Return the number of each mark's line, -1 for marks that are not tall, and the gap on the left
+    of each mark, as a multiple of its height.
     """
     heights = 1 - boxes[:, 0] - boxes[:, 2]
     line, gap = np.full(len(boxes), -1), np.full(len(boxes), np.inf)

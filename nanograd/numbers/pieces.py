@@ -1,7 +1,7 @@
 """Pieces of a line: the ink between two seams. A good piece is one digit.
 
-Pieces are the edges of a lattice whose nodes are the seams. Each path through the lattice is a way
-to divide the line into digits.
+Pieces overlap, because a line has more seams than digits. Pieces are the edges of a graph, the
+lattice, whose nodes are the seams. Each path through it is a way to divide the line into digits.
 """
 
 from dataclasses import dataclass, replace
@@ -145,13 +145,15 @@ def _resample(
     scale: Floats,
     size: tuple[int, int],
 ) -> Floats:
-    """Draw the ink of P pieces as small pictures, (P, *size) float32, the mean of each pixel.
+    """Scale P pieces of a line to small pictures of equal size, (P, *size) float32.
+
+    A pixel of the result is the mean of the ink on its area in the line.
 
     Args:
-        sums: (height, line's width + 2) ink before each column.
+        sums: (height, line's width + 2), the sum of the ink to the left of each column of the line.
         span: the first column of each row of a piece, and the end of its columns, (P, height), or
             (1, 1) for all rows.
-        middle: column and row in the middle of each picture, (P,).
+        middle: column and row of the line in the middle of each picture, (P,).
         scale: (P,) pixels of the picture for a pixel of the line.
         size: height and width of the pictures.
     """

@@ -1,9 +1,9 @@
 """Numbers in pictures: lines of digits with their text, boxes and confidences.
 
-A line is cut at many places. The ink between two cuts is a piece, so pieces overlap. The judge, two
-small nets, scores whether a piece is one whole digit: a quick net finds the likely pieces, and a
-better one scores them with the model's probabilities. The sequence of adjoining pieces with the
-best sum of scores is the text of the line.
+A line is cut at more places than it has digits. The ink between any two cuts is a piece, so pieces
+overlap. The judge, two small nets, scores whether a piece is one whole digit: a quick net finds the
+likely pieces, and a better net scores these, with the probabilities by which the model classifies
+them. The sequence of adjoining pieces with the highest sum of scores is the text of the line.
 """
 
 from collections.abc import Iterator, Sequence
@@ -119,11 +119,11 @@ def read_lines(lines: Sequence[Line], model: Model) -> list[Number]:
 def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> list[Number]:
     """Read the lines of digits in a picture, from top to bottom, then from left to right.
 
-    Where the result is doubtful, the picture is searched in other ways, and the result with most
-    digits that are certain is returned.
+    If the result is doubtful, the picture is searched in other ways, for example in a smaller copy.
+    Of all results, the one with the most certain digits is returned.
 
     Raises:
-        UnreadableError: no mark is a digit, or none can be told from the paper.
+        UnreadableError: no mark is a digit, or marks cannot be distinguished from the paper.
     """
     best, most = list[Number](), -np.inf
     refused = (Reason.BLANK, "no mark in the picture is a digit")

@@ -1,8 +1,10 @@
 """Cuts between the digits of a line, as seams: paths of little ink from its top to its bottom.
 
 A seam may go sideways along a row, so it can follow the gap between slanted or interlocked digits.
-Two sweeps of dynamic programming, from the top and from the bottom, find for each pixel the
-cheapest path through it. The local minima in five rows are the seams, without near copies.
+The cost of a path grows with the ink that it crosses. Two sweeps of dynamic programming, from the
+top and from the bottom, find for each pixel the cheapest path through it. In each of five rows, the
+pixels whose path is cheaper than the paths of their neighbours give the seams. Of seams at nearly
+the same place, one is kept.
 
 References:
     Avidan & Shamir (2007), "Seam carving for content-aware image resizing", 3.

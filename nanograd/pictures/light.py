@@ -1,9 +1,9 @@
 """The light on a picture as a smooth surface, and ink that differs from its sheet in hue alone.
 
-The closing of `paper.estimate_paper` knows nothing outside the picture, so it would take a gradient
-that ends at the border for ink. The surface is fitted to the whole picture and ignores the ink,
-which covers little of it. Light only scales the colour of the paper. A colour component at right
-angles to the paper's colour is therefore ink.
+If paper becomes darker towards the border of a picture, `paper.estimate_paper` takes the dark
+border for ink. Therefore a smooth surface is fitted to the light on the whole picture. It ignores
+the ink, which covers little of the picture. Light changes the brightness of the paper, but not its
+hue. So where the hue is not the paper's, there is ink.
 
 References:
     Lu, Su & Tan (2010), "Document image binarization using background estimation and stroke edges",

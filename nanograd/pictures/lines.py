@@ -22,11 +22,15 @@ from nanograd.runtime.arrays import Floats
 def find_lines(
     ink: Floats, most: float = tuning.MOST_LINE, covered: float = tuning.COVERED
 ) -> Floats | None:
-    """Find the share of light that printed lines absorb, 0 to `most`.
+    """Find printed lines; return the share of the light that they absorb at each pixel.
 
-    `ink` is the share that ink and lines absorb. `ink` and the result are (height, width) float32.
-    A line has ink along at least the share `covered` of a side. Return None if there is no pattern
-    of lines, or if the picture is narrow.
+    Args:
+        ink: (height, width) float32, the share that ink and lines absorb together.
+        most: maximum of the result.
+        covered: a line has ink along at least this share of the picture's width or height.
+
+    Returns:
+        (height, width) float32; None if there is no pattern of lines, or the picture is narrow.
     """
     if min(ink.shape) < tuning.STRIPS:
         return None

@@ -290,7 +290,8 @@ def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
 def cut_out(found: Candidate, chosen: Mask, scale: float = 0) -> Floats:
     """Cut the ink of the chosen marks from the whole picture, with two pixels around them.
 
-    Ink of the threshold strength becomes 0.5, half of it or less 0, and 1.5 times or more 1.
+    Ink as strong as the threshold between paper and ink becomes 0.5. Ink of half this strength or
+    less becomes 0, and ink of 1.5 times this strength or more becomes 1.
 
     Args:
         found: a candidate with marks.

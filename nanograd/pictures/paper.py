@@ -87,9 +87,10 @@ def cover_pen(
 ) -> tuple[int, list[float]]:
     """Widen a window until it is wider than the pen (a granulometry).
 
-    Then the energy of dark or light structures that are narrower than the window hardly grows. It
-    is the sum over pixels of (1 - pixel / closing)^2 for dark structures, and of
-    (1 - opening / pixel)^2 for light structures. The outer eighths are left out, because light that
+    A morphological closing removes dark structures that are narrower than the window, and an
+    opening light ones. How much it removes is the energy: the sum over pixels of (1 - pixel /
+    closing)^2, or of (1 - opening / pixel)^2. As soon as the window is wider than the pen, the
+    energy hardly grows any more. The outer eighths of the picture are left out, because light that
     falls off towards the border looks like a narrow structure there.
 
     Args:

@@ -77,7 +77,7 @@ def read_run(folder: str) -> FinishedRun:
 
 
 def _count_through(rows: list[JsonObject], epochs: list[JsonObject]) -> list[JsonObject]:
-    """Count epochs and rounds over all nets of an ensemble; in `rows`, each net starts again.
+    """Count epochs and rounds through all nets of an ensemble; in `rows`, each net starts at 1.
 
     >>> epochs = [{"net": net, "epoch": 1, "round": 9} for net in (1, 2)]
     >>> _count_through(epochs, epochs)[1]

@@ -332,8 +332,8 @@ def refuse_file(place: str) -> None:
 def remove(place: str) -> None:
     """Remove a file, or a folder and its content, if it exists.
 
-    Some stores refuse Amazon's request to remove many files. So the files of a folder are removed
-    one by one, then the empty objects that mark folders.
+    The files of a folder are removed one by one, because some object stores refuse Amazon's request
+    to remove many files at once. Then the empty objects that mark folders are removed.
     """
     with writing(place):
         if is_remote(place):

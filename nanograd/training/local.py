@@ -45,10 +45,10 @@ StartGroup: TypeAlias = Callable[[Recipe, Dataset, Snapshot, Listener, StopSigna
 
 
 def assign_shards(num_shards: int, world_size: int, ranks: Sequence[int]) -> dict[int, list[int]]:
-    """Assign S shards to the available ranks, of W ranks.
+    """Assign S shards to the available ones of W workers; a rank is the number of a worker.
 
-    Each rank gets its own shards, which are contiguous. Each shard of a missing rank goes to the
-    rank with the fewest shards. If several ranks have the fewest, the nearest rank gets it.
+    Each worker gets its own range of shards. Each shard of a missing worker goes to the worker with
+    the fewest shards; of several, to the one with the nearest rank.
 
     >>> assign_shards(8, 3, [0, 1, 2])
     {0: [0, 1], 1: [2, 3, 4], 2: [5, 6, 7]}

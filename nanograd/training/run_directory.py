@@ -83,10 +83,11 @@ class RunDirectory:
         return bool(identity.get("epochs") == self.identity.get("epochs"))
 
     def require_same(self, identity: JsonObject) -> None:
-        """Raise OutputExistsError unless the given identity is this run's, or its beginning's.
+        """Raise OutputExistsError unless `identity`, found in the directory, is this run's.
 
-        A run with fewer epochs is the beginning of this run if its rounds do not depend on the
-        number of epochs, because the learning rate is constant and distortions do not decrease.
+        The directory may also hold a run that differs only by having fewer epochs, which this run
+        continues, if the rounds of both are equal up to there: the learning rate is constant, and
+        distortions do not decrease.
         """
         ours = self.identity
         differing = [name for name in ours if identity.get(name) != ours[name]]

@@ -110,7 +110,9 @@ def split(num_parameters: int, number: int) -> list[slice]:
 
 
 class Update:
-    """The arithmetic of the end of a round, for any slice of the parameters.
+    """The computation at the end of a round: mean gradient, optimizer step, average of the weights.
+
+    It can be done for a slice of the parameters.
 
     Args:
         recipe: recipe of the net.
@@ -135,7 +137,7 @@ class Update:
         """Compute a slice of the state after a round; return whether its parameters are finite.
 
         Args:
-            sums: contributions to the round, of tree nodes that cover all shards once.
+            sums: contributions to the round; their tree nodes together have each shard once.
             part: the slice.
             before: the arrays of the state before the round, in the order of `Snapshot.vectors`.
             after: receives the state after the round; may be `before`.
@@ -220,10 +222,10 @@ class ParameterServer:
         self._arrived = {}
 
     def own(self, shards: frozenset[int]) -> None:
-        """Collect contributions of these shards only; servers of other hosts collect the others.
+        """Collect contributions of these shards only.
 
-        If these are not all shards, the caller must add the `sums` of all servers, and call `apply`
-        with the total.
+        If these are not all shards, the servers of other hosts collect the other contributions. The
+        caller must add the `sums` of all servers, and call `apply` with the total.
         """
         self._own = shards
         self._own_nodes = cover(self._root, shards)
