@@ -116,15 +116,19 @@ def write_review(
     rows = pa.Table.from_batches([], _columns(spec, kept, _PIXELS)[1])
     places = [storage.join(spec.output, name) for name in sorted(files)]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        # The files are sorted by doubt. Their rows are large, so read only those to list.
+        doubts = list(pool.map(_read_doubts, places))
+        least = max([_least(spec), *np.sort(np.concatenate([[], *doubts]))[-number:][:1]])
+        numbers = [int((doubt >= least).sum()) for doubt in doubts]
         for start in range(0, len(places), _NUM_THREADS):
-            found = pool.map(storage.read, places[start : start + _NUM_THREADS])
-            tables = [pq.read_table(pa.BufferReader(data)).cast(rows.schema) for data in found]
-            rows = pa.concat_tables([rows, *tables])
-            rows = _first(rows.filter(pc.greater_equal(rows["doubt"], _least(spec))), number)
+            some = slice(start, start + _NUM_THREADS)
+            found = pool.map(_read_first, places[some], numbers[some])
+            tables = [table.cast(rows.schema) for table in found]
+            rows = _first(pa.concat_tables([rows, *tables]), number)
     if spec.review_below is None and len(rows) < number:
         text = f"{REVIEW} has {len(rows):,} of {number:,} rows, because parts keep no more"
         listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))
-    pixels = np.frombuffer(b"".join(rows.column("pixels").to_pylist()), np.uint8)
+    pixels = np.frombuffer(rows["pixels"].combine_chunks().buffers()[1] or b"", np.uint8)
     pictures = encode_plain(pixels.reshape(-1, NUM_PIXELS))
     fields = [pa.array(pictures, pa.binary()), rows.column("path").combine_chunks()]
     columns = [*rows.columns[:-1], pa.StructArray.from_arrays(fields, fields=list(PICTURE))]
@@ -149,6 +153,24 @@ def _least(spec: PredictSpec) -> float:
     if spec.review_below is None:
         return 0
     return float(np.nextafter(np.float32(1 - spec.review_below), np.float32(2)))
+
+
+def _read_doubts(place: str) -> NDArray[np.float32]:
+    """Read the doubt of each row in the file of a part."""
+    file = pq.ParquetFile(pa.BufferReader(storage.read(place)))
+    return np.asarray(file.read(["doubt"], use_threads=False)["doubt"])
+
+
+def _read_first(place: str, number: int) -> pa.Table:
+    """Read the first rows in the file of a part."""
+    file = pq.ParquetFile(pa.BufferReader(storage.read(place)))
+    batches, left = list[pa.RecordBatch](), number
+    for batch in file.iter_batches(number, use_threads=False) if number else ():
+        batches.append(batch.slice(0, left))
+        left -= len(batch)
+        if left <= 0:
+            break
+    return pa.Table.from_batches(batches, file.schema_arrow)
 
 
 def _first(rows: pa.Table, number: int) -> pa.Table:
