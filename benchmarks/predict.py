@@ -15,7 +15,7 @@ from there to `_SUCCESS` or the end of writing. A ratio compares the rows per se
 the trials of A before and after a B, over B. `CPU` is the processor time of all processes of the
 command, including Ray's, from start to end. `others` is the number of cores that other programs
 used during the trial. `peak` is the maximum memory of the command's processes (driver, Ray,
-actors), sampled every 0.3 s: the sum of their proportional set sizes (PSS), in which a page shared
+actors), sampled every second: the sum of their proportional set sizes (PSS), in which a page shared
 by k processes counts as 1/k for each.
 """
 
@@ -39,7 +39,7 @@ from digit_rows import write_pictures, write_rows, write_small_files
 from nanograd.images import sources
 
 _FILE_ROWS = 10_000
-_EVERY_S = 0.3
+_EVERY_S = 1.0
 _MEGABYTE = 1 << 20
 _TICKS = os.sysconf("SC_CLK_TCK")
 
