@@ -14,7 +14,6 @@ References:
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -78,8 +77,7 @@ def flat_columns(names: Sequence[str]) -> tuple[str, ...] | None:
     return None
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """The columns of a table that are read."""
 
     image: ImageColumn
@@ -88,7 +86,7 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """Names of all these columns."""
-        return [*self.image.names, self.label] if self.label else list(self.image.names)
+        return [*self.image.names, *([self.label] if self.label else [])]
 
 
 def choose(schema: pa.Schema, options: ReadOptions) -> Columns:
@@ -107,14 +105,11 @@ def _choose(serialized: bytes, image: str | None, label: str | None) -> Columns:
 
 
 def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn:
-    """Find the image column of a table.
+    """Find the image column of a table; raise DataError if none or several fit, or it is pickled.
 
     A given name is the image column, or the first of 784 flat columns. Otherwise these are tried in
     order: the columns that Hugging Face's metadata declares as images, 784 flat columns, the usual
     names, and the only column whose type can hold images.
-
-    Raises:
-        DataError: no column fits, several columns fit, or the column is pickled.
     """
     listed = list_names(schema.names) or "no columns"
     if len(set(schema.names)) < len(schema.names):
@@ -136,55 +131,43 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
     candidates = featured or list(found)
     if len(candidates) > 1:
         candidates = _first_usual(candidates, IMAGE_NAMES) or candidates
-    match candidates:
-        case [chosen]:
-            reason = "the only column that can hold images"
-            if name:
-                reason = "named"
-            elif featured:
-                reason = "declared by Hugging Face's metadata"
-            elif chosen.lower() in IMAGE_NAMES:
-                reason = "by its name"
-            return ImageColumn(found[chosen], (chosen,), reason)
-        case [] if name:
-            about = f"column {name!r} holds {schema.field(name).type}"
-            raise DataError(f"{about}, which cannot be images; choose another --image-column")
-        case []:
-            about = f"no image column is recognised among {listed}"
-            raise DataError(f"{about}; name one with --image-column")
-    raise DataError(f"the images may be in {' or '.join(candidates)}; choose with --image-column")
+    if len(candidates) > 1:
+        may = " or ".join(candidates)
+        raise DataError(f"the images may be in {may}; choose with --image-column")
+    if not candidates:
+        about = f"no image column is recognised among {listed}"
+        if name:
+            about = f"column {name!r} holds {schema.field(name).type}, which cannot be images"
+        raise DataError(f"{about}; choose a column with --image-column")
+    [chosen] = candidates
+    reason = "by its name" if chosen.lower() in IMAGE_NAMES else "the only column of images"
+    reason = "declared by Hugging Face's metadata" if featured else reason
+    return ImageColumn(found[chosen], (chosen,), "named" if name else reason)
 
 
 def find_label_column(schema: pa.Schema, name: str | None = None) -> str | None:
     """Find the label column of a table: the named one, or the first of the usual names.
 
-    Return None for the name NO_LABELS, and if the table does not have the named column.
-
-    Raises:
-        DataError: the named column cannot hold digits, or several columns fit.
+    Return None for the name NO_LABELS, and if the table does not have the named column. Raise
+    DataError if the named column cannot hold digits, or several columns fit.
     """
     if name == NO_LABELS or (name and name not in schema.names):
         return None
-    usable = [each.name for each in schema if holds_digits(each.type)]
+    kinds = ("integer", "floating", "decimal", "string", "large_string", "string_view", "null")
+    usable = [
+        each.name
+        for each in schema
+        if is_any(each.type.value_type if is_any(each.type, "dictionary") else each.type, *kinds)
+    ]
     if name and name not in usable:
         raise DataError(
             f"column {name!r} holds {schema.field(name).type}, which cannot be digits; choose "
             "another --label-column"
         )
-    if name:
-        return name
-    chosen = _first_usual(usable, LABEL_NAMES)
+    chosen = [name] if name else _first_usual(usable, LABEL_NAMES)
     if len(chosen) > 1:
         raise DataError(f"the labels may be in {' or '.join(chosen)}; choose with --label-column")
     return chosen[0] if chosen else None
-
-
-def holds_digits(type_: pa.DataType) -> bool:
-    """Test whether a type can hold digits: numbers, text, or a dictionary of these."""
-    if is_any(type_, "dictionary"):
-        type_ = type_.value_type
-    is_number = _is_number(type_) and not is_any(type_, "boolean")
-    return is_number or is_text(type_) or is_any(type_, "null")
 
 
 def list_names(names: Sequence[str]) -> str:
@@ -225,8 +208,7 @@ def rename_taken(names: Sequence[str], taken: Iterable[str]) -> list[str]:
 def class_digits(schema: pa.Schema, name: str) -> list[int | None] | None:
     """Return the digit of each class number of a Hugging Face `ClassLabel`; None for other columns.
 
-    A `ClassLabel` stores class numbers and a list of class names. The names may be in any order. A
-    class whose name is no digit gets None.
+    It stores class numbers, and class names in any order; one that is no digit gets None.
     """
     feature = _features(schema).get(name, {})
     names = feature.get("names")
@@ -278,13 +260,12 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     Arrow reads such text unchecked, and raises only when it is converted to Python.
     """
     try:
-        values: list[Any] = column.to_pylist()
+        return list(column.to_pylist())
     except UnicodeDecodeError:
         if not is_text(column.type):
             raise DataError(f"text in a column of {column.type} is not UTF-8") from None
-        found = column.cast(pa.large_binary()).to_pylist()
-        values = [None if e is None else e.decode(errors="backslashreplace") for e in found]
-    return values
+    found = column.cast(pa.large_binary()).to_pylist()
+    return [None if each is None else each.decode(errors="backslashreplace") for each in found]
 
 
 def valid_text(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -365,10 +346,8 @@ class Partitions(NamedTuple):
             return table
         values = self.values(file)
         for field in list(self.extend(table.schema, file))[table.num_columns :]:
-            text = values[field.name]
-            value = int(text) if text is not None and field.type == pa.int64() else text
-            column = pa.repeat(pa.scalar(value, field.type), table.num_rows)
-            table = table.append_column(field, column)
+            value = pa.scalar(values[field.name], pa.string()).cast(field.type)
+            table = table.append_column(field, pa.repeat(value, table.num_rows))
         return table
 
 

@@ -1,8 +1,8 @@
 """Digits as comma-separated values: a row has 784 pixels, and may have a label and other columns.
 
-A header names the columns, in any order. `columns.flat_columns` says which names are pixels.
-Without a header, a row is the label and the pixels, or the pixels alone. Pixels are read as
-numbers. All other columns are read as text, because a type inferred from values may differ by file.
+A header names the columns, in any order (see `columns.flat_columns`). Without a header, a row is
+the label and the pixels, or the pixels alone. All columns but the pixels are read as text, because
+a type inferred from values may differ by file.
 
 References:
     Redmon (2015), "MNIST in CSV", pjreddie.com/projects/mnist-in-csv;
@@ -33,9 +33,7 @@ from nanograd.runtime import storage
 # Suffixes of CSV files.
 CSV = (".csv", ".csv.gz")
 _OTHER = re.compile(r"\.(tsv|txt|csv\.\w+)(\.\w+)?$", re.IGNORECASE)
-_TAKEN = (
-    f"tables of text are read from {' and '.join(CSV)} files, in UTF-8, with commas; convert it"
-)
+_TAKEN = "tables of text are read from .csv and .csv.gz files, in UTF-8, with commas; convert it"
 _GZIP_MAGIC, _BYTE_ORDER_MARK = b"\x1f\x8b", b"\xef\xbb\xbf"
 # Maximum bytes of a line, and of a row with line breaks in quoted values.
 _MAX_ROW_BYTES = 1 << 24
@@ -47,7 +45,7 @@ _NUMBER = re.compile(
 # belongs to the value, and a value without closing quote takes the rest of the row.
 _CELL = re.compile(rb'(?:^|,)(?:("(?:[^"]|"")*+)("[^,]*)?|([^,]*))')
 # A cell of the first line, which may have space before the quote.
-_NAME = re.compile(rb'(?:^|,)[ \t]*("(?:[^"]|"")*"|[^,]*)')
+_NAME = re.compile(r'(?:^|,)[ \t]*("(?:[^"]|"")*"|[^,]*)')
 _LABEL_FIRST = ("label", *map(str, range(NUM_PIXELS)))
 # A column of labels has at least 5 different digits, and no digit is in more than half of the rows.
 # A column of border pixels fails this test, because nearly all of its values are 0.
@@ -72,17 +70,17 @@ class CsvFile:
 
     def __init__(self, file: str) -> None:
         self._file = file
-        self._number: int | None = None  # number of values in a row
+        self.names: tuple[str, ...] = ()  # all columns
         line = next(self._rows(), None)
         if line is None:
             raise DataError(f"{file} is empty; expected a header or rows of 784 pixels")
         if b"\0" in line[:1000] or line.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise DataError(f"{file}: this is no text in UTF-8 (UTF-16, as of Excel?); {_TAKEN}")
-        cells = [cell.strip(b" \t\r\n") for cell in _NAME.findall(line)]
-        for number, cell in enumerate(cells):
-            if len(cell) > 1 and cell[:1] == cell[-1:] == b'"':
-                cells[number] = cell[1:-1].replace(b'""', b'"')
-        self.names = tuple(cell.decode(errors="replace") for cell in cells)  # all columns
+        cells = [each.strip(" \t\r\n") for each in _NAME.findall(line.decode(errors="replace"))]
+        self.names = tuple(
+            each[1:-1].replace('""', '"') if len(each) > 1 and each[0] == each[-1] == '"' else each
+            for each in cells
+        )
         self.pixels = flat_columns(self.names) or ()  # in the order of the pixels
         # A first line that starts with an empty cell or a number is a row, even if a pixel is
         # wrong. It is a header if a cell is a label name, or if 784 cells are distinct names of
@@ -102,7 +100,6 @@ class CsvFile:
                 f"{file}: the header names no 784 columns of pixels, or names a column twice; "
                 "expected pixel0 to pixel783 or 1x1 to 28x28, separated by commas"
             )
-        self._number = len(self.names)
         types = dict.fromkeys(self.names, pa.string())
         self.schema = pa.schema((types | dict.fromkeys(self.pixels, pa.float64())).items())
 
@@ -144,22 +141,21 @@ class CsvFile:
         """Skip rows, then read columns of `num_rows` rows (None: all), as `reader.read_rows`."""
         if num_rows == 0:
             return
-        left = inf if num_rows is None else num_rows
-        scales = {self.pixels[0]: scale_of(self._largest())}
+        left, scales = num_rows, {self.pixels[0]: scale_of(self._largest())}
         for lines in self._batches(skip):
-            wanted = lines if left >= len(lines) else lines[: int(left)]
+            wanted = lines[:left]
             for some in self._parse_each(wanted, columns):
                 yield some if isinstance(some, list) else with_scales(some, scales)
-            left -= len(wanted)
-            if not left:
+            left = None if left is None else left - len(wanted)
+            if left == 0:
                 return
-        if left and num_rows is not None:
+        if left:
             raise DataError(f"{self._file} was changed after the job began; start the job again")
 
     def line_of(self, row: int) -> int:
         """Return the number of the line, counted from 1, in which a row begins."""
         number, left = 1, row + self.has_header
-        for lines in join_lines(read_lines(self._file), self._number):
+        for lines in join_lines(read_lines(self._file), len(self.names)):
             if lines.strip():
                 if not left:
                     break
@@ -186,6 +182,7 @@ class CsvFile:
             with suppress(pa.ArrowInvalid):
                 yield self._parse(lines, columns, pixels)
                 return
+        # Parsing takes milliseconds even for one line, so lines with a fault are found without it.
         faults = [self._find_fault(line) for line in lines]
         if faults == [None]:
             detail = "the line cannot be read as values separated by commas"
@@ -263,7 +260,7 @@ class CsvFile:
 
     def _rows(self) -> Iterator[bytes]:
         """Yield each row that is not empty, without its line end."""
-        rows = join_lines(read_lines(self._file), self._number)
+        rows = join_lines(read_lines(self._file), len(self.names))
         return (row.rstrip(b"\r\n") for row in rows if row.strip())
 
 
@@ -293,11 +290,11 @@ def read_lines(file: str) -> Iterator[bytes]:
             raise DataError(f"{file}: the gzip file is damaged or cut short: {error}") from error
 
 
-def join_lines(lines: Iterable[bytes], number: int | None = None) -> Iterator[bytes]:
+def join_lines(lines: Iterable[bytes], number: int = 0) -> Iterator[bytes]:
     r"""Join lines to rows: a value in quotes may have line breaks (RFC 4180).
 
-    If a quote is not closed at the end of a value, or the joined row does not have `number` values,
-    lines are not joined, so that only the line with the quote is damaged.
+    If a quote is not closed at the end of a value, or the joined row does not have `number` values
+    (0: any number), lines are not joined, so that only the line with the quote is damaged.
 
     >>> list(join_lines([b'1,"a\n', b'b",2\n', b'3,"c\n']))
     [b'1,"a\nb",2\n', b'3,"c\n']
@@ -307,20 +304,17 @@ def join_lines(lines: Iterable[bytes], number: int | None = None) -> Iterator[by
         taken, num_bytes, is_damaged = [line], len(line), False
         is_open = b'"' in line and _is_open(_CELL.findall(line))
         while is_open and not is_damaged:
-            more = again.popleft() if again else next(left, None)
-            if more is None:
-                is_damaged = True
-                break
+            more = again.popleft() if again else next(left, b"")
             taken.append(more)
             num_bytes += len(more)
             if b'"' in more:
                 cells = _CELL.findall(b'"' + more)
                 is_damaged = cells[0][1].strip(b" \t\r\n") not in (b"", b'"')
                 is_open = _is_open(cells)
-            is_damaged = is_damaged or num_bytes > _MAX_ROW_BYTES
+            is_damaged = is_damaged or not more or num_bytes > _MAX_ROW_BYTES
         row = b"".join(taken)
-        if len(taken) > 1 and (is_damaged or number not in (None, len(_CELL.findall(row)))):
-            again.extendleft(reversed(taken[1:]))
+        if len(taken) > 1 and (is_damaged or number not in (0, len(_CELL.findall(row)))):
+            again.extendleft(filter(None, reversed(taken[1:])))
             row = line
         yield row
 
@@ -331,9 +325,8 @@ def _is_open(cells: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
 
 def _number(cell: bytes) -> float | None:
     """Return the number in a cell; None for an empty cell, infinity for text."""
-    text = cell.strip(b' \t"')
     try:
-        number = float(text or b"nan")
+        number = float(cell.strip(b' \t"') or b"nan")
     except ValueError:
         return inf
     return None if isnan(number) else number
