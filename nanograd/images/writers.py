@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from sys import maxsize
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
-from nanograd.images.columns import HIVE_NULL, to_python
+from nanograd.images.columns import HIVE_NULL, list_names, to_python
 from nanograd.images.inputs import Rejected
 from nanograd.images.tensors import is_any
 from nanograd.runtime import storage
@@ -57,15 +59,10 @@ _MAX_NAME_BYTES = 255
 
 
 class OutputFiles:
-    """The files of a part's table.
+    """The files of a part's table: NAME, NAME-1, ... with at most `max_rows` rows each.
 
-    Args:
-        name: name of the first file, without suffix; the next files are NAME-1, NAME-2, ...
-        schema: schema of the table.
-        format_: parquet, csv or jsonl.
-        max_rows: maximum rows of each file; None for a single file.
-        lineage: metadata of Parquet files, which says what made the rows. Other formats have none.
-        partition_by: columns that become folders, as in Hive: `label=7/NAME.parquet`.
+    The format is parquet, csv or jsonl. Columns in `partition_by` become folders, as in Hive:
+    `label=7/NAME.parquet`. The `lineage`, metadata of Parquet files, says what made the rows.
 
     Raises:
         UsageError: a column to partition by is missing, or its type cannot name folders.
@@ -82,10 +79,10 @@ class OutputFiles:
         lineage: Mapping[str, str] | None = None,
     ) -> None:
         self._name, self._format = name, format_
-        self._max_rows, self._partition_by = max_rows, list(partition_by)
+        self._max_rows, self._partition_by = max_rows or maxsize, list(partition_by)
         check_partition_columns(schema, self._partition_by)
-        self._schema = pa.schema([each for each in schema if each.name not in self._partition_by])
-        self._lineage = lineage or {}
+        schema = pa.schema([each for each in schema if each.name not in self._partition_by])
+        self._new_file = partial(_File, schema, format_, lineage or {})
         self._files: dict[str, list[_File]] = {}  # by folder; only the last file of each is open
 
     def write(self, table: pa.Table) -> None:
@@ -121,22 +118,16 @@ class OutputFiles:
             rows = part
             while len(rows):
                 if not files or files[-1].num_rows == self._max_rows:
-                    files.append(_File(self._schema, self._format, self._lineage))
-                left = self._max_rows - files[-1].num_rows if self._max_rows else len(rows)
-                files[-1].write(rows.slice(0, left))
+                    files.append(self._new_file())
+                left = self._max_rows - files[-1].num_rows
+                files[-1].write(rows.slice(0, left), is_last=len(rows) >= left)
                 rows = rows.slice(left)
-                if files[-1].num_rows == self._max_rows:
-                    files[-1].finish()
 
     def finish(self, *, even_empty: bool = False) -> dict[str, Any]:
-        """Return the content of each file by its name, as bytes or a buffer.
-
-        Args:
-            even_empty: whether to make a file if the table has no rows.
-        """
+        """Return each file by its name, as bytes or a buffer; `even_empty` makes one of no rows."""
         if even_empty and not self._files:
             folder = "".join(f"{_folder(name, HIVE_NULL)}/" for name in self._partition_by)
-            self._files[folder] = [_File(self._schema, self._format, self._lineage)]
+            self._files[folder] = [self._new_file()]
         done = {
             f"{folder}{self._name}{f'-{number}' if number else ''}.{self._format}": file.finish()
             for folder, files in self._files.items()
@@ -151,26 +142,21 @@ class _File:
     def __init__(self, schema: pa.Schema, format_: str, lineage: Mapping[str, str]) -> None:
         self.num_rows = 0
         self._schema, self._format, self._lineage = schema, format_, lineage
-        self._sink = pa.BufferOutputStream()
+        self._sink, self._held, self._is_empty = pa.BufferOutputStream(), list[pa.Table](), True
         self._parquet: Any = None
-        self._held: list[pa.Table] = []
-        self._is_empty = True
-        self._content: Any = None
 
-    def write(self, table: pa.Table) -> None:
+    def write(self, table: pa.Table, *, is_last: bool) -> None:
         self.num_rows += len(table)
         self._held.append(table)
-        if sum(each.nbytes for each in self._held) >= HELD_BYTES:
+        if is_last or sum(each.nbytes for each in self._held) >= HELD_BYTES:
             self._encode()
 
     def finish(self) -> Any:
-        if self._content is None:
-            if self._held or self._is_empty:
-                self._encode()
-            if self._parquet is not None:
-                self._parquet.close()
-            self._content = self._sink.getvalue()
-        return self._content
+        if self._held or self._is_empty:
+            self._encode()
+        if self._parquet is not None:
+            self._parquet.close()
+        return self._sink.getvalue()
 
     def _encode(self) -> None:
         nothing = pa.Table.from_batches([], self._schema)  # empty_table fails for some tensors
@@ -189,20 +175,13 @@ class _File:
 
 def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
     """Raise UsageError if a column is not in the table or its type cannot name folders."""
-    for name in names:
-        type_ = schema.field(name).type if name in schema.names else None
-        problem = ""
-        if type_ is None:
-            problem = f": the output has no such column; there are {', '.join(schema.names)}"
-        elif not is_any(type_, "integer", "string", "large_string", "boolean", "date"):
-            kinds = "whole numbers, text, booleans or dates"
-            problem = f" holds {type_}; folders are named by {kinds}"
-        elif names.count(name) > 1:
-            problem = " is given twice"
-        elif len(names) == len(schema.names):
-            problem = ": none of the columns is left for the files"
-        if problem:
-            raise UsageError(f"--partition-by {name}{problem}")
+    kinds = ("integer", "string", "large_string", "boolean", "date")
+    usable = [each.name for each in schema if is_any(each.type, *kinds)]
+    if not set(names) <= set(usable) or len({*names}) < len(names) or len(names) == len(schema):
+        raise UsageError(
+            f"--partition-by {', '.join(names)}: name each column once, and not all columns of the "
+            f"output; whole numbers, text, booleans or dates can name folders: {list_names(usable)}"
+        )
 
 
 def _folder(name: str, text: str) -> str:

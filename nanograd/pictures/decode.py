@@ -27,8 +27,6 @@ SUFFIXES = (
 
 _DEFAULTS = PictureOptions()
 
-# Bytes 4 to 12 of HEIC and AVIF files, which phones write and Pillow does not read.
-_PHONES = [b"ftyp" + kind for kind in b"heic heix hevc heim mif1 msf1 avif".split()]
 # First bytes of archives (gzip, 7-Zip, RAR, bzip2, xz), and bytes 257 to 262 of tar files.
 _ARCHIVES, _TAR = (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ"), b"ustar"
 # Errors for paths that can name no file: circular links, and names that are too long.
@@ -54,30 +52,21 @@ _BROKEN = (
 def read(
     file: str, options: PictureOptions, read: Callable[[str, int], bytes] = storage.read
 ) -> bytes:
-    """Read the bytes of a picture file.
-
-    Args:
-        file: path or URI.
-        options: `max_bytes` limits the size.
-        read: returns the bytes of a file, at most as many as its second argument says.
-            `Archives.read` also reads files in archives.
+    """Read the bytes of a picture file; `Archives.read` also reads files in archives.
 
     Raises:
         UnreadableError: `no_file`, `no_permission` or `too_large`, or a reason of `read`.
     """
     try:
         data = read(file, options.max_bytes + 1)
-    except DataError as error:
-        raise UnreadableError(Reason.NO_FILE, str(error)) from error
-    except StorageError as error:
+    except (DataError, StorageError) as error:
         if isinstance(error.__cause__, PermissionError):
             raise UnreadableError(Reason.NO_PERMISSION, str(error)) from error
-        if getattr(error.__cause__, "errno", None) in _NO_NAMES:
+        if isinstance(error, DataError) or getattr(error.__cause__, "errno", None) in _NO_NAMES:
             raise UnreadableError(Reason.NO_FILE, str(error)) from error
         raise
     if len(data) > options.max_bytes:
-        detail = f"the file has more than {options.max_bytes} bytes"
-        raise UnreadableError(Reason.TOO_LARGE, detail)
+        raise UnreadableError(Reason.TOO_LARGE, f"it has more than {options.max_bytes} bytes")
     return data
 
 
@@ -100,10 +89,8 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
             picture = Image.open(BytesIO(data), formats=formats)
         except UnidentifiedImageError as error:
             detail = f"the {len(data)} bytes are not a picture in {', '.join(formats)}"
-            if data[4:12] in _PHONES:
-                detail = "HEIC and AVIF are not read; export the picture as JPEG"
-            elif data.startswith(b"%PDF"):
-                detail = "PDF is not read; export the page as JPEG or PNG"
+            if data[4:8] == b"ftyp" or data.startswith(b"%PDF"):
+                detail = "HEIC, AVIF and PDF are not read; export the picture as JPEG or PNG"
             elif data.startswith(_ARCHIVES) or data[257:262] == _TAR:
                 detail = "of all archives only ZIP files are read; pack the pictures into one"
             raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error

@@ -102,14 +102,10 @@ def test_column_that_cannot_name_folders_is_a_usage_error():
     schema = pa.schema([("id", pa.int64()), ("x", pa.float64()), ("at", pa.date32())])
 
     check_partition_columns(schema, ["id", "at"])
-    for names, words in (
-        (["none"], "there are id, x, "),
-        (["x"], "x holds double"),
-        (["id", "at", "id"], "id is given twice"),
-    ):
-        with pytest.raises(UsageError, match=words):
+    for names in (["none"], ["x"], ["id", "at", "id"]):
+        with pytest.raises(UsageError, match=f"--partition-by {', '.join(names)}: .*: id, at$"):
             check_partition_columns(schema, names)
-    with pytest.raises(UsageError, match="none of the columns"):
+    with pytest.raises(UsageError, match="not all columns of the output"):
         check_partition_columns(schema.remove(1), ["id", "at"])
 
 
