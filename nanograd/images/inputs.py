@@ -54,6 +54,11 @@ class InputFile(NamedTuple):
     ctime_ns: int = 0
     inode: int = 0
 
+    @classmethod
+    def of(cls, place: str, found: os.stat_result) -> "InputFile":
+        """Describe a local file."""
+        return cls(place, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -111,10 +116,9 @@ def expand(
 ) -> list[InputFile]:
     """List all input files, sorted. A file is listed once, even if several links lead to it.
 
-    In a folder, files with one of the suffixes are listed. If the suffixes include Parquet's,
-    Parquet files of any name are listed, too. Names that begin with `_` or `.` are skipped, as in
-    Spark, Hive and Arrow. A file that is an input itself is always listed. The listener receives a
-    warning about files that are not listed.
+    In a folder, files with one of the suffixes are listed; if these include Parquet's, Parquet
+    files of any name, too. Names that begin with `_` or `.` are skipped, as in Spark, Hive and
+    Arrow. A file that is an input itself is always listed. The listener is warned of other files.
 
     Raises:
         DataError: an input does not exist, no file is found (`hint` ends the message), or an input
@@ -173,18 +177,9 @@ def expand_all(
 
     CSV files beside Parquet files or pictures may be lists of labels or outputs. They are then
     listed only if an input ends with a CSV suffix. A named file of unknown type is a picture.
-
-    Args:
-        inputs: files, folders or globs, local or in an object store.
-        output: absolute path or URI of the output of the job. Files in it are not listed.
-        format_: format of the files in the output.
-        pictures_expected: whether rows of tables refer to pictures. If there are tables, pictures
-            are then listed only if an input names them.
-        listener: receives a warning about files that are not read.
-
-    Returns:
-        tables: Parquet and CSV files, and damaged archives (ZIP files that cannot be read).
-        pictures: picture files, including those in archives.
+    Files in the output, an absolute path or URI of files of `format_`, are not listed. With
+    `pictures_expected`, rows of tables refer to pictures, so pictures beside tables are listed only
+    if an input names them. Archives that cannot be read are listed with the tables.
 
     Raises:
         UsageError: the inputs have tables and would include the output.
@@ -210,11 +205,11 @@ def expand_all(
     takes_csv = not (tables or pictures) or any(each.lower().endswith(CSV) for each in inputs)
     has_tables = bool(tables or (texts and takes_csv))
     file_of_output = storage.join(output, "predictions", f"part.{format_}")
+    would_read = format_ == "parquet" or (takes_csv and format_ == "csv")
     for place in sorted(named) if has_tables or not pictures else ():
         # Resolve links, because both may name the same folder. The output does not exist yet.
         real = [e if storage.is_remote(e) else os.path.realpath(e) for e in (place, file_of_output)]
-        kinds = ("parquet", "csv") if takes_csv else ("parquet",)
-        if _takes(*real) and (format_ in kinds or _is_named(*real)):
+        if _takes(*real) and (would_read or _is_named(*real)):
             raise UsageError(
                 f"the output, {output}, lies in the input {place} and would be input next time; "
                 "choose another --output"
@@ -238,9 +233,9 @@ def expand_all(
 def expand_pictures(
     inputs: Sequence[str], hint: str = "check the path", listener: Listener = ignore
 ) -> list[InputFile]:
-    """List all picture files, as `expand` does, including those in ZIP files.
+    """List all picture files, as `expand` does, also in ZIP files; a damaged one is listed itself.
 
-    A damaged archive is listed itself, and is rejected when it is read.
+    It is rejected when it is read.
     """
     files = _with_members(expand(inputs, PICTURES, hint, listener), listener)
     if not files:
@@ -249,10 +244,7 @@ def expand_pictures(
 
 
 def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputFile]:
-    """Return files, and instead of an archive its pictures. A damaged archive is returned itself.
-
-    The listener receives a warning about files in archives that are not listed.
-    """
+    """Return files, and instead of an archive its pictures, or itself if it is damaged."""
     found: dict[str, InputFile] = {}
     skipped = {_OTHERS: list[str](), _REPLACED: list[str]()}
     for file in files:
@@ -273,13 +265,12 @@ def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputF
 def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
     """Return the inputs as absolute paths or URIs; for a glob, the folder before its wildcards.
 
-    The listener receives a message if an input's own path has a folder `name=value`, which defines
-    no column.
+    The listener is told if an input's own path has a folder `name=value`, which is no column.
     """
-    roots = []
-    for place in map(storage.absolute, inputs):
-        is_glob = glob.has_magic(place) and not storage.exists(place)
-        roots.append(_before_wildcards(place) if is_glob else place)
+    roots = [
+        _before_wildcards(place) if glob.has_magic(place) and not storage.exists(place) else place
+        for place in map(storage.absolute, inputs)
+    ]
     if named := next((root for root in roots if _HIVE.search(f"{root}/")), None):
         [folder] = _HIVE.findall(f"{named}/")[-1:]
         text = f"{folder} is no column, because it is not below the input {named}; name the folder"
@@ -307,11 +298,10 @@ def check_version(file: str, version: Version) -> None:
 
 
 def content_of(file: str) -> str:
-    """Return the SHA-256 of a file, which identifies its content.
+    """Return the SHA-256 of a file; in an object store, of its first and last 64 KiB.
 
-    In an object store, return the SHA-256 of the first and last 64 KiB, because reading the whole
-    object can take minutes. Its entity tag does not identify the content: two copies of the same
-    object have different tags if one was uploaded in parts.
+    Reading a whole object can take minutes, and its entity tag does not identify the content: two
+    copies of the same object have different tags if one was uploaded in parts.
     """
     if not storage.is_remote(file):  # Arrow's stream takes twice as long
         with storage.reading(file), storage.local_path(file).open("rb", buffering=0) as local:
@@ -341,7 +331,7 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     for folder in {_table_of(each) for each in (*folders, *(str(Path(e).parent) for e in files))}:
         _check_plain(folder, suffixes)
     for file in files:
-        yield os.path.realpath(file), _input_file(file, Path(file).stat()), ""
+        yield os.path.realpath(file), InputFile.of(file, Path(file).stat()), ""
 
     def fail(error: OSError) -> None:
         raise StorageError(f"cannot list {error.filename}: {error.strerror}") from error
@@ -368,11 +358,7 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
                 why = _BROKEN
                 if S_ISREG(status.st_mode):
                     why = "" if _is_wanted(file, suffixes) else _OTHERS
-                yield target, _input_file(file, status), why
-
-
-def _input_file(place: str, status: os.stat_result) -> InputFile:
-    return InputFile(place, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                yield target, InputFile.of(file, status), why
 
 
 def _is_wanted(place: str, suffixes: tuple[str, ...]) -> bool:

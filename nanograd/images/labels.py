@@ -78,13 +78,9 @@ def parse_label_source(text: str) -> re.Pattern[str] | None:
 def find_labels(
     files: Sequence[str], inputs: Sequence[str], source: str, listener: Listener
 ) -> list[Label]:
-    """Find the label of each picture, a digit or None.
+    """Find the label of each picture, a digit or None, as `source` says (see `--label-from`).
 
-    Args:
-        files: the pictures.
-        inputs: the inputs of the command; paths in a list may be relative to them.
-        source: value of `--label-from`.
-        listener: receives a message about pictures without a label.
+    Paths in a list may be relative to the `inputs` of the command.
 
     Raises:
         DataError: the list does not exist, is invalid or labels no picture.

@@ -102,13 +102,9 @@ def read(
 ) -> Iterator[Batch | list[Rejected]]:
     """Read the images and labels of tables. Each row is in exactly one batch, or is rejected.
 
-    Args:
-        files: path or URI of each Parquet or CSV file, and the range of rows to read (None: all).
-        options: how images and labels are read.
-        partitions: columns whose values are in the names of folders, such as `day=2026-11-26`.
-        keep: columns to copy, with their types; null in rows of files without the column.
-        only: numbers of the rows to read, by file; None for all.
-        convert: called with each decoded picture; by default `rows.to_form`.
+    `files` are paths or URIs of Parquet and CSV files with the range of rows to read (None: all);
+    `only` has the numbers of the rows to read by file. The columns `keep` are copied, and are null
+    in rows of files without them. `convert` makes images of pictures, by default `rows.to_form`.
 
     Raises:
         DataError: the columns of a file do not fit the options, a file was changed after the job
@@ -160,9 +156,8 @@ def read_rows(
 ) -> Iterator[pa.RecordBatch | list[Refused]]:
     """Read some columns, which `choose` returns, of some rows of a table (None: of all rows).
 
-    Yields:
-        A batch of consecutive rows, or a list of consecutive rows that are refused. The number of a
-        refused row is its position in the list.
+    Yield batches of consecutive rows, and lists of consecutive rows that are refused. The number of
+    a refused row is its position in the list.
     """
     if not file.lower().endswith(CSV):
         yield from read_parquet(file, rows, choose)
@@ -179,26 +174,17 @@ def read_pictures(
     *,
     whole: bool = False,
 ) -> Iterator[tuple[bytes | None, Found | UnreadableError]]:
-    """Read pictures one by one.
+    """Read pictures one by one, given by path or URI, possibly in a ZIP file.
 
-    Args:
-        files: path or URI of each picture, possibly in a ZIP file, and its bytes, or None to read
-            them.
-        convert: called with each decoded picture.
-        options: which pictures are refused.
-        whole: see `decode`.
-
-    Yields:
-        The bytes of the picture, or None if they cannot be read; and the result of `convert`, or
-        the reason why the picture was refused. No error is raised.
+    If the bytes of a picture are given, too, they are not read. Yield the bytes, or None if they
+    cannot be read, and the result of `convert` for the decoded picture, or the reason why it was
+    refused. No error is raised. See `decode` for `whole`.
     """
     with Archives() as archives:
         for file, given in files:
-            data = (
-                given
-                if given is not None
-                else attempt(partial(decode.read, file, options, archives.read))
-            )
+            data: bytes | UnreadableError | None = given
+            if data is None:
+                data = attempt(partial(decode.read, file, options, archives.read))
             if isinstance(data, UnreadableError):
                 yield None, data
             else:
@@ -214,14 +200,9 @@ def read_files(
     *,
     convert: Convert | None = None,
 ) -> Iterator[Batch | list[Rejected]]:
-    """Read pictures as `read` reads tables. A picture is row 0 of its file.
+    """Read pictures and their labels as `read` reads tables. A picture is row 0 of its file.
 
-    Args:
-        files: path or URI of each picture, possibly in a ZIP file, and its label.
-        options: how pictures are read.
-        keep: columns to copy, which pictures do not have.
-        contents: receives the `checksum_of_picture` of each picture.
-        convert: see `read`.
+    The columns `keep` are null. `contents` receives the `checksum_of_picture` of each picture.
     """
     to_image = convert or partial(to_form, options=options)
     waiting = iter(files)

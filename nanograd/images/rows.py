@@ -102,15 +102,8 @@ def read_images(
 ) -> tuple[NDArray[Any], Ints, list[Refused], int]:
     """Read the images of a table, or the results of `convert` for its pictures.
 
-    Encoded pictures and arrays of pixels are normalised, unless they are in MNIST's form.
-    `nanograd.digits.levels` has the rule for the scale of numbers.
-
-    Args:
-        table: the rows.
-        column: the column of the images.
-        options: how images are read.
-        paths: result of `read_paths`.
-        convert: converts a decoded picture; by default `to_form`.
+    Encoded pictures and arrays of pixels are normalised, unless they are in MNIST's form; `levels`
+    has the rule for the scale of numbers. `paths` is the result of `read_paths`.
 
     Returns:
         images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory. If
@@ -249,9 +242,8 @@ def are_dark_on_light(pictures: Bytes) -> Mask:
 def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, Mask]:
     """Select those of n grey images, (n, 784) uint8, that need no normalisation.
 
-    Returns:
-        images: (m, 784) uint8, the m selected images, each as `read_array` would return it.
-        which: (n,) bool, True for a selected image.
+    Return the m selected images, (m, 784) uint8, each as from `read_array`, and which they are, (n,)
+    bool.
     """
     if options.normalise == "always":
         return images[:0], np.zeros(len(images), np.bool_)
@@ -275,9 +267,7 @@ def is_raw(data: bytes) -> bool:
 def read_plain(files: Sequence[bytes | None], options: ReadOptions) -> tuple[Bytes, Mask]:
     """Read the grey 28 x 28 PNG files in MNIST's form among n files, faster than `read_encoded`.
 
-    Returns:
-        images: (m, 784) uint8, the pixels of the m files that were read, as from `read_encoded`.
-        which: (n,) bool, True for a file that was read.
+    Return the images of the m files that were read, (m, 784) uint8, and which they are, (n,) bool.
     """
     some = files if "PNG" in options.pillow_formats else [None] * len(files)
     images, which = fast_png.decode_plain(some)
@@ -321,8 +311,7 @@ def read_encoded(
 def _read_spark(row: tuple[Any, ...], options: ReadOptions, convert: Convert) -> NDArray[Any]:
     """Read height, width, nChannels and data of Spark's image struct, as `read_encoded` does.
 
-    For a picture that it could not read, Spark writes -1 and no bytes. The field `mode` is not
-    needed, because Spark stores every channel as a byte.
+    For a picture that it could not read, Spark writes -1 and no bytes.
 
     References:
         Apache Spark, "Image data source" (OpenCV's layout: row by row, channels in the order BGRA).

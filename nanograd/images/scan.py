@@ -83,14 +83,10 @@ def scan_files(
     *,
     some_usable: bool = False,
 ) -> tuple[list[ScannedFile], Partitions]:
-    """Read the footers of Parquet files, and whole CSV files.
+    """Read the footers of Parquet files, and whole CSV files; a ZIP archive among them is damaged.
 
-    Args:
-        files: the files to read; a ZIP archive among them is damaged.
-        all_files: all files of the job, which determine the partition columns.
-        roots: result of `roots_of` for the inputs of the job.
-        options: how images and labels are read.
-        some_usable: whether the job has input beside these files.
+    The paths of `all_files` of the job below `roots` (see `roots_of`) determine the partition
+    columns. `some_usable` says that the job has input beside these files.
 
     Raises:
         UsageError: `files` are all files, and none has a named column.

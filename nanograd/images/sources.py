@@ -24,13 +24,7 @@ from nanograd.digits import download
 from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset, Mnist, Source, concatenate, hold_out
 from nanograd.digits.idx import IDX_NAMES, find_pair, parse_pair
 from nanograd.digits.preparation import labelled_rows
-from nanograd.errors import (
-    ArgumentError,
-    DataError,
-    Reason,
-    StorageError,
-    UsageError,
-)
+from nanograd.errors import ArgumentError, DataError, Reason, StorageError, UsageError
 from nanograd.images import columns, reader
 from nanograd.images.columns import find_partitions
 from nanograd.images.csv import CSV, CsvFile, check_ending
@@ -99,8 +93,7 @@ def load(
     name = " + ".join(each.name for each in found)
     if test_split is not None and all(each.test is not None for each in found):
         raise UsageError(f"{name} has test images of its own; leave --test-split out")
-    share = None
-    pairs = list[tuple[Dataset, Dataset]]()
+    share, pairs = None, list[tuple[Dataset, Dataset]]()
     for source, train, test in found:
         if test is not None:
             pairs.append((train, test))
@@ -152,11 +145,7 @@ def reload_test(
 ) -> Dataset:
     """Load test images for the report of a run, from `data` or, if it is empty, the run's own.
 
-    Args:
-        data: names of data sets.
-        about: manifest of the run's model.
-        settings: content of the run's config.toml.
-        listener: receives messages about the data.
+    `about` is the manifest of the run's model, and `settings` the content of its config.toml.
 
     Raises:
         DataError: the data of the run has changed.
@@ -181,9 +170,10 @@ def separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | 
     """Return the settings and, if `data` is a pair of arrays, a data set of these, else None."""
     data = settings.get("data")
     names = data if isinstance(data, list | tuple) else [data]
-    if data is None or all(isinstance(each, str | PathLike) for each in names):
+    are_names = [isinstance(each, str | PathLike) for each in names]
+    if data is None or all(are_names):
         return settings, None
-    if len(names) != 2 or any(isinstance(each, str | PathLike) for each in names):
+    if len(names) != 2 or any(are_names):
         raise ArgumentError(
             "data is the name of a data set, several, or one pair (images, labels), not in a list "
             "with others; save the pair as a Parquet file to join it"
@@ -209,15 +199,13 @@ def _load_each(
         name = source if source in WORDS else storage.absolute(source)
 
         def read(part: str) -> Dataset | None:
-            if name == "mnist":
-                sha256s = {each: download.FILES[each] for each in IDX_NAMES[part]}
-                found = download.fetch(download.cache_folder(), download.MIRRORS, listener, sha256s)
-                images, labels = ((data, each) for each, data in found.items())
-                return parse_pair(images, labels)
-            return _read_part(name, places[part], part, listener, options)
+            if name != "mnist":
+                return _read_part(name, places[part], part, listener, options)
+            sha256s = {each: download.FILES[each] for each in IDX_NAMES[part]}
+            found = download.fetch(download.cache_folder(), download.MIRRORS, listener, sha256s)
+            return parse_pair(*((data, each) for each, data in found.items()))
 
-        train = None if only_test else read("train")
-        test = read("test")
+        train, test = None if only_test else read("train"), read("test")
         if only_test:
             train = read("train") if test is None else test
         if train is None:
@@ -311,7 +299,7 @@ def _read_part(
         data = parse_pair(*((storage.read(each), each) for each in places))
         return _invert(data, name, listener)
     if kind == "csv":
-        found = list[Dataset]()
+        tables = list[Dataset]()
         for place in places:
             table, label = CsvFile(place), options.label_column
             if columns.find_label_column(table.schema, label) is None:
@@ -324,8 +312,8 @@ def _read_part(
                 )
             rows = reader.read([(place, None)], replace(options, normalise="never"))
             data = _collect(rows, place, "rows", listener, table=table)
-            found.append(_invert(data, place, listener))
-        return concatenate(found)
+            tables.append(_invert(data, place, listener))
+        return concatenate(tables)
     if kind == "rows":
         partitions = find_partitions(places, roots_of([name], listener))
         rows = reader.read(((place, None) for place in places), options, partitions)
@@ -358,15 +346,11 @@ def _collect(
     missing: int = 0,
     table: CsvFile | None = None,
 ) -> Dataset:
-    """Join labelled images.
+    """Join labelled images, and warn of what is left out.
 
-    Args:
-        found: images and rejected rows.
-        source: name of the data set, for messages.
-        what: what the images are, `rows` or `pictures`.
-        listener: receives warnings about what is left out.
-        missing: number of images without a label that were not read.
-        table: the CSV file of all rows, if every row must be readable.
+    Messages name the `source` of the images, and `what` they are, `rows` or `pictures`. `missing`
+    images without a label were not read. `table` is the CSV file of all rows, if every row must be
+    readable.
     """
 
     def place(origin: Origin) -> str:
@@ -377,23 +361,22 @@ def _collect(
     batches, rejected = list[Batch](), list[Rejected]()
     for each in found:
         if isinstance(each, Batch):
-            for bad in each.bad_labels.tolist():
+            if len(each.bad_labels):
                 text = "the label is no digit from 0 to 9; correct or remove it"
-                raise DataError(f"{place(each.origin(bad))}: {text}")
+                raise DataError(f"{place(each.origin(int(each.bad_labels[0])))}: {text}")
             batches.append(each)
-            continue
-        for lost in each if table is not None else ():
-            if table is not None and lost.reason is Reason.BAD_PIXEL:
+        elif each and table is not None:
+            if each[0].reason is Reason.BAD_PIXEL:
                 table.scan()  # raises a clearer error if the label is in another column
-            raise DataError(f"{place(lost.origin)}: {lost.detail}")
-        rejected += each
+            raise DataError(f"{place(each[0].origin)}: {each[0].detail}")
+        else:
+            rejected += each
     if table is not None:
         table.scan()
     known = np.concatenate([np.zeros(0, np.int8), *(each.labels for each in batches)])
     has_label = known >= 0
+    total, about = len(known) + missing + len(rejected), ""
     missing += int((~has_label).sum())
-    total = int(has_label.sum()) + missing + len(rejected)
-    about = ""
     if rejected:
         reasons = Counter(str(each.reason) for each in rejected).most_common(3)
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
