@@ -135,11 +135,7 @@ def vary_stroke(images: Bytes, by: Floats) -> Floats:
     """Make strokes of (B, 784) uint8 images thicker or thinner; the result is float32.
 
     Each image is mixed with its maximum or minimum over 3 x 3 pixels, which moves both edges of a
-    stroke by one pixel.
-
-    Args:
-        images: (B, 784) uint8.
-        by: (B,) float32 in [-2, 2], pixels; negative values make strokes thinner.
+    stroke by one pixel. `by` is (B,) float32 in [-2, 2], pixels; negative for thinner strokes.
     """
     # The minimum is computed as the maximum of the negative.
     negative = np.where(by < 0, np.uint8(255), np.uint8(0))[:, None, None]

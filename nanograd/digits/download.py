@@ -42,16 +42,13 @@ def cache_folder() -> str:
 
     Raises:
         UsageError: NANOGRAD_CACHE is in an object store.
-
-    References:
-        XDG Base Directory Specification 0.8 (relative values are ignored).
     """
     chosen = os.environ.get("NANOGRAD_CACHE")
     if chosen and storage.is_remote(chosen):
         raise UsageError(f"NANOGRAD_CACHE={chosen}: the cache must be a local folder")
     if chosen:
         return storage.absolute(chosen)
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # XDG ignores relative values
     return str((base if base.is_absolute() else Path.home() / ".cache") / "nanograd")
 
 
@@ -60,13 +57,9 @@ def fetch(
 ) -> dict[str, bytes]:
     """Return decompressed files from the cache; download missing and damaged files first.
 
-    If several processes call it at the same time, one of them downloads and the others wait.
-
-    Args:
-        cache: a local folder, created if necessary.
-        mirrors: base URLs (http, https, file) of `<name>.gz`, tried one after another.
-        listener: receives messages on progress and failures.
-        files: SHA-256 of the decompressed bytes of each file, by name.
+    If several processes call it at the same time, one of them downloads and the others wait. The
+    mirrors are base URLs (http, https, file) of `<name>.gz`, tried one after another. `files` has
+    the SHA-256 of the decompressed bytes of each file, by name.
 
     Raises:
         DataError: no mirror served a file with the right checksum.

@@ -73,14 +73,11 @@ def shrink(ink: Floats) -> Bytes:
     """
     rows, columns = np.flatnonzero(ink.max(1) > 0.5), np.flatnonzero(ink.max(0) > 0.5)
     if not len(rows):
-        raise UnreadableError(
-            Reason.LOW_CONTRAST, "the strokes are too pale to tell them from the paper"
-        )
+        raise UnreadableError(Reason.LOW_CONTRAST, "the strokes are too pale to be read")
     crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = LONGEST_SIDE / max(crop.shape)
     size = [max(1, round(side * scale)) for side in crop.shape[::-1]]
-    picture = Image.fromarray(crop).resize(size, Image.Resampling.BOX)
-    small: Floats = np.asarray(picture)
+    small = np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BOX))
     return np.asarray(np.round(small * (255 / small.max())), dtype=np.uint8)
 
 

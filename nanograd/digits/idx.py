@@ -1,10 +1,7 @@
 """IDX, the file format of MNIST: a magic number, the sizes, then one byte per value.
 
-The sizes in a header are compared with the length of the file before memory is allocated.
-
 References:
     LeCun, Cortes, Burges, "The MNIST database of handwritten digits", section "File formats".
-    Deutsch (1996), RFC 1952, "GZIP file format specification", section 2.3.1.
 """
 
 import struct
@@ -14,9 +11,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE, Dataset
-from nanograd.digits.levels import array_to_levels
-from nanograd.errors import DataError
+from nanograd.digits.dataset import SIDE, Dataset
+from nanograd.digits.preparation import labelled_rows
+from nanograd.errors import ArgumentError, DataError
 from nanograd.runtime import storage
 
 # The file names of MNIST's images and labels.
@@ -29,9 +26,7 @@ _MAGIC = b"\0\0\x08"  # for unsigned bytes; the number of dimensions follows
 
 
 def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Parse (N,) labels or (N, rows, columns) images from an IDX file, raw or gzipped.
-
-    The result is read-only.
+    """Parse (N,) labels or (N, rows, columns) images from an IDX file, raw or gzipped; read-only.
 
     Raises:
         DataError: the file is not IDX, has another type or number of dimensions, is empty, is cut
@@ -41,15 +36,14 @@ def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
     [5, 0, 4]
     """
     raw = storage.decompress(data, name)
-    num_dimensions = raw[3] if raw.startswith(_MAGIC) and len(raw) > 3 else 0
-    header_bytes = 4 + 4 * num_dimensions
-    if num_dimensions not in (1, 3) or len(raw) < header_bytes:
+    rank = raw[3] if raw.startswith(_MAGIC) and len(raw) > 3 else 0
+    if rank not in (1, 3) or len(raw) < 4 + 4 * rank:
         raise DataError(
             f"{name}: this is no IDX file of labels or images in unsigned bytes (it begins with "
             f"0x{raw[:4].hex()}); check the path"
         )
-    shape: tuple[int, ...] = struct.unpack_from(f">{num_dimensions}I", raw, offset=4)
-    values = np.frombuffer(raw, np.uint8, offset=header_bytes)
+    shape: tuple[int, ...] = struct.unpack_from(f">{rank}I", raw, offset=4)
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
     if not len(values) or len(values) != prod(shape):
         raise DataError(
             f"{name}: the header announces {' x '.join(map(str, shape))} bytes of data but "
@@ -88,10 +82,7 @@ def parse_pair(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -
             f"{images_name} and {labels_name}: expected N images of 28 x 28 and N labels, found "
             f"{images.shape} and {labels.shape}; take both from the same data set"
         )
-    if labels.max() >= NUM_CLASSES:
-        worst = int((labels >= NUM_CLASSES).argmax())
-        raise DataError(f"{labels_name}: label {worst} is {labels[worst]}, expected 0 to 9")
-    rows, problem = array_to_levels(images.reshape(-1, NUM_PIXELS))
-    if problem:
-        raise DataError(f"{images_name}: image {problem[0]}: {problem[1]}")
-    return Dataset(rows, labels)
+    try:
+        return labelled_rows(images, labels)
+    except ArgumentError as error:
+        raise DataError(f"{images_name} and {labels_name}: {error}") from error

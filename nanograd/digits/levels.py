@@ -38,10 +38,9 @@ PROBLEMS = (
 
 
 def scale_of(largest: Iterable[float | None]) -> int | None:
-    """Return the scale of a column: 1 for shares, 255 for levels, 16 if unclear, None if unknown.
+    """Return the scale of a column, given the largest pixel of each part, or None if it is unknown.
 
-    Args:
-        largest: the largest pixel of each part of the column; None if it is unknown.
+    The scale is 1 for shares, 255 for levels, 16 if it is unclear, and None if it is unknown.
 
     >>> scale_of([0, 255, None]), scale_of([0.5, 1]), scale_of([1, 9]), scale_of([1, 999])
     (255, 1, 16, None)

@@ -1,8 +1,4 @@
-"""Pixel preparation: the conversion of pixels to inputs of a net, in training and prediction.
-
-A model stores name and version of its preparation. A model with an unknown name or version is
-refused.
-"""
+"""Pixel preparation: the conversion of pixels to inputs of a net, in training and prediction."""
 
 from dataclasses import dataclass
 
@@ -19,13 +15,8 @@ from nanograd.runtime.arrays import Bytes, Floats
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
 # Factor and offset that convert 0..255 to inputs, by the name of the preparation.
-_STANDARD = (np.float32(1 / 255 / _DEVIATION), np.float32(-_MEAN / _DEVIATION))
-_AFFINE = {
-    "plain": (np.float32(1), np.float32(0)),
-    "unit": (np.float32(1 / 255), np.float32(0)),
-    "standard": _STANDARD,
-    "deskewed": _STANDARD,
-}
+_STANDARD = (1 / 255 / _DEVIATION, -_MEAN / _DEVIATION)
+_AFFINE = {"plain": (1, 0), "unit": (1 / 255, 0), "standard": _STANDARD, "deskewed": _STANDARD}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +51,7 @@ class Preparation:
 def as_rows(images: ArrayLike) -> Bytes:
     """Convert (N, 28, 28) or (N, 784) numbers with background 0 to (N, 784) uint8, ink 255 on 0.
 
-    The scale is 0..255 or 0..1, see `nanograd.digits.levels`; the array counts as one column.
+    The scale is 0..255 or 0..1, see `levels`; the array counts as one column.
 
     Raises:
         ArgumentError: the shape or dtype does not fit, or the scale of an image is unclear.
@@ -112,7 +103,7 @@ def without_deskewing(preparation: Preparation) -> Preparation:
 
 def scale(preparation: Preparation, images: Bytes | Floats) -> Floats:
     """Apply the last step of a preparation: (B, 784) values from 0 to 255 to float32 inputs."""
-    factor, offset = _AFFINE[preparation.name]
+    factor, offset = affine(preparation)
     inputs = images.astype(np.float32)
     inputs *= factor
     inputs += offset
@@ -121,5 +112,5 @@ def scale(preparation: Preparation, images: Bytes | Floats) -> Floats:
 
 def affine(preparation: Preparation) -> tuple[float, float]:
     """Return factor and offset of `scale`; both are exact in float32."""
-    factor, offset = _AFFINE[preparation.name]
-    return float(factor), float(offset)
+    factor, offset = np.array(_AFFINE[preparation.name], np.float32).tolist()
+    return factor, offset

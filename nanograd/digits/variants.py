@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset
+from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset, concatenate
 from nanograd.digits.form import LONGEST_SIDE, centre
 from nanograd.runtime.arrays import Bytes, Doubles, Floats
 from nanograd.runtime.randomness import VARIANTS, stream
@@ -99,10 +99,7 @@ def parse(name: str, lines: Strokes = (), curves: Strokes = (), **ranges: Range)
 
 def add_variants(digits: Dataset, share: float, seed: int) -> Dataset:
     """Append round(share * N) synthetic digits to N images; the seed determines the digits."""
-    drawn = draw_variants(num_variants(len(digits), share), seed)
-    return Dataset(
-        np.concatenate([digits.images, drawn.images]), np.concatenate([digits.labels, drawn.labels])
-    )
+    return concatenate([digits, draw_variants(num_variants(len(digits), share), seed)])
 
 
 def num_variants(num_images: int, share: float) -> int:
@@ -160,8 +157,7 @@ def draw(shape: Variant, draws: Doubles) -> Bytes:
 
 
 def _between(limits: tuple[Doubles | float, Doubles | float], draw: Doubles) -> Doubles:
-    between: Doubles = limits[0] + (limits[1] - limits[0]) * draw
-    return between
+    return np.asarray(limits[0] + (limits[1] - limits[0]) * draw)
 
 
 def _draw_pen(x: Floats, y: Floats, radius: Floats) -> Bytes:
