@@ -170,19 +170,16 @@ class Model:
 
     def params_sha256(self) -> str:
         """Return the checksum of all parameters, which identifies a training result."""
-        return storage.checksum(self._parameters())
+        return storage.checksum(b"".join(net.params.vector.tobytes() for net in self.nets))
 
     def sha256(self) -> str:
         """Return the checksum of everything that determines a prediction."""
         return storage.checksum(
             json.dumps([net.config() for net in self.nets]).encode()
-            + self._parameters()
+            + b"".join(net.params.vector.tobytes() for net in self.nets)
             + json.dumps(self.reference.config()).encode()
             + b"".join(each.tobytes() for each in self.reference.tensors().values())
         )
-
-    def _parameters(self) -> bytes:
-        return b"".join(net.params.vector.tobytes() for net in self.nets)
 
 
 def save(model: Model, folder: str) -> None:
@@ -232,17 +229,15 @@ def find(place: str) -> str:
     for folder in (place, storage.join(place, "model")):
         if storage.exists(storage.join(folder, MANIFEST)):
             return folder
-    if not storage.exists(place):
-        raise DataError(f"{place} does not exist; check the path")
-    raise DataError(f"{place} is not a model directory: it has no {MANIFEST}; check the path")
+    problem = "is not a model directory" if storage.exists(place) else "does not exist"
+    raise DataError(f"{place} {problem}: there is no {MANIFEST}; check the path")
 
 
 def load(place: str | None = None) -> Model:
     """Read a model directory and verify its checksums.
 
-    Args:
-        place: model or run directory, or its URI, or hf://USER/NAME of a model on the Hugging Face
-            hub; None for the model in this package.
+    The place is a model or run directory, or its URI, or hf://USER/NAME of a model on the Hugging
+    Face hub; None is the model in this package.
 
     Raises:
         DataError: the place is no such directory, a checksum does not match, or the manifest has an
@@ -264,8 +259,7 @@ def load(place: str | None = None) -> Model:
         files = {name: storage.read(storage.join(folder, name)) for name in _FILES}
         for name, data in files.items():
             if storage.checksum(data) != manifest["files"][name]:
-                place = storage.join(folder, name)
-                raise DataError(f"{place} is damaged (SHA-256); restore it or train again")
+                raise DataError(f"{folder}/{name} is damaged (SHA-256); restore it or train again")
         config, tensors = json.loads(files["config.json"]), load_tensors(files["model.safetensors"])
         if not (entries := config["nets"]):
             raise ValueError("it has no nets")

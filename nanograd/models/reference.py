@@ -75,12 +75,7 @@ class Reference:
         return {name: getattr(self, name) for name in REFERENCE_TENSORS}
 
     def unfamiliarity(self, images: Bytes, classes: NDArray[np.integer]) -> Floats:
-        """Compute d^4 / (1 + d^4), (B,) float32 in [0, 1].
-
-        Args:
-            images: (B, 784) uint8, deskewed.
-            classes: (B,) predicted classes.
-        """
+        """Compute d^4 / (1 + d^4) of (B, 784) uint8 deskewed images, (B,) float32 in [0, 1]."""
         fourth = self.distances(images, classes) ** 4
         return np.asarray(fourth / (1 + fourth))
 
@@ -138,12 +133,9 @@ def to_probabilities(scores: Floats, temperature: float = 1.0) -> Floats:
 def fit_temperature(scores: Floats, labels: NDArray[np.integer]) -> float:
     """Find the temperature, from 0.2 to 5, with the smallest negative log-likelihood.
 
-    With b = 1 / T, the log-likelihood mean(b log s_label - log sum_k s_k^b) is concave in b.
-    Bisection finds the root of its derivative, mean(log s_label - sum_k p_k log s_k).
-
-    Args:
-        scores: (N, C) float32, from 0 to 1.
-        labels: (N,) classes of the images.
+    With b = 1 / T, the log-likelihood mean(b log s_label - log sum_k s_k^b) of the (N, C) scores s
+    is concave in b. Bisection finds the root of its derivative, mean(log s_label - sum_k p_k log
+    s_k).
     """
     logs = np.log(np.maximum(scores, LEAST_SCORE).astype(np.float64))
     logs -= logs.max(axis=1, keepdims=True)

@@ -22,11 +22,9 @@ from nanograd.runtime.arrays import Floats
 
 
 def light_surface(picture: Image.Image) -> Floats | None:
-    """Fit the light on the paper of a picture, mode L or RGB.
+    """Fit the light on the paper of a picture, mode L or RGB, as (height, width) float32.
 
-    Returns:
-        (height, width) float32, 1 where the light is strongest; None if the light is even, or if no
-        smooth surface fits the picture.
+    It is 1 where the light is strongest. Return None if it is even, or if no smooth surface fits.
     """
     grey = picture.convert("L")
     size = (min(tuning.GRID, picture.width), min(tuning.GRID, picture.height))
@@ -70,9 +68,8 @@ def divide(picture: Image.Image, light: Floats) -> Image.Image:
 def by_hue(reduced: Image.Image) -> tuple[float, float, float, float] | None:
     """Find the direction in colour space that separates ink from a coloured sheet.
 
-    Returns:
-        Weights of red, green and blue, and a constant, for `Image.convert("L", ...)`. None if the
-        picture is grey, the sheet has little colour or there are not two clear hues.
+    Return it as the matrix of `Image.convert("L", ...)`; None if the picture is grey, the sheet has
+    little colour or there are not two clear hues.
     """
     if reduced.mode != "RGB":
         return None

@@ -73,10 +73,8 @@ def adjust_pen(ink: Floats) -> Floats:
 def label_marks(mask: Mask) -> tuple[Ints, int]:
     """Label connected marks (8 neighbours) from 1, in the order of their first pixel.
 
-    Rows are divided into runs. Runs that touch get the lowest number of any of them.
-
-    Returns:
-        (height, width) int64, 0 where the mask is not set, and the number of marks.
+    Rows are divided into runs. Runs that touch get the lowest number of any of them. Return
+    (height, width) int64, 0 where the mask is not set, and the number of marks.
 
     References:
         He, Chao, Suzuki (2008), "A run-based two-scan labeling algorithm".

@@ -101,12 +101,8 @@ class Candidate:
 def normalise(picture: Image.Image, *, polarity: str = "auto", always: bool = False) -> Bytes:
     """Convert the digit in a picture to the form of MNIST, (28, 28) uint8, ink 255 on 0.
 
-    A picture in MNIST's form is returned unchanged, or inverted if its paper is light.
-
-    Args:
-        picture: picture of any size, rotated upright (see `pictures.decode`).
-        polarity: `auto` (determined from the picture), `dark-on-light` or `light-on-dark`.
-        always: whether to normalise a picture that is in MNIST's form, too.
+    The picture has any size and is upright (see `decode`). If it is in MNIST's form and not
+    `always`, it is returned unchanged, or inverted if its paper is light.
 
     Raises:
         UnreadableError: `blank`, `low_contrast` or `too_many_marks`.
@@ -291,13 +287,9 @@ def cut_out(found: Candidate, chosen: Mask, scale: float = 0) -> Floats:
     """Cut the ink of the chosen marks from the whole picture, with two pixels around them.
 
     Ink as strong as the threshold between paper and ink becomes 0.5. Ink of half this strength or
-    less becomes 0, and ink of 1.5 times this strength or more becomes 1.
-
-    Args:
-        found: a candidate with marks.
-        chosen: (H, W) pixels of the reduced copy.
-        scale: pixels of the result for a pixel of the copy; by default the longest side becomes
-            DETAIL_SIDE.
+    less becomes 0, and ink of 1.5 times this strength or more becomes 1. A pixel of `chosen`, the
+    (H, W) pixels of the reduced copy, gives `scale` pixels; by default the longest side of the
+    result is DETAIL_SIDE.
     """
     picture, sheet, light = found.picture, found.paper, found.light
     height, width = chosen.shape

@@ -90,17 +90,11 @@ def cover_pen(
     A morphological closing removes dark structures that are narrower than the window, and an
     opening light ones. How much it removes is the energy: the sum over pixels of (1 - pixel /
     closing)^2, or of (1 - opening / pixel)^2. As soon as the window is wider than the pen, the
-    energy hardly grows any more. The outer eighths of the picture are left out, because light that
+    energy hardly grows any more. The outer eighths of `grey`, (height, width) uint8, are left out, because light that
     falls off towards the border looks like a narrow structure there.
 
-    Args:
-        grey: (height, width) uint8.
-        growth: the window is widened again if the largest energy of a tone grew by this factor.
-        tones: tones of the structures, dark or light.
-
-    Returns:
-        The radius at which no energy grew enough, or else the largest radius, and the energies at
-        the radius before.
+    Return the radius at which no energy grew by the factor `growth`, or else the largest radius,
+    and the energies of the tones at the radius before.
 
     References:
         Serra (1982), "Image analysis and mathematical morphology", X (granulometries).

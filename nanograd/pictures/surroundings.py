@@ -42,10 +42,8 @@ def find_sheet(mask: Mask, edge: float = tuning.EDGE, rings: int = tuning.RINGS)
 def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
     """Paint the tone of a bright sheet's edge over darker surroundings; None without a sheet.
 
-    Args:
-        pixels: (height, width) or (height, width, 3) uint8.
-        num_sides: minimum number of sides with surroundings.
-        least: minimum area of the box around the sheet, as a share of the picture's area.
+    `pixels` is (height, width) or (height, width, 3) uint8. At least `num_sides` sides must have
+    surroundings, and the box around the sheet must cover the share `least` of the picture.
     """
     grey = pixels.reshape(*pixels.shape[:2], -1).mean(axis=2)
     bright = grey > otsu(grey.astype(np.uint8))[0]

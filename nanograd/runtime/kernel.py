@@ -11,7 +11,6 @@ References:
 import os
 import platform
 import sys
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,11 +21,11 @@ CORE = "Haswell"
 
 # Features of x86-64-v3 in /proc/cpuinfo. numpy's AVX2 code and OpenBLAS's Haswell code need them.
 _FLAGS = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe"})
-# numpy's names of the same features: single names before version 2.4, groups since then; and the
-# features that all wheels of numpy need.
+# numpy's names of the same features: single names before version 2.4, groups since then; and with
+# the features that all wheels of numpy need.
 _SINGLE = ("SSSE3", "SSE41", "POPCNT", "SSE42", "AVX", "F16C", "FMA3", "AVX2")
 _GROUP, _GROUPS_SINCE = "X86_V3", (2, 4)
-_BASE = ("SSE", "SSE2", "SSE3", "X86_V2")
+FEATURES = frozenset({"SSE", "SSE2", "SSE3", "X86_V2", *_SINGLE, _GROUP})
 
 
 def variables() -> dict[str, str]:
@@ -76,15 +75,6 @@ def missing_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     found = [set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")]
     missing = {flag for flag in _FLAGS if not all(flag in flags for flags in found)}
     return ", ".join(sorted(missing)) if found else "a list of features"
-
-
-def portable_features(built_for: Iterable[str]) -> set[str]:
-    """Return the features of numpy that the portable kernel may use, from the given ones.
-
-    >>> sorted(portable_features(["X86_V2", "X86_V3", "X86_V4"]))
-    ['X86_V2', 'X86_V3']
-    """
-    return {*_BASE, *_SINGLE, _GROUP} & set(built_for)
 
 
 def loaded_too_early() -> str:

@@ -120,13 +120,9 @@ class Lease:
     def contend(self, seen: dict[str, Sight], listener: Listener = ignore) -> str | None:
         """Claim the folder, and withdraw the claim if another process holds or claims it.
 
-        Args:
-            seen: earlier observations of other claims; updated.
-            listener: receives messages about the claims of processes that may have ended.
-
-        Returns:
-            None if this process now holds the folder; the name of another holder; "" if another
-            process claims the folder at the same time, so that the caller must try again.
+        `seen` has earlier observations of other claims, and is updated. Return None if this process
+        now holds the folder, the name of another holder, or "" if another process claims the folder
+        at the same time, so that the caller must try again.
         """
         before = self.look(seen)
         for other in before.values():
@@ -254,11 +250,8 @@ def exclusive(
 ) -> Iterator[Lease]:
     """Hold a folder inside a with block, as the only process on any host; create the folder.
 
-    Args:
-        place: folder or URI.
-        listener: receives messages about the claims of processes that may have ended.
-        wait: called before waiting for another process; with None, an error is raised instead.
-        lease_s: seconds after which an unchanged claim of another machine is stale.
+    Call `wait` before waiting for another process. The listener is told of claims of processes that
+    may have ended. The claim of another machine is stale if it is unchanged for `lease_s` seconds.
 
     Raises:
         OutputExistsError: another process holds the folder, and `wait` is None.

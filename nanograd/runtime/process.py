@@ -94,7 +94,7 @@ def require_portable() -> None:
     umath: Any = import_module("numpy._core._multiarray_umath")  # private; see numpy.show_runtime
     baseline, in_use = set(umath.__cpu_baseline__), umath.__cpu_features__
     built_for = {*baseline, *umath.__cpu_dispatch__}
-    features = kernel.portable_features(built_for)
+    features = kernel.FEATURES & built_for
     cores = {each.get("architecture") for each in blas() if each["internal_api"] == "openblas"}
     if not cores or not features & {"AVX2", "X86_V3"} or baseline - features:
         raise UnavailableError(

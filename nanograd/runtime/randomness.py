@@ -20,11 +20,8 @@ HARDER = 2**63 + 3
 def stream(seed: int, purpose: int, shard: int = 0, block: int = 0) -> Philox:
     """Return a stream of random numbers; different arguments give independent streams.
 
-    Args:
-        seed: 0 to 2**63 - 1.
-        purpose: an epoch, SPLIT, INIT, VARIANTS or HARDER.
-        shard: number of a shard.
-        block: number of a block; blocks overlap only after 2**128 random numbers.
+    The seed is 0 to 2**63 - 1, the purpose an epoch, SPLIT, INIT, VARIANTS or HARDER. Blocks
+    overlap only after 2**128 random numbers.
 
     >>> int(stream(0, 3, 1).random_raw()) == int(stream(0, 3, 1).random_raw())
     True

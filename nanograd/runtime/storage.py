@@ -162,9 +162,7 @@ def read(place: str, max_bytes: int | None = None) -> bytes:
 
 
 def decompress(data: bytes, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
-    """Decompress a gzip file; return other data unchanged.
-
-    Gzip is recognised by its magic number, because file names may be wrong.
+    """Decompress a gzip file, known by its magic number; return other data unchanged.
 
     Raises:
         DataError: the gzip stream is cut short, is damaged or has more than `max_bytes` bytes.
@@ -259,12 +257,9 @@ def _listed(place: str, **options: bool) -> Any:
 
 
 def files_below(place: str) -> list[tuple[str, int, int]]:
-    """List all files in a folder and below, or the file itself.
+    """List place, size in bytes and time of change in ns of a file, or of all below a folder.
 
     Links are followed, except links to nothing. Names need not be UTF-8 on a local disk.
-
-    Returns:
-        Place, size in bytes and time of change in nanoseconds of each file.
     """
     with reading(place):
         if is_remote(place):
@@ -387,11 +382,7 @@ def remove_leftovers(place: str, *, below: bool = True) -> None:
     """Remove temporary files of interrupted commits from a folder that this process holds.
 
     Temporary files of leases from other machines stay, because their processes may be about to
-    claim the folder.
-
-    Args:
-        place: folder or URI.
-        below: whether to clean subfolders, too; only this program may write to them.
+    claim the folder. Subfolders are cleaned, too, if only this program writes to them (`below`).
     """
     if is_remote(place):
         return  # there are no such files

@@ -91,9 +91,9 @@ def test_short_or_missing_file_is_named_but_the_card_may_be_edited(folder, name)
 def test_folder_without_a_manifest_is_no_model_directory_but_a_run_has_one(folder):
     assert load(str(folder.parent)).sha256() == some_model().sha256()  # a run directory
     (folder / "manifest.json").unlink()
-    with pytest.raises(DataError, match=r"is not a model directory: it has no manifest\.json"):
+    with pytest.raises(DataError, match=r"is not a model directory: there is no manifest\.json"):
         load(str(folder))
-    with pytest.raises(DataError, match="/nowhere does not exist; check the path"):
+    with pytest.raises(DataError, match="/nowhere does not exist: "):
         load(str(folder / "nowhere"))
 
 

@@ -118,7 +118,7 @@ def test_other_processor_is_refused_with_69(nanograd, monkeypatch):
 
 def test_numpy_built_for_newer_processors_only_is_refused(monkeypatch):
     monkeypatch.setattr(kernel, "pin", lambda: None)
-    monkeypatch.setattr(kernel, "portable_features", lambda names: set(names) & {"X86_V3"})
+    monkeypatch.setattr(kernel, "FEATURES", frozenset({"X86_V3"}))
 
     with pytest.raises(UnavailableError, match="needs a numpy with OpenBLAS"):
         process.require_portable()
