@@ -242,8 +242,7 @@ def are_dark_on_light(pictures: Bytes) -> Mask:
 def select_ready(images: Bytes, options: ReadOptions) -> tuple[Bytes, Mask]:
     """Select those of n grey images, (n, 784) uint8, that need no normalisation.
 
-    Return the m selected images, (m, 784) uint8, each as from `read_array`, and which they are, (n,)
-    bool.
+    Return the m selected images as from `read_array`, (m, 784) uint8, and their mask, (n,) bool.
     """
     if options.normalise == "always":
         return images[:0], np.zeros(len(images), np.bool_)

@@ -90,8 +90,8 @@ def cover_pen(
     A morphological closing removes dark structures that are narrower than the window, and an
     opening light ones. How much it removes is the energy: the sum over pixels of (1 - pixel /
     closing)^2, or of (1 - opening / pixel)^2. As soon as the window is wider than the pen, the
-    energy hardly grows any more. The outer eighths of `grey`, (height, width) uint8, are left out, because light that
-    falls off towards the border looks like a narrow structure there.
+    energy hardly grows any more. The outer eighths of `grey`, (height, width) uint8, are left out,
+    because light that falls off towards the border looks like a narrow structure there.
 
     Return the radius at which no energy grew by the factor `growth`, or else the largest radius,
     and the energies of the tones at the radius before.

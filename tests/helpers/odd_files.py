@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -25,9 +26,8 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def sixteen_bits(highest: int) -> bytes:
-    wide = np.asarray(drawing("L"), np.uint16) * (highest // 255)
-    return encoded(Image.fromarray(wide), "PNG")
+def sixteen_bits(highest: int, kind: str = "PNG") -> bytes:
+    return encoded(Image.fromarray(np.asarray(drawing("L"), np.uint16) * (highest // 255)), kind)
 
 
 def animated(kind: str) -> bytes:
@@ -43,20 +43,20 @@ def transparent_palette() -> bytes:
     return encoded(picture, "PNG", transparency=1)
 
 
-def layered() -> bytes:
-    """Black ink on black that is fully transparent."""
-    return encoded(drawing("RGBA", paper=(0, 0, 0, 0), ink=(0, 0, 0, 255)), "PNG")
+def layered(mode: str = "RGBA", kind: str = "PNG") -> bytes:
+    """Black ink on black that is fully transparent; in CMYK, black ink on white."""
+    return encoded(drawing(mode, paper=(0, 0, 0, 0), ink=(0, 0, 0, 255)), kind)
 
 
-def with_exif(size: int) -> bytes:
+def with_exif() -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 1
-    exif[0x010E] = "x" * size
+    exif.update({0x0112: 1, 0x010E: "x" * 60_000})
     return encoded(drawing(), "JPEG", exif=exif)
 
 
-def cut(data: bytes, share: float) -> bytes:
-    return data[: int(len(data) * share)]
+def half(kind: str) -> bytes:
+    data = encoded(drawing(), kind)
+    return data[: len(data) // 2]
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -91,20 +91,19 @@ READABLE: dict[str, Callable[[], bytes]] = {
     "webp under.gif": lambda: encoded(drawing(), "WEBP"),
     "16 bits.png": lambda: sixteen_bits(65535),
     "12 of 16 bits.png": lambda: sixteen_bits(4095),
-    "16 bits.tiff": lambda: encoded(Image.fromarray(np.asarray(drawing("L"), np.uint16)), "TIFF"),
-    "cmyk.jpg": lambda: encoded(drawing("CMYK", paper=(0, 0, 0, 0), ink=(0, 0, 0, 255)), "JPEG"),
-    "cmyk.tif": lambda: encoded(drawing("CMYK", paper=(0, 0, 0, 0), ink=(0, 0, 0, 255)), "TIFF"),
-    "animated.gif": lambda: animated("GIF"),
-    "animated.webp": lambda: animated("WEBP"),
-    "animated.png": lambda: animated("PNG"),
+    "16 bits.tiff": lambda: sixteen_bits(255, "TIFF"),
+    "cmyk.jpg": lambda: layered("CMYK", "JPEG"),
+    "cmyk.tif": lambda: layered("CMYK", "TIFF"),
+    **{f"animated.{kind}": partial(animated, kind.upper()) for kind in ("gif", "webp", "png")},
     "transparent palette.png": transparent_palette,
     "transparent.png": layered,
-    "huge exif.jpg": lambda: with_exif(60_000),
+    "huge exif.jpg": with_exif,
     "plain.bmp": lambda: encoded(drawing(), "BMP"),
     "bits.pbm": lambda: encoded(drawing("1", paper=1, ink=0), "PPM"),
     "LOUD.PNG": lambda: encoded(drawing()),
 }
 
+HALVED = ("png", "jpeg", "gif", "webp", "bmp", "tiff", "ppm")
 BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "empty.png": ("empty", bytes),
     "one byte.png": ("broken_image", lambda: b"\x89"),
@@ -116,13 +115,7 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "print.png": ("broken_image", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
     "archive.bmp": ("broken_image", lambda: b"PK\3\4" + bytes(100)),
     "phone.heic": ("broken_image", lambda: b"\0\0\0\x18ftypheic" + bytes(100)),
-    "half.png": ("broken_image", lambda: cut(encoded(drawing()), 0.5)),
-    "half.jpg": ("broken_image", lambda: cut(encoded(drawing(), "JPEG"), 0.5)),
-    "half.gif": ("broken_image", lambda: cut(encoded(drawing(), "GIF"), 0.5)),
-    "half.webp": ("broken_image", lambda: cut(encoded(drawing(), "WEBP"), 0.5)),
-    "half.bmp": ("broken_image", lambda: cut(encoded(drawing(), "BMP"), 0.5)),
-    "half.tif": ("broken_image", lambda: cut(encoded(drawing(), "TIFF"), 0.5)),
-    "half.ppm": ("broken_image", lambda: cut(encoded(drawing(), "PPM"), 0.5)),
+    **{f"half.{kind}": ("broken_image", partial(half, kind)) for kind in HALVED},
     "bomb.png": ("too_large", lambda: png_that_claims(60_000, 60_000)),
     "bomb.bmp": ("too_large", bmp_bomb),
     "smaller bomb.png": ("too_large", lambda: png_that_claims(10_000, 10_000)),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nanograd.models.model import mean_scores
-from nanograd.models.reference import Reference, fit_temperature, to_probabilities
+from nanograd.models.reference import fit_temperature, to_probabilities
 from nanograd.nn.activations import softmax
 from tests.helpers.models import some_ensemble, some_images, some_model, some_reference
 
@@ -78,13 +78,3 @@ def test_sha256_depends_on_every_statistic():
 def test_statistics_that_make_no_sense_are_refused(change):
     with pytest.raises(ValueError, match=r"temperature|tensor"):
         replace(some_reference(), **change)
-
-
-def test_classes_are_judged_alone():
-    reference: Reference = some_reference()
-    images, classes = some_images(20), np.arange(20) % 10
-
-    together = reference.unfamiliarity(images, classes)
-
-    alone = [reference.unfamiliarity(images[n : n + 1], classes[n : n + 1])[0] for n in range(20)]
-    np.testing.assert_allclose(together, alone, rtol=1e-4)

@@ -130,15 +130,6 @@ def suspend(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(lease, "clock_gettime", lambda clock: later)
 
 
-def test_machine_that_was_suspended_finds_the_takeover_before_it_commits(tmp_path, monkeypatch):
-    with exclusive(str(tmp_path)) as held_lease:
-        [claim] = storage.leases(str(tmp_path))
-        storage.remove(str(tmp_path / claim))
-        suspend(monkeypatch, 3600)
-
-        assert is_lost(held_lease)
-
-
 @pytest.mark.parametrize("holds", [False, True])
 @pytest.mark.parametrize("name", [".!.k3", ".~.k3"])  # sorted before and after that of the holder
 def test_one_of_two_holders_ends(tmp_path, monkeypatch, name, holds):
