@@ -9,6 +9,7 @@ StorageError if a file cannot be read or written. Ray is imported only if `worke
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from os import fsdecode
 from time import perf_counter, strftime
 from typing import Any
@@ -138,7 +139,7 @@ def report(
     if prediction_report.is_prediction(place):
         if data:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
-        built = prediction_report.build(prediction_report.read_prediction(place))
+        built = prediction_report.build(place)
     else:
         run = training_report.read_run(place)
         test = sources.reload_test(data, run.model.about, run.config, listener)
@@ -224,10 +225,7 @@ def predict(
         counts = PredictionCounts.total(done.receipts)
         for text in counts.remarks():
             audience(warning(text))
-
-        def build() -> Report:
-            return prediction_report.build(prediction_report.read_prediction(output))
-
+        build = partial(prediction_report.build, output)
         return Prediction(
             **counts.result(),
             **_times(called, done, "predict_s"),

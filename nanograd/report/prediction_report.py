@@ -3,9 +3,8 @@
 import json
 import shlex
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from io import BytesIO
 
 import numpy as np
@@ -34,31 +33,14 @@ from nanograd.settings.specs import PictureOptions, PredictSpec
 _THUMBNAIL, _OPTIONS = 96, PictureOptions(max_pixels=25_000_000, max_bytes=20_000_000)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinishedPrediction:
-    """Contents of the output folder of a prediction."""
-
-    folder: str
-    summary: JsonObject  # `_summary.json`
-    counts: PredictionCounts  # sum over the receipts of all parts
-    job: JsonObject  # settings and model that determine the output
-    files: Mapping[str, str]  # name and checksum of each file that was written
-    num_parts: int  # number of the job's parts
-    progress: Sequence[JsonObject]  # rows of `_metrics.jsonl`; may be empty
-    num_listed: int | None  # number of rows in the review list; None without a list
-    doubtful: pa.Table = field(repr=False)  # its rows or, if they are few, all rows that parts keep
-    rejected: Sequence[Detail]  # rows of quarantine, not more than a report shows
-    rejected_by_ingest: Sequence[Detail]  # as above, of the outputs of `ingest` in the input
-
-
 def is_prediction(folder: str) -> bool:
     """Return whether a folder holds a finished prediction."""
     names = storage.names(folder)
     return MANIFEST in names and SUMMARY in names
 
 
-def read_prediction(folder: str) -> FinishedPrediction:
-    """Read the output folder of a prediction.
+def build(folder: str) -> Report:
+    """Build the report of the prediction in an output folder.
 
     Raises:
         DataError: the folder holds no prediction, or is damaged.
@@ -70,6 +52,14 @@ def read_prediction(folder: str) -> FinishedPrediction:
             f"{folder} was written by {command}; only training runs and predictions have reports"
         )
     summary = json.loads(storage.read(storage.join(folder, SUMMARY)))
+    counts, rejected = PredictionCounts.total(manifest.receipts), _quarantined(folder, manifest)
+    progress = json_files.read_lines(storage.join(folder, METRICS))
+    by_ingest = list[Detail]()
+    for place in dict.fromkeys(summary["inputs"]) if summary["ingest_quarantined"] else ():
+        with suppress(DataError, StorageError):  # the input may have been moved since
+            if (made := Manifest.find(place)).job.get("command") == "ingest":
+                by_ingest += _quarantined(place, made)
+    # The list of the most doubtful rows or, if they are few, all rows that parts keep.
     doubtful, num_listed = pa.table({}), None
     if storage.exists(storage.join(folder, REVIEW)):
         doubtful = _read_doubtful(folder, [REVIEW])
@@ -77,24 +67,68 @@ def read_prediction(folder: str) -> FinishedPrediction:
         names = [n for n in sorted(files_of(manifest.receipts)) if n.startswith(f"{OF_PARTS}/")]
         if num_listed < accuracy.NUM_SHOWN and names:
             doubtful = _read_doubtful(folder, names)
-    by_ingest = list[Detail]()
-    for place in dict.fromkeys(summary["inputs"]) if summary["ingest_quarantined"] else ():
-        with suppress(DataError, StorageError):  # the input may have been moved since
-            if (made := Manifest.find(place)).job.get("command") == "ingest":
-                by_ingest += _quarantined(place, made)
-    return FinishedPrediction(
+    unfamiliar = doubtful
+    if len(doubtful):
+        unfamiliar = doubtful.filter(pc.greater(doubtful["unfamiliarity"], UNFAMILIAR))
+        unfamiliar = unfamiliar.sort_by([("unfamiliarity", "descending")])
+    calibration = review = None
+    if counts.labelled:
+        sums = counts.millionths_by_confidence / 1e6
+        of_labelled = counts.labelled_by_confidence, sums, counts.correct_by_confidence
+        calibration = metrics.calibration_from_counts(*of_labelled)
+    if counts.correct < counts.labelled:  # without mistakes there is nothing to plot
+        review = accuracy.review_by_doubt(counts.labelled_by_doubt, counts.correct_by_doubt)
+    plots = _plots(counts, calibration, review, progress)
+    job = {"inputs": summary["inputs"], "model": summary["model"], **manifest.job}
+    usual = PredictSpec(model="", output="").identity()
+    html = render(
+        "prediction.html",
         folder=folder,
         summary=summary,
-        counts=PredictionCounts.total(manifest.receipts),
-        job=manifest.job,
-        files={name: each.sha256 for name, each in files_of(manifest.receipts).items()},
-        num_parts=len(manifest.receipts),
-        progress=json_files.read_lines(storage.join(folder, METRICS)),
+        counts=counts,
+        progress=progress,
+        plots=plots,
+        classes=accuracy.classes_of(counts.confusion),
+        calibration=calibration,
+        bins=accuracy.bins_of(calibration) if calibration else None,
+        review=review,
+        review_command=f"nanograd review {shlex.quote(folder)}",
         num_listed=num_listed,
-        doubtful=doubtful,
-        rejected=_quarantined(folder, manifest),
+        least_certain=list(map(_draw_row, doubtful[: accuracy.NUM_SHOWN].to_pylist())),
+        unfamiliar=list(map(_draw_row, unfamiliar[: accuracy.NUM_SHOWN].to_pylist())),
+        most_familiar=UNFAMILIAR,
+        mistakes=list(map(_draw_row, summary["worst"])),
+        rejected=rejected,
         rejected_by_ingest=by_ingest[: accuracy.NUM_SHOWN],
+        thumbnails=_thumbnails(rejected, summary["inputs"]),
+        details=[Detail(**each) for each in summary["details"]],
+        changed={n: value for n, value in job.items() if value and usual.get(n) != value},
+        settings={**job, "parts": len(manifest.receipts)},
+        files={name: each.sha256 for name, each in files_of(manifest.receipts).items()},
     )
+    return Report(html, plots)
+
+
+def _plots(
+    counts: PredictionCounts,
+    calibration: metrics.Calibration | None,
+    review: accuracy.Review | None,
+    progress: Sequence[JsonObject],
+) -> dict[str, list[Chart]]:
+    plots = {"digits": [digits_chart(counts)]}
+    if calibration:
+        plots["confusion"] = [confusion_chart(counts.confusion)]
+        plots["calibration"] = [accuracy.reliability_chart(calibration)]
+    if review:
+        plots["review"] = [review.chart()]
+    if counts.predicted:
+        labelled, correct = counts.labelled_by_confidence, counts.correct_by_confidence
+        unlabelled = counts.predicted_by_confidence - labelled
+        groups = {"correct": correct, "wrong": labelled - correct, "without label": unlabelled}
+        plots["confidence"] = [accuracy.histogram_chart(groups)]
+    if len(progress) > 2:  # at the start, at the end, and between
+        plots["speed"] = [speed_chart(progress)]
+    return plots
 
 
 def _read_doubtful(folder: str, names: Sequence[str]) -> pa.Table:
@@ -112,52 +146,6 @@ def _quarantined(folder: str, manifest: Manifest) -> list[Detail]:
             rows += read(storage.join(folder, name), QUARANTINE).to_pylist()
     found = [Detail(**row, rows=1) for row in rows[: accuracy.NUM_SHOWN]]
     return sorted(found, key=lambda each: (each.path, each.source_row or 0))
-
-
-def build(prediction: FinishedPrediction) -> Report:
-    """Build the report of a prediction."""
-    summary, counts = prediction.summary, prediction.counts
-    labelled, correct = counts.labelled_by_confidence, counts.correct_by_confidence
-    plots, calibration, review = {"digits": [digits_chart(counts)]}, None, None
-    if counts.labelled:
-        sums = counts.millionths_by_confidence / 1e6
-        calibration = metrics.calibration_from_counts(labelled, sums, correct)
-        plots["confusion"] = [confusion_chart(counts.confusion)]
-        plots["calibration"] = [accuracy.reliability_chart(calibration)]
-    if counts.correct < counts.labelled:  # without mistakes there is nothing to plot
-        review = accuracy.review_by_doubt(counts.labelled_by_doubt, counts.correct_by_doubt)
-        plots["review"] = [review.chart()]
-    if counts.predicted:
-        unlabelled = counts.predicted_by_confidence - labelled
-        groups = {"correct": correct, "wrong": labelled - correct, "without label": unlabelled}
-        plots["confidence"] = [accuracy.histogram_chart(groups)]
-    if len(prediction.progress) > 2:  # at the start, at the end, and between
-        plots["speed"] = [speed_chart(prediction.progress)]
-    job = {"inputs": summary["inputs"], "model": summary["model"], **prediction.job}
-    usual = PredictSpec(model="", output="").identity()
-    doubtful = unfamiliar = prediction.doubtful
-    if len(doubtful):
-        unfamiliar = doubtful.filter(pc.greater(doubtful["unfamiliarity"], UNFAMILIAR))
-        unfamiliar = unfamiliar.sort_by([("unfamiliarity", "descending")])
-    html = render(
-        "prediction.html",
-        prediction=prediction,
-        plots=plots,
-        classes=accuracy.classes_of(counts.confusion),
-        calibration=calibration,
-        bins=accuracy.bins_of(calibration) if calibration else None,
-        review=review,
-        review_command=f"nanograd review {shlex.quote(prediction.folder)}",
-        least_certain=list(map(_draw_row, doubtful[: accuracy.NUM_SHOWN].to_pylist())),
-        unfamiliar=list(map(_draw_row, unfamiliar[: accuracy.NUM_SHOWN].to_pylist())),
-        most_familiar=UNFAMILIAR,
-        mistakes=list(map(_draw_row, summary["worst"])),
-        thumbnails=_thumbnails(prediction.rejected, summary["inputs"]),
-        details=[Detail(**each) for each in summary["details"]],
-        changed={n: value for n, value in job.items() if value and usual.get(n) != value},
-        settings={**job, "parts": prediction.num_parts},
-    )
-    return Report(html, plots)
 
 
 def _draw_row(row: JsonObject) -> InlineImage:

@@ -1,12 +1,15 @@
 """Hostile strings in every field that comes from files appear as text in the reports."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from nanograd.jobs.receipts import Detail
+from nanograd.jobs.output import Manifest
+from nanograd.jobs.receipts import Written
 from nanograd.report import prediction_report, training_report
 from nanograd.report.html import render
 from tests.helpers.reports import check_page
@@ -55,29 +58,33 @@ def test_training_report_escapes_every_field(run, few_digits):
     check_escaped(html, [*expected, HOSTILE, about["data"], about["identity"]["data_sha256"]])
 
 
-def test_prediction_report_escapes_every_field(predict):
-    finished = prediction_report.read_prediction(str(predict(193)))
-    origin = f"a/{HOSTILE.replace('/', '')}"
+def test_prediction_report_escapes_every_field(predict, tmp_path):
+    out = tmp_path / f"a{HOSTILE}"
+    out.parent.mkdir(parents=True)
+    predict(193).rename(out)
+    manifest, origin = Manifest.read(str(out)), f"a/{HOSTILE.replace('/', '')}"
     source = {"path": origin, "source_file": origin}
-    worst = [each | source for each in finished.summary["worst"]]
-    place = finished.doubtful.schema.get_field_index("path")
-    names = pa.array([origin] * len(finished.doubtful))
-    rejected = [Detail(**source, source_row=7, reason=HOSTILE, detail=HOSTILE, rows=1)]
-    hostile = replace(
-        finished,
-        folder=HOSTILE,
-        summary=finished.summary | {"reasons": {HOSTILE: 1}, "worst": worst},
-        job=poison_keys(finished.job),
-        files=poison_keys(dict(finished.files)),
-        doubtful=finished.doubtful.set_column(place, "path", names),
-        rejected=rejected,
-        rejected_by_ingest=rejected,
-    )
+    summary = json.loads((out / "_summary.json").read_text())
+    worst = [each | source for each in summary["worst"]]
+    reasons = summary | {"reasons": {HOSTILE: 1}, "worst": worst}
+    (out / "_summary.json").write_text(json.dumps(reasons))
+    columns = [*source.items(), ("reason", HOSTILE), ("detail", HOSTILE)]
+    for file in [*out.rglob("_review/*"), *out.rglob("quarantine/*")]:
+        table = pq.read_table(file)
+        for name, value in columns:
+            if name in table.column_names:
+                place = table.schema.get_field_index(name)
+                table = table.set_column(place, name, pa.array([value] * len(table)))
+        pq.write_table(table, file)
+    shown = {f"predictions/{HOSTILE}": Written(7, HOSTILE)}
+    [receipt] = manifest.receipts
+    receipt = replace(receipt, files=receipt.files | shown)
+    job = {"command": "predict"} | poison_keys(manifest.job)
+    replace(manifest, job=job, receipts=[receipt]).commit(str(out))
 
-    html = prediction_report.build(hostile).html
+    html = prediction_report.build(str(out)).html
 
-    expected = [*hostile.job, *hostile.job.values(), *hostile.files, *hostile.files.values()]
-    check_escaped(html, [*expected, HOSTILE, f"{HOSTILE}/quarantine"])
+    check_escaped(html, [*job, *job.values(), *shown, HOSTILE, f"{out}/quarantine"])
     titles = check_page(html).values("title")
     assert {title.partition(", row")[0] for title in titles} == {origin}
 

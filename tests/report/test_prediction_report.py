@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 
 from nanograd import commands
-from nanograd.errors import DataError, UsageError
-from nanograd.images.writers import write_pictures
-from nanograd.jobs.receipts import Detail
+from nanograd.errors import DataError, Reason, UsageError
+from nanograd.images.inputs import Origin, Rejected
+from nanograd.images.writers import quarantine_table, write_pictures
+from nanograd.jobs.output import Manifest
+from nanograd.jobs.receipts import Written
 from nanograd.nn import metrics
 from nanograd.report import accuracy, html, prediction_report
 from tests.helpers.reports import Page, check_page, confusion_cells
@@ -34,7 +37,7 @@ def test_report_is_one_small_file_with_sections_for_its_labels(
 ):
     out = predict(num_labelled)
 
-    report = prediction_report.build(prediction_report.read_prediction(str(out)))
+    report = prediction_report.build(str(out))
 
     page = check_page((out / html.REPORT).read_text())
     assert set(page.values("id")) & {"review", "mistakes"} == sections
@@ -98,12 +101,20 @@ def test_report_counts_the_pictures_that_ingest_rejected(run, sample, tmp_path):
     assert "ingest had quarantined 3 pictures" in str(result)
 
 
-def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict):
-    finished = prediction_report.read_prediction(str(predict(7)))
-    files = {f"part-{number:03}": f"{number:064x}" for number in range(201)}
-    summary = finished.summary | {"reasons": {}, "worst": []}
+def change_summary(out: Path, **values: Any) -> None:
+    file = out / "_summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
-    report = prediction_report.build(replace(finished, files=files, progress=[], summary=summary))
+
+def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict):
+    out = predict(7)
+    (out / "_metrics.jsonl").unlink()
+    change_summary(out, reasons={}, worst=[])
+    manifest = Manifest.read(str(out))
+    files = {f"part-{number:03}": Written(7, f"{number:064x}") for number in range(201)}
+    replace(manifest, receipts=[replace(manifest.receipts[0], files=files)]).commit(str(out))
+
+    report = prediction_report.build(str(out))
 
     text = check_page(report.html).text
     assert "201 files with their SHA-256, the first 200 (all are in _manifest.json)" in text
@@ -118,16 +129,15 @@ def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict)
 
 
 def test_report_without_labels_shows_the_doubtful_rows_and_says_where_the_list_is(predict):
-    finished = prediction_report.read_prediction(str(predict(0)))
-    rows = finished.doubtful
+    out = predict(0)
+    change_summary(out, unfamiliar=1)
+    [file] = (out / "_review").iterdir()
+    rows = pq.read_table(file)
     values = np.where(np.arange(len(rows)) == 30, 0.97, 0.1).astype(np.float32)
     place = rows.schema.get_field_index("unfamiliarity")
-    doubtful = rows.set_column(place, "unfamiliarity", pa.array(values))
-    summary = finished.summary | {"unfamiliar": 1}
+    pq.write_table(rows.set_column(place, "unfamiliarity", pa.array(values)), file)
 
-    page = check_page(
-        prediction_report.build(replace(finished, doubtful=doubtful, summary=summary)).html
-    )
+    page = check_page(prediction_report.build(str(out)).html)
 
     numbers = rows["source_row"].to_pylist()
     names = [f"<s>.parquet, row {number}" for number in [*numbers[:24], numbers[30]]]
@@ -137,7 +147,7 @@ def test_report_without_labels_shows_the_doubtful_rows_and_says_where_the_list_i
     for text in (
         "Least certain",
         "Unfamiliar",
-        f"{finished.folder}/_review.pq",
+        f"{out}/_review.pq",
         "rows (4)",
         "nanograd review ",
         "This page shows 24 rows",
@@ -150,21 +160,18 @@ def test_only_pictures_of_the_input_are_shown_in_quarantine(predict, tmp_path):
         (tmp_path / folder).mkdir()
         Image.new("L", (900, 600), 200).save(tmp_path / folder / "IMG_2041.jpg")
     (tmp_path / "in/notes.png").write_bytes(b"no picture")
-    finished = prediction_report.read_prediction(str(predict(0)))
+    out = predict(0)
     given, table = str(tmp_path / "in/IMG_2041.jpg"), str(tmp_path / "in/rows.parquet")
     other = str(tmp_path / "elsewhere/IMG_2041.jpg")
     rows = [(given, given), (given, table), (other, other), (table, table)]
     rows += [(str(tmp_path / f"in/{name}"),) * 2 for name in ("notes.png", "gone.png")]
-    rejected = [
-        Detail(path=path, source_file=file, source_row=0, reason="blank", detail="no ink", rows=1)
-        for path, file in rows
-    ]
+    rejected = [Rejected(Origin(*row, 0), Reason.BLANK, "no ink") for row in rows]
+    [file] = (out / "quarantine").iterdir()
+    pq.write_table(quarantine_table(rejected), file)
 
     for inputs in ([str(tmp_path / "in")], [str(tmp_path / "in/*.jpg")], [given]):
-        summary = finished.summary | {"inputs": inputs}
-        page = check_page(
-            prediction_report.build(replace(finished, rejected=rejected, summary=summary)).html
-        )
+        change_summary(out, inputs=inputs)
+        page = check_page(prediction_report.build(str(out)).html)
 
         assert page.values("alt").count("the picture") == 1
         assert page.words.count("IMG_2041.jpg") == 3
