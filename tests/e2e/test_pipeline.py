@@ -102,17 +102,3 @@ def test_private_ray_leaves_the_environment_and_after_a_failure_its_logs(head):
     kept = Path(note.removeprefix("Ray's logs are in "))
     assert list(kept.glob("*/gcs_server.out"))
     shutil.rmtree(kept)
-
-
-def test_settings_take_precedence_flag_environment_file_preset(nanograd, tmp_path):
-    (tmp_path / "my.toml").write_text(
-        'preset = "classic"\nepochs = 3\nbatch_size = 200\nseed = 5\n'
-    )
-    words = ["train", "--data", "sample", *NO_RAY, "--config", "my.toml", "--output", "run"]
-    flags = ["--seed", "7", "--warmup", "5"]
-
-    done = nanograd(*words, *flags, NANOGRAD_TRAIN_EPOCHS="1", NANOGRAD_TRAIN_SEED="6")
-
-    stored = (tmp_path / "run" / "config.toml").read_text().splitlines()
-    assert done.code == 0
-    assert {"epochs = 1", "seed = 7", "batch_size = 200", 'loss = "mse"'} <= {*stored}

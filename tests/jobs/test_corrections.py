@@ -56,19 +56,6 @@ def test_lost_lease_or_end_saves_nothing_more(output):
     assert decisions.state()["row"] == 1
 
 
-def test_row_that_is_decided_keeps_its_first_label(output):
-    decisions = open_decisions(output)
-
-    assert decisions.decide(3, None)
-    assert decisions.decide(3, None)
-    assert not decisions.decide(3, 0)
-
-    assert [row["label"] for row in corrections(output)] == [None]
-    assert decisions.state()["row"] == 0
-    assert decisions.state(3)["row"] == 0
-    assert decisions.state(7)["row"] == 7
-
-
 def no_output(output: str) -> None:
     for file in Path(output).rglob("*"):
         if file.is_file():
