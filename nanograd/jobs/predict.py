@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow as pa
 
 from nanograd import __version__
-from nanograd.errors import DataError, Reason, UsageError
+from nanograd.errors import DataError, Reason
 from nanograd.images import inputs, reader, scan, writers
 from nanograd.images.columns import Partitions, rename_taken
-from nanograd.images.inputs import InputFile, Rejected
+from nanograd.images.inputs import Rejected
 from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import RowRange
 from nanograd.images.reader import Batch
@@ -45,7 +45,6 @@ from nanograd.models.model import BUILT_IN, Model
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
-from nanograd.settings.fields import flag_name
 from nanograd.settings.specs import PredictSpec, ReadOptions
 
 # Increase this when the same row gives another prediction, or other columns.
@@ -217,7 +216,11 @@ def plan(
     tables, pictures = inputs.expand_all(
         sources, output, spec.format, pictures_expected=root is not None, listener=listener
     )
-    _check_effect(spec, tables, pictures)
+    if not tables:
+        names = ("image_column", "label_column", "image_root")
+        spec.refuse(names, ": there are no tables in the input; leave it out")
+    if not pictures:
+        spec.refuse(("label_from",), ": there are no pictures in the input; leave it out")
     labels = find_labels([each.place for each in pictures], sources, spec.label_from, listener)
     before, given = Manifest.find(output), spec.reading()
     if spec.retry_quarantine:
@@ -287,21 +290,6 @@ def plan(
         retries=retries,
     )
     return job, work
-
-
-def _check_effect(
-    spec: PredictSpec, tables: Sequence[InputFile], pictures: Sequence[InputFile]
-) -> None:
-    """Raise UsageError if a setting is for tables, or for pictures, and there are none."""
-    for what, found, names in (
-        ("tables", tables, ("image_column", "label_column", "image_root")),
-        ("pictures", pictures, ("label_from",)),
-    ):
-        defaults = {each.name: each.default for each in fields(spec)}
-        for name in () if found else names:
-            if getattr(spec, name) != defaults[name]:
-                text = f"{flag_name(name)} has no effect: there are no {what} in the input"
-                raise UsageError(f"{text}; leave it out")
 
 
 def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:

@@ -152,6 +152,12 @@ class Spec:
                 hint = f"do you mean {near[0]}?" if near else f"known are {', '.join(known)}"
                 raise UsageError(f"{where}unknown setting {name!r}; {hint}")
 
+    def refuse(self, names: Iterable[str], why: str) -> None:
+        """Raise UsageError if one of these settings is not the default, as it has no effect."""
+        for each in fields(self):
+            if each.name in names and getattr(self, each.name) != each.default:
+                raise UsageError(f"{flag_name(each.name)} has no effect{why}")
+
     def identity(self) -> dict[str, Any]:
         """Return the settings on which the bytes of the output depend, sorted, as JSON values."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if properties(f).identity}

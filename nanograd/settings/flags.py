@@ -78,13 +78,8 @@ class Command(click.Command):
 class SpecCommand(Command):
     """A command with a flag for each field of a spec, whose docstring is the command's help.
 
-    Its help lists the flags by group, and rare flags by `--help-all` only.
-
-    Args:
-        name: name of the command.
-        spec: class of the spec.
-        argument: the command's argument in its usage, such as PATH...; None for none.
-        run: called with the value of the argument, if there is one, and `spec=`.
+    Its help lists the flags by group, and rare flags by `--help-all` only. `run` is called with the
+    value of the `argument` (its form in the usage, such as PATH...), if there is one, and `spec=`.
     """
 
     def __init__(

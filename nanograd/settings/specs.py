@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nanograd.errors import UsageError
-from nanograd.settings.fields import REQUIRED, Given, Place, Spec, flag_name, properties, setting
+from nanograd.settings.fields import REQUIRED, Given, Place, Spec, properties, setting
 
 # Ray sets this environment variable in a submitted job.
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -197,10 +197,9 @@ class PartsSpec(JobSpec, PictureOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for each in fields(self) if self.overwrite else ():
-            if properties(each).group == _EXISTING and getattr(self, each.name):
-                flag = flag_name(each.name)
-                raise UsageError(f"{flag} has no effect with --overwrite, which reads all files")
+        if self.overwrite:
+            names = [each.name for each in fields(self) if properties(each).group == _EXISTING]
+            self.refuse(names, " with --overwrite, which reads all files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,10 +276,8 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
         super().__post_init__()
         if self.review_below is not None and self.review_share != _REVIEW_SHARE:
             raise UsageError("--review-share and --review-below exclude each other; give one")
-        unused = ("normalise", "label_from", "label_column") if self.digits == "many" else ()
-        for each in fields(self):
-            if each.name in unused and getattr(self, each.name) != each.default:
-                raise UsageError(f"{flag_name(each.name)} has no effect with --digits many")
+        if self.digits == "many":
+            self.refuse(("normalise", "label_from", "label_column"), " with --digits many")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -253,12 +253,6 @@ class TrainSpec(ReportSpec):
         sizes = ((self.width, self.height), *(_ENSEMBLE_SIZES if deskewed else ()))
         found = []
         for n, (width, height) in enumerate(islice(cycle(sizes), self.ensemble)):
-            variants = self.variants * (_ENSEMBLE_VARIANTS if n else 1.0)
-            values: Any = {
-                "seed": self.seed + n,
-                "width": width,
-                "height": height,
-                "variants": variants,
-            }
-            found.append(replace(self, ensemble=1, **values))
+            net = replace(self, ensemble=1, seed=self.seed + n, width=width, height=height)
+            found.append(replace(net, variants=self.variants * _ENSEMBLE_VARIANTS) if n else net)
         return found
