@@ -229,7 +229,6 @@ def _print_line(name: str, result: "Result", file: TextIO | None = None) -> None
 
 
 def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> int:
-    """Print the error line and return the exit code."""
     from nanograd.console.log_lines import JsonLog, TextLog
 
     code, reason = 70, f"{type(error).__name__}: {error}; please report this (--debug shows where)"

@@ -439,7 +439,6 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
 
 
 def _times(called: float, done: JobResult, name: str) -> JsonObject:
-    """Return seconds from the call to the first part, seconds of all parts, and rows per second."""
     seconds = done.ended - done.began
     return {
         "start_s": round(done.began - called, 3),

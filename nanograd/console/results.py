@@ -117,7 +117,6 @@ class Comparison(Result):
 
 
 def _cell(value: Any) -> str:
-    """Format a setting or result for a table."""
     if value is None:
         return "-"
     if isinstance(value, float):

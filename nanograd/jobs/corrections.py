@@ -56,12 +56,9 @@ def read_list(output: str) -> pa.Table:
 
 
 class Decisions:
-    """The decisions about the rows of a list. Threads may call the methods at the same time.
+    """The decisions about the rows that `read_list` found in an output, which this process holds.
 
-    Args:
-        output: absolute path or URI of the prediction.
-        rows: result of `read_list`.
-        lease: the lease of this process on the output.
+    Threads may call the methods at the same time.
 
     Raises:
         DataError: the file of decisions is damaged, or another program wrote it.

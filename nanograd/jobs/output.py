@@ -155,17 +155,12 @@ def find_earlier(
 
     A part is stale if one of its output files is missing or differs in size from its receipt. With
     `verify`, a part is also stale if a checksum differs. With `sync`, it is also stale if one of
-    its input files has changed or was removed.
+    its input files has changed or was removed, and with `retry`, if a file with quarantined rows
+    has changed. An output with another identity counts as empty.
 
-    Args:
-        spec: settings of the command.
-        identity: identity of the job. An output with another identity counts as empty.
-        versions: present version (size and times) of each input file. The version in a receipt may
-            have more items.
-        content_of: returns what identifies the content of a file, as receipts store it. It is
-            called only for files that may be changed or renamed and have the same size as before.
-        listener: receives a warning about removed and lost files.
-        retry: whether parts of changed files with quarantined rows are stale.
+    `versions` has the size and times of each present input file; versions in receipts may have
+    more items. `content_of`, which identifies the content of a file, is called only for files that
+    may be changed or renamed and have the same size as before.
 
     Raises:
         OutputExistsError: an input file was changed or renamed, and its part is not stale.

@@ -149,7 +149,6 @@ def _columns(spec: PredictSpec, kept: pa.Schema, picture: pa.Field) -> tuple[lis
 
 
 def _least(spec: PredictSpec) -> float:
-    """Return the least doubt of a row to list."""
     if spec.review_below is None:
         return 0
     return float(np.nextafter(np.float32(1 - spec.review_below), np.float32(2)))
@@ -174,5 +173,4 @@ def _read_first(place: str, number: int) -> pa.Table:
 
 
 def _first(rows: pa.Table, number: int) -> pa.Table:
-    """Return the most doubtful rows in their order."""
     return rows.take(pc.sort_indices(rows, ORDER)[:number])

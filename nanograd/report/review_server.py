@@ -67,8 +67,6 @@ def serve(decisions: Decisions, spec: ReviewSpec, listener: Listener) -> None:
 
 
 class _Server(ThreadingTCPServer):
-    """The server, with the decisions and the tokens."""
-
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 64
@@ -95,8 +93,6 @@ class _Server(ThreadingTCPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """A request."""
-
     server: _Server
     timeout = _TIMEOUT_S
     server_version, sys_version = "nanograd", ""
