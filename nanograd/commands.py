@@ -136,7 +136,7 @@ def report(
     The report of a run uses the test images of `data`, or the run's own test images by default.
     """
     began, place = perf_counter(), fsdecode(place)
-    if prediction_report.is_prediction(place):
+    if SUMMARY in storage.names(place):
         if data:
             raise UsageError(f"--data has no effect: {place} is a prediction; leave it out")
         built = prediction_report.build(place)

@@ -17,7 +17,7 @@ from nanograd.errors import DataError, StorageError, UnreadableError
 from nanograd.images.inputs import Origin, roots_of
 from nanograd.images.reader import read_pictures
 from nanograd.images.writers import QUARANTINE, read
-from nanograd.jobs.output import MANIFEST, METRICS, SUMMARY, Manifest, files_of
+from nanograd.jobs.output import METRICS, SUMMARY, Manifest, files_of
 from nanograd.jobs.receipts import Detail, PredictionCounts
 from nanograd.jobs.review import OF_PARTS, ORDER, REVIEW
 from nanograd.models.reference import UNFAMILIAR
@@ -31,12 +31,6 @@ from nanograd.settings.specs import PictureOptions, PredictSpec
 
 # Longest side of the pictures in quarantine, and the largest pictures that are shown.
 _THUMBNAIL, _OPTIONS = 96, PictureOptions(max_pixels=25_000_000, max_bytes=20_000_000)
-
-
-def is_prediction(folder: str) -> bool:
-    """Return whether a folder holds a finished prediction."""
-    names = storage.names(folder)
-    return MANIFEST in names and SUMMARY in names
 
 
 def build(folder: str) -> Report:

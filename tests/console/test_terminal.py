@@ -26,7 +26,7 @@ from nanograd.runtime.events import (
     warning,
 )
 from tests.helpers.events import EPOCH, ROUNDS, ROWS
-from tests.helpers.terminal import read_all
+from tests.helpers.processes import read_all
 
 
 def lines_of(events: list[tuple[float, Event]], log_class: type[TextLog] = TextLog) -> list[str]:

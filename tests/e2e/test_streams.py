@@ -15,7 +15,7 @@ from nanograd.console.terminal import stderr_listener
 from nanograd.runtime.events import warning
 from tests.helpers import processes
 from tests.helpers.events import EPOCH, ROUNDS, ROWS
-from tests.helpers.terminal import read_all
+from tests.helpers.processes import read_all
 
 INFO = "data info --data sample"
 TRAIN = "train --data sample --output run --epochs 1 --workers 0"

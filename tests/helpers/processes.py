@@ -1,5 +1,6 @@
-"""Commands and Python code in processes of their own."""
+"""Commands and Python code in processes of their own, and what they write to a terminal."""
 
+import errno
 import json
 import os
 import subprocess
@@ -44,3 +45,14 @@ def finish(process: "subprocess.Popen[str]", code: int = 0) -> tuple[dict[str, A
     assert process.returncode == code, output + log
     assert "Traceback" not in log
     return json.loads(output.splitlines()[-1]), log
+
+
+def read_all(terminal: int) -> str:
+    """Read a terminal until its other side is closed."""
+    data = b""
+    try:
+        while new := os.read(terminal, 10_000):
+            data += new
+    except OSError as error:
+        assert error.errno == errno.EIO  # how Linux says that
+    return data.decode()
