@@ -55,7 +55,7 @@ def changed_files(seed: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("number", [400, pytest.param(100_000, marks=pytest.mark.soak)])
-def test_changed_files_are_soon_read_or_refused_for_a_known_reason(number):
+def test_changed_files_are_read_or_refused_for_a_known_reason(number):
     outcomes = set[str]()
     for data in islice(changed_files(seed=number), number):
         began = process_time()
