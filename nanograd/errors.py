@@ -1,7 +1,7 @@
 """The errors of all commands, each with its exit code.
 
-A message names the file, row, round or rank and the remedy. Exit codes follow BSD sysexits if one
-fits; 76 is specific to nanograd. A second Ctrl-C exits with 130.
+A message names the file, row, round or worker, and says how to fix the problem. The exit codes are
+those of BSD's sysexits.h if one fits; 76 has another meaning there. A second Ctrl-C exits with 130.
 """
 
 from collections.abc import Iterator

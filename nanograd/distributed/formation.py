@@ -1,10 +1,10 @@
 """Authenticated connections between the parameter servers of all hosts, together called a mesh.
 
 Each server listens on its host's address only while the mesh is formed. Of two hosts, the one with
-the higher index connects. Both sides prove that they know the key of this mesh, by HMAC-SHA256 over
-the two hosts and two nonces. A connection without this proof is closed without a reply. Nothing is
-unpickled, and all messages have fixed lengths. Each connection has its own deadline, so a slow
-connection does not delay the others.
+the higher index connects to the other. Both sides prove that they know the key of this mesh, by an
+HMAC-SHA256 of both hosts and of two random numbers, one from each side. A connection without this
+proof is closed without a reply. Nothing is unpickled, and all messages have fixed lengths. Each
+connection has its own deadline, so a slow connection does not delay other connections.
 """
 
 import asyncio

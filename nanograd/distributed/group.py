@@ -117,10 +117,10 @@ class RayGroup:
         return self
 
     def advance(self, until: int, *, is_copied: bool = False) -> None:
-        """Apply all rounds below `until`; repair failures, unless `stop` is set.
+        """Compute all rounds before `until`; replace what fails, unless `stop` is set.
 
         Args:
-            until: the round after the last one.
+            until: the round after the last one to compute.
             is_copied: copy the servers' state to the driver even if no copy is due.
 
         Raises:

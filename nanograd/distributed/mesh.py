@@ -1,9 +1,9 @@
 """Transport of frames between the parameter servers of several hosts.
 
-A mesh waits for bytes from the other servers, for the bell that the workers of its host ring after
-each sum, and for the deadline of the round. It passes these events to the state machine of
-`all_reduce`, and sends the frames (messages) that the state machine returns. Payloads are received
-directly into their final memory.
+A frame is a message with a header and some numbers. A mesh waits for frames from the other servers,
+for sums of the workers of its own host, and for the deadline of the round. It passes these to the
+state machine of `all_reduce`, and sends the frames that the state machine returns. Numbers are
+received directly into their final memory.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The parts of a batch job, run by Ray Data.
 
-Each row of Ray's data set is a planned part. An actor runs and commits the part and returns its
-receipt. Ray Data schedules the parts, limits how many are in flight, and restarts failed actors.
-Ray's own writers are not used, because they append and are not atomic.
+Each row of Ray's data set is a part that is still to do. An actor processes the part, writes its
+output and returns its receipt. Ray Data distributes the parts to actors, and restarts failed
+actors. Ray's own writers of files are not used, because a repeated job would write rows twice.
 """
 
 import logging

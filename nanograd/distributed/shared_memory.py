@@ -314,7 +314,7 @@ class MemorySegment:
 def create(
     num_parameters: int, num_vectors: int, nodes: tuple[TreeNode, ...], *, is_alone: bool = True
 ) -> MemorySegment:
-    """Create a segment in the server's process.
+    """Create the block of memory in the server's process.
 
     Args:
         num_parameters: P.

@@ -90,10 +90,10 @@ class Columns(NamedTuple):
 
 
 def choose(schema: pa.Schema, options: ReadOptions) -> Columns:
-    """Find the columns of images and labels. The result is cached by schema.
+    """Find the columns of images and labels. The result is cached for each schema.
 
     Raises:
-        DataError: there is no image column, or a named one does not fit.
+        DataError: there is no image column, or a column that the options name does not fit.
     """
     return _choose(schema.serialize().to_pybytes(), options.image_column, options.label_column)
 
@@ -107,9 +107,9 @@ def _choose(serialized: bytes, image: str | None, label: str | None) -> Columns:
 def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn:
     """Find the image column of a table; raise DataError if none or several fit, or it is pickled.
 
-    A given name is the image column, or the first of 784 flat columns. Otherwise these are tried in
-    order: the columns that Hugging Face's metadata declares as images, 784 flat columns, the usual
-    names, and the only column whose type can hold images.
+    If a name is given, it is the image column, or the first of 784 columns with a pixel each.
+    Otherwise these are tried in order: the columns that Hugging Face's metadata declares as images,
+    784 columns with a pixel each, the usual names, and the only column whose type can hold images.
     """
     listed = list_names(schema.names) or "no columns"
     if len(set(schema.names)) < len(schema.names):
@@ -257,7 +257,7 @@ def _kind(field: pa.Field) -> ImageKind | None:
 def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """Return the values of a column. In text, bytes that are not UTF-8 are replaced by escapes.
 
-    Arrow reads such text unchecked, and raises only when it is converted to Python.
+    Arrow reads text without a check, and would raise an error only when it is converted to Python.
     """
     try:
         return list(column.to_pylist())

@@ -176,10 +176,11 @@ def expand_all(
     """List all tables and all pictures, as `expand` and `expand_pictures` do.
 
     CSV files beside Parquet files or pictures may be lists of labels or outputs. They are then
-    listed only if an input ends with a CSV suffix. A named file of unknown type is a picture.
-    Files in the output, an absolute path or URI of files of `format_`, are not listed. With
-    `pictures_expected`, rows of tables refer to pictures, so pictures beside tables are listed only
-    if an input names them. Archives that cannot be read are listed with the tables.
+    listed only if an input ends with a CSV suffix. A file that is an input itself, and whose type
+    is unknown, counts as a picture. Files in the output, an absolute path or URI of files of
+    `format_`, are not listed. With `pictures_expected`, rows of tables refer to pictures, so
+    pictures beside tables are listed only if an input names them. Archives that cannot be read are
+    listed with the tables.
 
     Raises:
         UsageError: the inputs have tables and would include the output.

@@ -89,7 +89,7 @@ def scan_files(
     columns. `some_usable` says that the job has input beside these files.
 
     Raises:
-        UsageError: `files` are all files, and none has a named column.
+        UsageError: `files` are all files, and none of them has a column that the options name.
         DataError: `files` are all files, none can be used, and the job has no other input.
     """
     partitions = find_partitions((file.place for file in all_files), roots)

@@ -75,10 +75,10 @@ def load(
     - `mnist`: MNIST from the cache. If it is missing, it is downloaded from one of the mirrors.
     - `sample`: 4,000 training and 1,000 test images in this package.
     - `auto`: `mnist`, or `sample` with a warning if MNIST is not available.
-    - a folder or URI (`./mnist` if its name is one of these words) with the four IDX files or with
-      two CSV files, gzipped or not. Test images may be missing or, as in Kaggle's data, unlabelled.
+    - a folder or URI with the four IDX files or with two CSV files, gzipped or not. Test images may
+      be missing or, as in Kaggle's data, unlabelled. A folder `mnist` is written `./mnist`.
     - CSV or Parquet files, or pictures. Pictures in a folder `test`, and CSV or Parquet files in
-      such a folder or with `test` in their names, are test images, if there are other files.
+      such a folder or with a name that begins with `test`, are test images, if other files exist.
     - `arrays`, the result of `separate_arrays`, replaces all of these.
 
     If a data set has no test images, the last images of each digit are held out.

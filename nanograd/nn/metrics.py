@@ -53,7 +53,7 @@ def calibration(
 ) -> Calibration:
     """Compare the confidence of predictions with their accuracy.
 
-    error = sum over bins of count / N * |accuracy - confidence|
+    error = sum over bins of count / N * |accuracy - mean confidence|
 
     Args:
         confidence: (N,) best scores, 0 to 1.

@@ -121,18 +121,18 @@ class Signals:
 def forward(
     params: Params, inputs: Floats, parts: Sequence[slice] = (slice(None),)
 ) -> tuple[Floats, Floats]:
-    """Compute the output pre-activations of a batch.
+    """Compute the outputs of the net for a batch, before their activation (z2).
 
     Args:
         params: parameters of the net.
         inputs: (B, D) float32, prepared pixels.
         parts: slices of the rows, in order; together they cover each row once. Each part has its
             own matrix products, because the bits of a product depend on its number of rows. The
-            bits of all other steps do not.
+            bits of all other steps do not depend on it.
 
     Returns:
-        h: (B, H) hidden outputs.
-        z2: (B, C) output pre-activations.
+        h: (B, H) outputs of the hidden units.
+        z2: (B, C) outputs before their activation.
     """
     z1 = _product(inputs, params.w1, parts)
     z1 += params.b1

@@ -25,8 +25,8 @@ class Optimizer(NamedTuple):
     """The functions of an optimiser.
 
     `init(num_parameters)` returns its state. `update(point, gradient, learning_rate, step, out)`
-    writes the next point to `out`, which may be `point`; step counts from 1. `update` also
-    overwrites the gradient, with intermediate results.
+    writes the next point (parameters and state) to `out`, which may be `point`; step counts from 1.
+    `update` also overwrites the gradient, with intermediate results.
     """
 
     init: Callable[[int], State]

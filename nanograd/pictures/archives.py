@@ -34,7 +34,7 @@ _BROKEN = (
 def list_members(archive: str) -> list[tuple[str, int]]:
     """List path and stated size of the files in an archive; for a damaged archive, only itself.
 
-    If several have the same path, only the last one can be read.
+    If several files have the same path, only the last one can be read.
     """
     try:
         if storage.read(archive, 4) == _EMPTY:

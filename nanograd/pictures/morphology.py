@@ -53,9 +53,9 @@ def pen_width(ink: Floats) -> float:
 
 
 def adjust_pen(ink: Floats) -> Floats:
-    """Thicken strokes that are thinner than MNIST's, or thin thicker ones; add 8 pixels of margin.
+    """Make strokes as thick as MNIST's, by thickening or thinning; add 8 pixels of margin.
 
-    Strokes are thinned only as far as no stroke vanishes, for example a thin one beside a filled
+    Strokes are thinned only as far as no stroke vanishes, for example a thin stroke beside a filled
     loop. Thickening the result again shows whether a stroke has vanished.
     """
     ink = np.pad(ink, 8)
@@ -73,8 +73,8 @@ def adjust_pen(ink: Floats) -> Floats:
 def label_marks(mask: Mask) -> tuple[Ints, int]:
     """Label connected marks (8 neighbours) from 1, in the order of their first pixel.
 
-    Rows are divided into runs. Runs that touch get the lowest number of any of them. Return
-    (height, width) int64, 0 where the mask is not set, and the number of marks.
+    Rows are divided into runs of adjacent pixels. Runs that touch get the lowest number of them.
+    Return (height, width) int64, 0 where the mask is not set, and the number of marks.
 
     References:
         He, Chao, Suzuki (2008), "A run-based two-scan labeling algorithm".

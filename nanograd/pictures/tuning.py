@@ -1,9 +1,9 @@
 """All constants of the normaliser, each with the measurement or the reason behind it.
 
-They were chosen on photos simulated from training images and on real pictures that only tuning
-used, never on test images. benchmarks/results lists the kinds of photos and the errors of each
-kind. A size is a share of the picture's longest side, unless its comment says pixels, which are
-pixels of the reduced copy.
+They were chosen on photos simulated from training images, and on real pictures that are used for
+nothing else, never on test images. benchmarks/results lists the kinds of photos and the errors of
+each kind. A size is a share of the picture's longest side, unless its comment says pixels, which
+are pixels of the reduced copy.
 """
 
 import numpy as np

@@ -6,7 +6,7 @@
 
 The answer to POST is the state that the page shows next. Its status is 409 if the row was decided
 in another window, or if its decision is not the last. Requests from web sites that are open in the
-same browser are refused: they have no token, and another Host or Origin than this server's.
+same browser are refused: they have no token, and their Host or Origin is not this server's.
 
 References:
     RFC 9110, 15.5 (status codes); W3C, "Content Security Policy Level 3", 6.
