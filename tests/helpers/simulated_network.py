@@ -96,7 +96,7 @@ class Socket:
         if link.has_low_water:
             self._wanted = min(value, max(1, link.window // 2))
 
-    def sendmsg(self, parts: Sequence[memoryview]) -> int:
+    def sendmsg(self, parts: Sequence[memoryview], ancillary: Sequence[Any], flags: int) -> int:
         self._world.step()
         assert not self.is_closed
         if self.error is not None:
