@@ -188,14 +188,17 @@ class MemorySegment:
             if line[0] >= value:
                 return True
             os.sched_yield()
+        has_slept = False
         while (seen := int(line[0])) < value:
-            if self.stopped or not machine.is_alive(self.address.process):
+            # Whether the server is alive is looked up in a file, so not before each sleep.
+            if self.stopped or (has_slept and not machine.is_alive(self.address.process)):
                 return False
             # Sleep until the counter differs from `seen`, for at most _CHECK_S. The kernel compares
             # the lower half of the counter. Errors are ignored, because the loop checks again. So a
             # process that has not seen this mark, and does not wake this one, costs _CHECK_S only.
             line[_ASLEEP] = 1
             self._futex(index, _FUTEX_WAIT, ctypes.c_int(seen), _CHECK)
+            has_slept = True
         return True
 
     def _wake(self, index: int) -> None:
