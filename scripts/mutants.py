@@ -5,10 +5,10 @@
 `tests/mutants/AREA.toml` holds the changes of an area:
 
     [[mutant]]
-    name = "a frame of another generation is accepted"
+    name = "the frames of a peer are not counted"
     file = "nanograd/distributed/all_reduce.py"
-    old = "header.generation != plan.generation or "
-    new = ""
+    old = "self._num_frames[sender] += 1"
+    new = "pass"
     tests = ["tests/distributed/test_mesh.py"]
 
 `old` must occur once in the file. Each mutant is applied to a copy of the repository, in which its

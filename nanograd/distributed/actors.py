@@ -326,7 +326,7 @@ class ServerActor(ParameterServer):
     ) -> SegmentFailure | None:
         """Apply a round together with the servers of the other hosts."""
         is_checked = self.round % all_reduce.DIGEST_ROUNDS == 0
-        digest = all_reduce.digest_of(self.parameters()) if is_checked else None
+        digest = all_reduce.digest_of(self.parameters()) if is_checked else 0
         mesh.machine.start_round(deadline, digest)
         is_sent = False
         while (total := mesh.machine.ready) is None:

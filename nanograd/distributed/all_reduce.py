@@ -14,8 +14,9 @@ the additions, so the bits do not depend on K.
 The state machine is called when sums of its host are ready, a message ("frame") from another host
 has arrived, a connection is lost or time has passed. It sends frames through `mesh`. Hosts are at
 most one round apart, because a total needs a slice from every host. So two inboxes suffice, one for
-even and one for odd rounds. The header of a frame says what it contains, and is checked before the
-rest of the frame is read.
+even and one for odd rounds. The plan of the exchange determines the order of the frames of a host:
+in each round, its sums and then its total. So the memory for the next frame is known before the
+frame arrives. If the header is not the planned one, the exchange ends.
 
 References:
     Thakur, Rabenseifner & Gropp (2005), "Optimization of collective communication operations in
@@ -30,7 +31,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from functools import cached_property
 from hashlib import sha256
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -38,10 +39,10 @@ from nanograd.nn.optimizers import Vector
 from nanograd.training.tree import TreeNode, tree_sum
 from nanograd.training.worker import Contribution, add
 
-MAGIC = b"ngr1"
+MAGIC = b"ngr2"
 # magic, type, sender, generation, round, tree node (first, end), offset and length of the slice,
-# loss, number of images or digest; little endian.
-_HEADER = struct.Struct("<4sBxHI4xqiiIIdq8x")
+# loss, number of images, digest; little endian.
+_HEADER = struct.Struct("<4sBxHI4xqiiIIdqq")
 HEADER_BYTES = _HEADER.size
 _NOTHING = slice(0, 0)
 # Hosts compare digests of their parameters once in this many rounds.
@@ -54,8 +55,7 @@ class FrameType(IntEnum):
 
     SUM = 1
     TOTAL = 2
-    DIGEST = 3
-    ABORT = 4
+    ABORT = 3
 
 
 _TYPES = dict(enumerate(FrameType, 1))
@@ -72,7 +72,8 @@ class Header(NamedTuple):
     offset: int = 0  # first parameter of the slice
     length: int = 0  # parameters in the slice; 0 without payload
     loss: float = 0.0  # summed over the images of the node
-    number: int = 0  # number of images of the node; the digest in a DIGEST frame
+    number: int = 0  # number of images of the node
+    digest: int = 0  # of the sender's parameters, in a SUM frame; 0 if they are not compared
 
     def pack(self) -> bytes:
         """Return the bytes of the header."""
@@ -86,6 +87,18 @@ class Header(NamedTuple):
         if magic != MAGIC or kind not in _TYPES:
             raise FrameError("not a frame of this protocol")
         return cls(_TYPES[kind], sender, generation, round_, (first, end), *rest)
+
+    def check(self, expected: "Header") -> None:
+        """Raise FrameError if this is neither the expected frame nor the end of the exchange."""
+        if self.type is FrameType.ABORT:
+            sender, generation = expected.sender, expected.generation
+            expected = self._replace(sender=sender, generation=generation, length=0)
+        if self[:_NUM_PLANNED] != expected[:_NUM_PLANNED]:
+            raise FrameError(f"{self}, expected {expected}")
+
+
+# Fields of a header before the loss, which the plan determines.
+_NUM_PLANNED = Header._fields.index("loss")
 
 
 class FrameError(Exception):
@@ -194,19 +207,17 @@ class AllReduce:
         self._slices = [plan.slice_of(host) for host in range(len(plan.nodes))]
         self._mine = self._slices[plan.me]
         self._inboxes = (_Inbox(plan, self._mine), _Inbox(plan, self._mine))
+        self._first_round, self._num_frames = first_round, dict.fromkeys(plan.peers, 0)
         self._own: Mapping[TreeNode, Contribution] | None = None
         self._total: Contribution | None = None
-        self._digest: int | None = None
+        self._digest = 0
         self._deadline: float | None = None
         self.ready: Contribution | None = None
         self.failure: ExchangeFailed | None = None
 
-    def start_round(self, deadline: float, digest: int | None = None) -> None:
-        """Set the deadline of a round; compare `digest`, if given, with all hosts' digests."""
+    def start_round(self, deadline: float, digest: int = 0) -> None:
+        """Set the deadline of a round; all hosts' digests of a round must be equal."""
         self._deadline, self._digest = deadline, digest
-        if digest is not None and not self.failure:
-            self._send_all(FrameType.DIGEST, number=digest)
-            self._compare_digests()
 
     def add_local(self, sums: Sequence[Contribution]) -> None:
         """Send each host its slice of this host's sums; they must not change before `applied`."""
@@ -216,49 +227,43 @@ class AllReduce:
         for peer in self.plan.peers:
             part = self._slices[peer]
             for each in sums:
-                header = self._header(FrameType.SUM, each.node, part, each.loss, each.num_images)
+                numbers = each.loss, each.num_images, self._digest
+                header = self._header(FrameType.SUM, each.node, part, *numbers)
                 self._send(peer, header, each.gradient[part])
         self._advance()
 
-    def buffer_for(self, header: Header, peer: int) -> Vector | None:
-        """Check the header of a peer's frame; return the memory for its payload, if any.
+    def expect(self, peer: int) -> tuple[Header, Vector]:
+        """Return the planned part of the header of a peer's next frame, and memory for its payload.
 
         Raises:
-            FrameError: an unexpected generation, sender, round or slice, or a repeated frame.
+            FrameError: the peer is too far ahead.
         """
-        plan, sender, kind = self.plan, header.sender, header.type
-        if header.generation != plan.generation or sender != peer:
-            raise FrameError(f"frame of generation {header.generation} from host {sender}")
-        if kind is not FrameType.ABORT and header.round not in (self.round, self.round + 1):
-            raise FrameError(f"frame of round {header.round} in round {self.round}")
-        if kind is FrameType.ABORT or kind is FrameType.DIGEST:
-            if header.length:
-                raise FrameError(f"{kind.name} frame with a payload")
-            return None
-        inbox = self._inbox(header.round)
-        owner = plan.me if kind is FrameType.SUM else sender
-        part = self._slices[owner]
-        if header.offset != part.start or header.length != part.stop - part.start:
-            raise FrameError(f"slice {header.offset} + {header.length} is not that of host {owner}")
-        if kind is FrameType.SUM:
-            if header.node not in plan.nodes[sender] or header.node in inbox.counts:
-                raise FrameError(f"sum of {header.node} is repeated or not host {sender}'s")
-            return inbox.sums[header.node]
-        if header.node != plan.root or sender in inbox.totals:
-            raise FrameError(f"total of host {sender} is repeated or not of the root")
-        return inbox.total[part]
+        plan, nodes = self.plan, self.plan.nodes[peer]
+        num_rounds, index = divmod(self._num_frames[peer], len(nodes) + 1)
+        round_ = self._first_round + num_rounds
+        if round_ > self.round + 1:
+            raise FrameError(f"frame of round {round_} in round {self.round}")
+        inbox = self._inbox(round_)
+        if index < len(nodes):
+            kind, node, part = FrameType.SUM, nodes[index], self._mine
+            buffer = inbox.sums[node]
+        else:
+            kind, node, part = FrameType.TOTAL, plan.root, self._slices[peer]
+            buffer = inbox.total[part]
+        size = part.stop - part.start
+        return Header(kind, peer, plan.generation, round_, node, part.start, size), buffer
 
     def receive(self, header: Header) -> None:
-        """Process a frame whose payload was received into the memory from `buffer_for`."""
+        """Process an expected frame, whose payload is in the memory from `expect`."""
         if self.failure:
             return
-        inbox = self._inbox(header.round)
+        sender, inbox = header.sender, self._inbox(header.round)
         if header.type is FrameType.ABORT:
-            self.fail(FailureCause.ABORTED, {header.sender})
-        elif header.type is FrameType.DIGEST:
-            inbox.digests[header.sender] = header.number
-            self._compare_digests()
-        elif header.type is FrameType.SUM:
+            self.fail(FailureCause.ABORTED, {sender})
+            return
+        self._num_frames[sender] += 1
+        if header.type is FrameType.SUM:
+            inbox.digests[sender] = header.digest
             inbox.counts[header.node] = Contribution(
                 round=header.round,
                 node=header.node,
@@ -266,16 +271,15 @@ class AllReduce:
                 loss=header.loss,
                 num_images=header.number,
             )
-            self._advance()
         else:
-            inbox.totals[header.sender] = (header.loss, header.number)
-            self._advance()
+            inbox.totals[sender] = (header.loss, header.number)
+        self._advance()
 
     def applied(self) -> None:
         """Continue with the next round; to call after the update of this round."""
         self._inbox(self.round).reset()
         self.round += 1
-        self._own = self._total = self._deadline = self._digest = self.ready = None
+        self._own = self._total = self._deadline = self.ready = None
 
     def tick(self, now: float) -> None:
         """Fail if the deadline of the round has passed."""
@@ -287,7 +291,8 @@ class AllReduce:
         if self.failure is None:
             hosts, waiting_for = self.plan.hosts, self.waiting_for()
             self.failure = ExchangeFailed(cause, hosts, waiting_for, frozenset(peers))
-            self._send_all(FrameType.ABORT)
+            for peer in self.plan.peers:
+                self._send(peer, self._header(FrameType.ABORT, self.plan.root, _NOTHING), None)
 
     def waiting_for(self) -> frozenset[int]:
         """Return the hosts whose frames of this round are missing; none between two rounds."""
@@ -301,30 +306,19 @@ class AllReduce:
     def _inbox(self, round_: int) -> _Inbox:
         return self._inboxes[round_ % 2]
 
-    def _header(
-        self,
-        kind: FrameType,
-        node: TreeNode,
-        part: slice = _NOTHING,
-        loss: float = 0.0,
-        number: int = 0,
-    ) -> Header:
-        plan, size = self.plan, part.stop - part.start
-        return Header(
-            kind, plan.me, plan.generation, self.round, node, part.start, size, loss, number
-        )
-
-    def _send_all(self, kind: FrameType, number: int = 0) -> None:
-        header = self._header(kind, self.plan.root, number=number)
-        for peer in self.plan.peers:
-            self._send(peer, header, None)
+    def _header(self, kind: FrameType, node: TreeNode, part: slice, *numbers: Any) -> Header:
+        me, generation, size = self.plan.me, self.plan.generation, part.stop - part.start
+        return Header(kind, me, generation, self.round, node, part.start, size, *numbers)
 
     def _advance(self) -> None:
         """Add this host's slice when all sums have arrived; set `ready` when all totals have."""
-        inbox, mine, root = self._inbox(self.round), self._mine, self.plan.root
+        inbox, mine, me, root = self._inbox(self.round), self._mine, self.plan.me, self.plan.root
         if self._own is None or len(inbox.counts) < len(inbox.sums):
             return
         if self._total is None:
+            if faulty := deviating({**inbox.digests, me: self._digest}):
+                self.fail(FailureCause.DIGESTS_DIFFER, faulty)
+                return
             known = dict(inbox.counts)
             for node, own in self._own.items():
                 known[node] = replace(own, gradient=own.gradient[mine])
@@ -338,18 +332,10 @@ class AllReduce:
             return
         # All hosts add the same losses in the same order, so a host with another sum is faulty.
         ours = self._total.loss, self._total.num_images
-        if faulty := deviating({**inbox.totals, self.plan.me: ours}):
+        if faulty := deviating({**inbox.totals, me: ours}):
             self.fail(FailureCause.DIGESTS_DIFFER, faulty)
         elif self.failure is None:
             self.ready = self._total
-
-    def _compare_digests(self) -> None:
-        """Compare all digests once they have arrived; a host sends its digest before its sums."""
-        digests = self._inbox(self.round).digests
-        if self._digest is None or len(digests) < len(self.plan.peers):
-            return
-        if faulty := deviating({**digests, self.plan.me: self._digest}):
-            self.fail(FailureCause.DIGESTS_DIFFER, faulty)
 
 
 def deviating(values: Mapping[_Host, object]) -> frozenset[_Host]:
@@ -358,6 +344,8 @@ def deviating(values: Mapping[_Host, object]) -> frozenset[_Host]:
     >>> deviating({"a": 1, "b": 1, "c": 2}), sorted(deviating({"a": 1, "b": 2}))
     (frozenset({'c'}), ['a', 'b'])
     """
+    if len(set(values.values())) == 1:
+        return frozenset()
     common, count = Counter(values.values()).most_common(1)[0]
     is_majority = 2 * count > len(values)
     return frozenset(h for h, value in values.items() if value != common or not is_majority)

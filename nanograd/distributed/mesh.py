@@ -19,8 +19,8 @@ from nanograd.distributed import all_reduce
 from nanograd.distributed.all_reduce import AllReduce, FailureCause, FrameType, Header, MeshPlan
 from nanograd.nn.optimizers import Vector
 
-# Bytes to wait for. A slow link delivers a slice in a hundred pieces, and a wake-up for each piece
-# costs more than the transfer.
+# Maximum bytes to wait for. A slow link delivers a slice in a hundred pieces, and a wake-up for
+# each piece costs more than the transfer.
 _WAKE_BYTES = 2**18
 # Bytes to send at once, as a packet of its own (MSG_EOR, which other systems refuse). Linux cuts
 # larger packets into Ethernet frames where a rate is limited by a token bucket of 64 KB, which
@@ -30,15 +30,21 @@ _FLAGS = socket.MSG_EOR if sys.platform == "linux" else 0
 
 
 class _Connection:
-    """A socket to a peer, with the frame that is arriving and the frames to send."""
+    """A socket to a peer, with the frame that is arriving and the frames to send.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: the socket.
+        usual: minimum number of bytes of the peer's frames.
+    """
+
+    def __init__(self, sock: socket.socket, usual: int) -> None:
         self.sock = sock
         self.is_watched = False  # whether the selector reports when the socket is writable
         self._outgoing: deque[memoryview] = deque()
         self._head = memoryview(bytearray(all_reduce.HEADER_BYTES))
-        self._header: Header | None = None
-        self._target, self._filled = self._head, 0
+        self._filled = 0  # bytes of the frame that have arrived
+        self._usual, self._awaited = min(usual, _WAKE_BYTES), 0
+        self._await(usual)
 
     @property
     def is_sending(self) -> bool:
@@ -48,7 +54,7 @@ class _Connection:
     def send(self, header: Header, payload: Vector | None) -> None:
         """Queue a frame and send as much as possible."""
         self._outgoing.append(memoryview(header.pack()))
-        if payload is not None:
+        if payload is not None and len(payload):
             self._outgoing.append(payload.data.cast("B"))
         self.flush()
 
@@ -71,35 +77,38 @@ class _Connection:
                 self._outgoing[0] = self._outgoing[0][sent:]
 
     def receive(self, machine: AllReduce, peer: int) -> Header | None:
-        """Read the bytes that have arrived; return the header of the frame if it is complete.
+        """Read bytes that have arrived; return the header of the frame if it is complete.
 
         Raises:
             FrameError: the frame does not follow the protocol.
             OSError: the connection is lost.
         """
-        while True:
-            try:
-                count = self.sock.recv_into(self._target[self._filled :])
-            except BlockingIOError:
-                # Wake up only when the rest of the header or payload, or much of it, has arrived.
-                awaited = min(len(self._target) - self._filled, _WAKE_BYTES)
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, awaited)
-                return None
-            if not count:
-                raise ConnectionResetError("the peer closed the connection")
-            self._filled += count
-            if self._filled < len(self._target):
-                continue
-            self._filled = 0
-            if self._header is None:
-                header = Header.unpack(bytes(self._head))
-                buffer = machine.buffer_for(header, peer)
-                if buffer is None or not len(buffer):
-                    return header
-                self._header, self._target = header, buffer.data.cast("B")
-            else:
-                header, self._header, self._target = self._header, None, self._head
+        planned, payload = machine.expect(peer)
+        size = len(self._head) + payload.nbytes
+        rest = payload.data.cast("B")[max(0, self._filled - len(self._head)) :]
+        try:
+            count, *_ = self.sock.recvmsg_into([self._head[self._filled :], rest])
+        except BlockingIOError:
+            return None
+        if not count:
+            raise ConnectionResetError("the peer closed the connection")
+        self._filled += count
+        if self._filled >= len(self._head):
+            header = Header.unpack(bytes(self._head))
+            header.check(planned)
+            if self._filled == size or header.type is FrameType.ABORT:
+                self._filled = 0
+                self._await(self._usual)
                 return header
+        self._await(size - self._filled)
+        return None
+
+    def _await(self, count: int) -> None:
+        """Let the selector report when this many bytes can be read, or a usual frame if less."""
+        awaited = min(count, self._usual)
+        if awaited != self._awaited:
+            self._awaited = awaited
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, awaited)
 
 
 class Mesh:
@@ -113,7 +122,8 @@ class Mesh:
     ) -> None:
         self.machine = AllReduce(plan, first_round, self._send)
         self._bell = bell
-        self._connections = {peer: _Connection(sock) for peer, sock in sockets.items()}
+        usual = all_reduce.HEADER_BYTES + 4 * (plan.num_parameters // len(plan.nodes))
+        self._connections = {peer: _Connection(sock, usual) for peer, sock in sockets.items()}
         self._selector = selectors.DefaultSelector()
         self._selector.register(bell, selectors.EVENT_READ)
         for peer, connection in self._connections.items():
@@ -135,11 +145,10 @@ class Mesh:
                 if events & selectors.EVENT_WRITE and self.machine.failure is None:
                     connection.flush()
                     self._watch(peer)
-                while events & selectors.EVENT_READ and self.machine.failure is None:
+                if events & selectors.EVENT_READ and self.machine.failure is None:
                     header = connection.receive(self.machine, peer)
-                    if header is None:
-                        break
-                    self.machine.receive(header)
+                    if header is not None:
+                        self.machine.receive(header)
             except all_reduce.FrameError:
                 self.machine.fail(FailureCause.BAD_FRAME, {peer})
             except OSError:

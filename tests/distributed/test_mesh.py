@@ -128,25 +128,23 @@ class Peer:
 
     def frame(self, kind: FrameType, **changes: Any) -> bytes:
         """Return the frame that host 1 should send in this round, or a forged one."""
-        node, part, number, loss = self.plan.root, slice(0, 0), 7, 0.0
+        node, part, number, loss, digest = self.plan.root, slice(0, 0), 0, 0.0, 0
         if kind is FrameType.SUM:
-            node, part = self.plan.nodes[1][0], self.plan.slice_of(0)
+            node, part, digest = self.plan.nodes[1][0], self.plan.slice_of(0), 7
         if kind is FrameType.TOTAL:
             part = self.plan.slice_of(1)
             total = node_sum(FIRST_ROUND, ROOT, 1)
             loss, number = total.loss, total.num_images
-        size = part.stop - part.start
-        header = Header(kind, 1, GENERATION, FIRST_ROUND, node, part.start, size, loss, number)
+        place = part.start, part.stop - part.start
+        header = Header(kind, 1, GENERATION, FIRST_ROUND, node, *place, loss, number, digest)
         header = header._replace(**changes)
         return header.pack() + bytes(4 * header.length)
 
-    def sums(self) -> list[bytes]:
-        """Return the sums that host 1 should send in this round."""
-        return [
-            self.frame(FrameType.SUM, node=node, loss=each.loss, number=each.num_images)
-            for node in self.plan.nodes[1]
-            for each in [node_sum(FIRST_ROUND, node, 1)]
-        ]
+    def sums(self, **changes: Any) -> list[bytes]:
+        """Return the sums that host 1 should send in a round, or forged ones."""
+        made = [node_sum(FIRST_ROUND, node, 1) for node in self.plan.nodes[1]]
+        fields = [{"node": s.node, "loss": s.loss, "number": s.num_images} | changes for s in made]
+        return [self.frame(FrameType.SUM, **each) for each in fields]
 
     def send(self, *frames: bytes) -> None:
         for frame in frames:
@@ -164,7 +162,7 @@ def test_frames_of_a_round_are_taken(stack, is_started):
     if is_started:
         host.start()
 
-    host.send(host.frame(DIGEST), *host.sums(), host.frame(TOTAL))
+    host.send(*host.sums(), host.frame(TOTAL))
 
     assert host.failure() is None
     if not is_started:
@@ -173,21 +171,21 @@ def test_frames_of_a_round_are_taken(stack, is_started):
     assert host.failure() is None
 
 
-SUM, TOTAL, DIGEST, ABORT = FrameType
+SUM, TOTAL, ABORT = FrameType
 # What no healthy host sends: the kinds of frames, and the fields of the header.
 FORGED: Mapping[str, tuple[Sequence[FrameType], dict[str, Any]]] = {
-    "an earlier generation": ((SUM, TOTAL, DIGEST), {"generation": GENERATION - 1}),
-    "a later generation": ((SUM, TOTAL, DIGEST), {"generation": GENERATION + 1}),
-    "the host itself": ((SUM, TOTAL, DIGEST), {"sender": 0}),
-    "a third host": ((SUM, TOTAL, DIGEST), {"sender": 2}),
-    "an earlier round": ((SUM, TOTAL, DIGEST), {"round": FIRST_ROUND - 1}),
-    "a round too late": ((SUM, TOTAL, DIGEST), {"round": FIRST_ROUND + 2}),
+    "an earlier generation": (tuple(FrameType), {"generation": GENERATION - 1}),
+    "a later generation": (tuple(FrameType), {"generation": GENERATION + 1}),
+    "the host itself": (tuple(FrameType), {"sender": 0}),
+    "a third host": (tuple(FrameType), {"sender": 2}),
+    "an earlier round": ((SUM, TOTAL), {"round": FIRST_ROUND - 1}),
+    "a round too late": ((SUM, TOTAL), {"round": FIRST_ROUND + 2}),
     "an offset of another slice": ((SUM, TOTAL), {"offset": 1}),
     "no payload": ((SUM, TOTAL), {"length": 0}),
     "half of a slice": ((SUM, TOTAL), {"length": 48}),
     "more than a slice": ((SUM, TOTAL), {"length": 2**20}),
     "a tree node of another host": ((SUM, TOTAL), {"node": (0, 1)}),
-    "a payload": ((DIGEST, ABORT), {"length": 1}),
+    "a payload": ((ABORT,), {"length": 1}),
 }
 CASES = [(name, kind) for name, (kinds, _) in FORGED.items() for kind in kinds]
 
@@ -197,6 +195,8 @@ CASES = [(name, kind) for name, (kinds, _) in FORGED.items() for kind in kinds]
 def test_forged_frame_is_refused(stack, name, kind, number):
     host = Peer(stack, number)
     host.start()
+    if kind is TOTAL:
+        host.send(*host.sums())
 
     host.send(host.frame(kind, **FORGED[name][1])[:64])
 
@@ -206,7 +206,7 @@ def test_forged_frame_is_refused(stack, name, kind, number):
 @pytest.mark.parametrize("at", [0, 4])
 def test_header_of_another_protocol_is_refused(stack, at):
     host = Peer(stack)
-    header = bytearray(host.frame(DIGEST))
+    header = bytearray(host.frame(ABORT))
     header[at] = 9
 
     host.send(bytes(header))
@@ -214,23 +214,38 @@ def test_header_of_another_protocol_is_refused(stack, at):
     assert host.failure() == (FailureCause.BAD_FRAME, {1})
 
 
-@pytest.mark.parametrize("kind", [SUM, TOTAL])
-def test_repeated_frame_is_refused(stack, kind):
+@pytest.mark.parametrize("number", [1, 2, 3])  # two sums and the total
+def test_frame_that_comes_again_instead_of_the_next_one_is_refused(stack, number):
     host = Peer(stack)
     host.start()
+    frames = [*host.sums(), host.frame(TOTAL)]
 
-    host.send(host.frame(kind), host.frame(kind)[:64])
+    host.send(*frames[:number], frames[number - 1][:64])
+
+    assert host.failure() == (FailureCause.BAD_FRAME, {1})
+
+
+def test_frame_of_a_round_that_cannot_have_begun_is_refused_before_it_is_read(stack):
+    host = Peer(stack)
+    rounds = [
+        [*host.sums(round=FIRST_ROUND + ahead), host.frame(TOTAL, round=FIRST_ROUND + ahead)]
+        for ahead in range(3)
+    ]
+
+    host.send(*rounds[0], *rounds[1])
+    assert host.failure() is None
+    host.send(rounds[2][0])
 
     assert host.failure() == (FailureCause.BAD_FRAME, {1})
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes"), [(DIGEST, {"number": 8}), (TOTAL, {"number": 8}), (TOTAL, {"loss": 0.1})]
+    ("digest", "changes"), [(8, {}), (0, {}), (7, {"number": 8}), (7, {"loss": 0.1})]
 )
 @pytest.mark.parametrize("comes_first", [False, True])
-def test_digest_or_total_that_differs_ends_the_segment(stack, kind, changes, comes_first):
+def test_digest_or_total_that_differs_ends_the_segment(stack, digest, changes, comes_first):
     host = Peer(stack)
-    frames = [*host.sums(), host.frame(kind, **changes)]
+    frames = [*host.sums(digest=digest), host.frame(TOTAL, **changes)]
 
     if comes_first:
         host.send(*frames)
@@ -277,7 +292,7 @@ def exchange(num_hosts: int, faulty: int, seed: int, *, total: bool) -> list[Exc
         ready = [pair for pair, wire in wires.items() if wire and pair[1] not in waiting]
         if waiting and (not ready or chance.random() < 0.3):
             host = waiting.pop(chance.randrange(len(waiting)))
-            machines[host].start_round(1.0, None if total else 7 + (host == faulty))
+            machines[host].start_round(1.0, 0 if total else 7 + (host == faulty))
             nodes = machines[host].plan.nodes[host]
             machines[host].add_local([node_sum(0, node, num_hosts) for node in nodes])
             continue
@@ -285,8 +300,9 @@ def exchange(num_hosts: int, faulty: int, seed: int, *, total: bool) -> list[Exc
         header, payload = wires[source, target].popleft()
         if machines[target].failure:
             continue
-        buffer = machines[target].buffer_for(header, header.sender)
-        if buffer is not None and payload is not None:
+        expected, buffer = machines[target].expect(header.sender)
+        header.check(expected)
+        if payload is not None:
             buffer[...] = payload
         is_wrong = total and header.type is SUM and target == faulty
         machines[target].receive(header._replace(loss=header.loss + is_wrong))

@@ -110,20 +110,22 @@ class Socket:
         self._move()
         return len(self.outgoing) - before
 
-    def recv_into(self, target: memoryview) -> int:
+    def recvmsg_into(self, parts: Sequence[memoryview]) -> tuple[int, list[Any], int, None]:
         self._world.step()
         assert not self.is_closed
         if not self.incoming:
             if self.error is not None:
                 raise self.error
             if self.has_ended:
-                return 0
+                return 0, [], 0, None
             raise BlockingIOError
-        count = min(len(target), len(self.incoming))
-        target[:count] = self.incoming[:count]
-        del self.incoming[:count]
+        before = len(self.incoming)
+        for part in parts:
+            count = min(len(part), len(self.incoming))
+            part[:count] = self.incoming[:count]
+            del self.incoming[:count]
         self.other._move()  # the window has opened
-        return count
+        return before - len(self.incoming), [], 0, None
 
     def close(self) -> None:
         """Close it; what is in the send buffer is still delivered."""
