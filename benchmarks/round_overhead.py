@@ -71,7 +71,7 @@ class TimedUpdate(Update):
     """An update that records its times."""
 
     def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe, np.empty(recipe.architecture.num_parameters, np.float32))
+        super().__init__(recipe)
         self.seconds: list[tuple[int, float]] = []
 
     def apply(self, sums: Sequence[Contribution], *others: Any) -> bool:

@@ -12,7 +12,6 @@ from threading import Condition
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import numpy as np
 import ray
 import ray.util
 
@@ -85,7 +84,7 @@ class WorkerActor(Worker):
     def __init__(self, recipe: Recipe) -> None:
         process.prepare_actor()
         super().__init__(recipe, {})
-        self._update = Update(recipe, np.empty(recipe.architecture.num_parameters, np.float32))
+        self._update = Update(recipe)
         self._memory: MemorySegment | None = None
 
     def identify(self) -> ActorIdentity:

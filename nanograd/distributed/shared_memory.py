@@ -27,6 +27,7 @@ References:
 """
 
 import ctypes
+import itertools
 import mmap
 import os
 import platform
@@ -112,6 +113,7 @@ class MemorySegment:
         # A simulated segment calls it with memory of its own.
         address = self.address
         self._words = words.reshape(-1, _LINE)
+        self._counters = words.ctypes.data  # address of the first line
         self._slots, self._slices = np.split(self._words[_FIRST_SLOT:], 2)
         vectors = floats.reshape(-1, address.num_parameters)
         # Two states; the one of round k is the one of index k % 2 if the update is shared, else 0.
@@ -207,8 +209,8 @@ class MemorySegment:
             self._futex(index, _FUTEX_WAKE, _ALL, None)
 
     def _futex(self, index: int, *arguments: object) -> None:
-        address = ctypes.c_void_p(self._words[index].ctypes.data)
-        _syscall(_SYS_FUTEX, address, *arguments, None, 0)
+        address = self._counters + index * _LINE * _WORD_BYTES
+        _syscall(_SYS_FUTEX, ctypes.c_void_p(address), *arguments, None, 0)
 
     def send(self, slot: int, round_: int, loss: float, num_images: int) -> None:
         """Mark a slot's gradient as complete for a round, and tell those who wait for it."""
@@ -283,10 +285,10 @@ class MemorySegment:
 
     def late_slot(self, round_: int) -> TreeNode | None:
         """Return the tree node of a gradient of a round that has not arrived; None if all have."""
-        late = np.flatnonzero(self._slots[:, 0] != round_ + 1)
-        if self.is_shared and not len(late):
-            late = np.flatnonzero(self._slices[:, 0] <= round_)
-        return self.address.nodes[late[0]] if len(late) else None
+        late = self._slots[:, 0] != round_ + 1
+        if self.is_shared and not late.any():
+            late = self._slices[:, 0] <= round_
+        return next(itertools.compress(self.address.nodes, late), None)
 
     def wait_for_slots(self, round_: int, deadline: float) -> TreeNode | None:
         """Wait for all gradients of a round; return the tree node of a late one, or None."""

@@ -67,6 +67,7 @@ class Worker:
     def hold(self, shards: Mapping[int, Dataset]) -> None:
         """Replace the worker's shards."""
         self._ready, self._shards = {}, dict(shards)
+        self._nodes = cover((0, self._plan.num_shards), frozenset(shards))
         if not self._recipe.deskew_last:
             for shard, digits in shards.items():
                 images = deskew_images(self._recipe.preparation, digits.images)
@@ -74,7 +75,7 @@ class Worker:
 
     def nodes(self) -> list[TreeNode]:
         """Return the largest tree nodes that contain only the worker's shards."""
-        return cover((0, self._plan.num_shards), frozenset(self._shards))
+        return self._nodes
 
     def prepare(self, round_: int) -> None:
         """Prepare the inputs of a round in advance; they do not depend on the parameters."""
