@@ -38,7 +38,7 @@ PROBLEMS = (
 
 
 def scale_of(largest: Iterable[float | None]) -> int | None:
-    """Return the scale of a column, given the largest pixel of each part, or None if it is unknown.
+    """Return the scale of a column from the largest pixel of each of its parts (None: unknown).
 
     The scale is 1 for shares, 255 for levels, 16 if it is unclear, and None if it is unknown.
 

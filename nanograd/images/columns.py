@@ -208,7 +208,7 @@ def rename_taken(names: Sequence[str], taken: Iterable[str]) -> list[str]:
 def class_digits(schema: pa.Schema, name: str) -> list[int | None] | None:
     """Return the digit of each class number of a Hugging Face `ClassLabel`; None for other columns.
 
-    It stores class numbers, and class names in any order; one that is no digit gets None.
+    A `ClassLabel` names its classes, in any order. A class whose name is no digit gets None.
     """
     feature = _features(schema).get(name, {})
     names = feature.get("names")

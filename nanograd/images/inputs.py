@@ -177,10 +177,10 @@ def expand_all(
 
     CSV files beside Parquet files or pictures may be lists of labels or outputs. They are then
     listed only if an input ends with a CSV suffix. A file that is an input itself, and whose type
-    is unknown, counts as a picture. Files in the output, an absolute path or URI of files of
-    `format_`, are not listed. With `pictures_expected`, rows of tables refer to pictures, so
-    pictures beside tables are listed only if an input names them. Archives that cannot be read are
-    listed with the tables.
+    is unknown, counts as a picture. Files of the output (`output` is its absolute path or URI, and
+    `format_` the format of its files) are not listed. With `pictures_expected`, rows of tables
+    refer to pictures, so pictures beside tables are listed only if an input names them. Archives
+    that cannot be read are listed with the tables.
 
     Raises:
         UsageError: the inputs have tables and would include the output.

@@ -176,7 +176,7 @@ def read_pictures(
 ) -> Iterator[tuple[bytes | None, Found | UnreadableError]]:
     """Read pictures one by one, given by path or URI, possibly in a ZIP file.
 
-    If the bytes of a picture are given, too, they are not read. Yield the bytes, or None if they
+    A file is not read if its bytes are given beside its path. Yield the bytes, or None if they
     cannot be read, and the result of `convert` for the decoded picture, or the reason why it was
     refused. No error is raised. See `decode` for `whole`.
     """

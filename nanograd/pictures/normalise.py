@@ -287,9 +287,9 @@ def cut_out(found: Candidate, chosen: Mask, scale: float = 0) -> Floats:
     """Cut the ink of the chosen marks from the whole picture, with two pixels around them.
 
     Ink as strong as the threshold between paper and ink becomes 0.5. Ink of half this strength or
-    less becomes 0, and ink of 1.5 times this strength or more becomes 1. A pixel of `chosen`, the
-    (H, W) pixels of the reduced copy, gives `scale` pixels; by default the longest side of the
-    result is DETAIL_SIDE.
+    less becomes 0, and ink of 1.5 times this strength or more becomes 1. `chosen` is (H, W), True
+    for the marks in the reduced copy; the result has `scale` pixels for a pixel of this copy. By
+    default, its longest side is DETAIL_SIDE.
     """
     picture, sheet, light = found.picture, found.paper, found.light
     height, width = chosen.shape

@@ -78,8 +78,8 @@ class Command(click.Command):
 class SpecCommand(Command):
     """A command with a flag for each field of a spec, whose docstring is the command's help.
 
-    Its help lists the flags by group, and rare flags by `--help-all` only. `run` is called with the
-    value of the `argument` (its form in the usage, such as PATH...), if there is one, and `spec=`.
+    Its help lists the flags by group, and rare flags by `--help-all` only. `run` is called with
+    `spec=` and, if the command has an `argument`, such as PATH..., with its value.
     """
 
     def __init__(
