@@ -21,8 +21,9 @@ _PIECE = SIDE + 1  # the pixels of a row, and the right neighbour of the last on
 # Row k + SIDE + 1 has the numbers k, k + 1, ..., k + SIDE.
 _STEPS = (np.arange(-SIDE - 1, SIDE + 2)[:, None] + np.arange(_PIECE)).astype(np.float32)
 
-# Number of images to deskew together; for more, the working arrays do not fit into the cache.
-_BLOCK = 48
+# Numbers of images whose moments are computed together, that are deskewed together, and of rows
+# that are interpolated together; for more, the working arrays do not fit into the cache.
+_BLOCK, _BLOCK_IMAGES, _BLOCK_ROWS = 48, 512, 768
 _CENTRE = 14
 # Maximum slant in horizontal pixels per row. Handwriting is never more slanted, but the measured
 # slant of a short dash can be larger.
@@ -76,8 +77,8 @@ def deskew(images: Bytes, size: Size = UNCHANGED) -> Bytes:
     """
     deskewed = np.empty_like(images)
     columns, shifts, y = _coordinates(images, size)
-    for start in range(0, len(images), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for start in range(0, len(images), _BLOCK_IMAGES):
+        block = slice(start, start + _BLOCK_IMAGES)
         rows = columns[block], shifts[block], y[block].astype(np.float32)
         deskewed[block] = resample_rows(images[block], *rows, unit_steps=not size.width)
     return deskewed
@@ -197,46 +198,68 @@ def resample_rows(
     source = row.astype(np.intp)
     source += ROW * np.arange(len(images))[:, None]
     inked = np.flatnonzero(ink.take(source))
+    owners, shifts, down = inked // SIDE, shifts.take(inked), down.take(inked)
+    first = _CANVAS_ROW * source.take(inked) + (_BEFORE - 1)
     if unit_steps:
         columns = np.column_stack([columns, columns[:, -1] + 1])
-    x = columns.take(inked // SIDE, axis=0)
-    x += shifts.take(inked)[:, None]
-    share = x.astype(np.float32)
-    del x  # the next array takes its place in the cache
-    share += 1
-    first, down = _CANVAS_ROW * source.take(inked) + (_BEFORE - 1), down.take(inked)
-    if unit_steps:
-        start = np.clip(np.floor(share[:, 0]), -SIDE - 1, SIDE + 1).astype(np.intp)
-        share -= _STEPS.take(start + SIDE + 1, axis=0)
-        # In rare cases, rounding to float32 moves only some of the columns past a whole number.
-        if len(inked) and not 0 <= share.min() <= share.max() < 1:
-            return resample_rows(images, columns[:, :SIDE], shifts, y, unit_steps=False)
-        first += start
-        # A view in which item i is the piece that begins at pixel i.
-        pieces = np.ndarray((max(canvas.size - _PIECE, 0),), f"V{_PIECE}", canvas, strides=(1,))
-        # The pieces of the upper and of the lower row, one behind the other. All pixels but the
-        # last have a right neighbour. The result of the last pixel of each piece is not used.
-        pixels = np.empty((2, len(inked) * _PIECE), np.float32)
-        for row, step in zip(pixels, (0, _CANVAS_ROW), strict=True):
-            row[...] = pieces[step:][first].view(np.uint8)
-        upper, lower = _mix(pixels[:, :-1], pixels[:, 1:], share.reshape(-1)[:-1])
-        mixed = np.zeros(pixels.shape[1], np.uint8)
-        mixed[:-1] = np.rint(_mix(upper, lower, down.repeat(_PIECE)[:-1], lower), out=lower)
-        found = mixed.reshape(-1, _PIECE)[:, :SIDE]
-    else:
-        np.clip(share, 0, SIDE + 1, out=share)
-        whole = np.floor(share)
-        share -= whole
-        index = first[:, None] + whole.astype(np.intp)
-        left_above, above, left, beside = (
-            canvas.reshape(-1)[step:].take(index, mode="clip").astype(np.float32)
-            for step in _CORNERS
-        )
-        upper, lower = _mix(left_above, above, share, above), _mix(left, beside, share, beside)
-        found = np.rint(_mix(upper, lower, down[:, None], lower), out=lower).astype(np.uint8)
     rows = np.zeros((SIDE * len(images), SIDE), np.uint8)
-    rows.view(f"V{SIDE}")[inked] = found.view(f"V{SIDE}")
+    for start in range(0, len(inked), _BLOCK_ROWS):
+        some = slice(start, start + _BLOCK_ROWS)
+        x = columns.take(owners[some], axis=0)
+        x += shifts[some, None]
+        share = x.astype(np.float32)
+        share += 1
+        found = _mix_pieces(canvas, first[some], share, down[some]) if unit_steps else None
+        if found is None:
+            found = _mix_pixels(canvas, first[some], share[:, :SIDE], down[some])
+        rows.view(f"V{SIDE}")[inked[some]] = found.view(f"V{SIDE}")
     return rows.reshape(-1, SIDE * SIDE)
+
+
+def _mix_pieces(canvas: Bytes, first: Ints, x: Floats, down: Floats) -> Bytes | None:
+    """Interpolate n rows whose columns have steps of 1; None if rounding made other steps.
+
+    Args:
+        canvas: padded images, (B, ROW, _CANVAS_ROW) uint8.
+        first: (n,) index in the canvas of the pixel to the left of the upper source row.
+        x: (n, SIDE + 1) source column of each pixel, counted from `first`.
+        down: (n,) share of the lower source row.
+
+    Returns:
+        (n, SIDE) uint8.
+    """
+    start = np.clip(np.floor(x[:, 0]), -SIDE - 1, SIDE + 1).astype(np.intp)
+    share = x - _STEPS.take(start + SIDE + 1, axis=0)
+    # In rare cases, rounding to float32 moves only some of the columns past a whole number.
+    if not 0 <= share.min() <= share.max() < 1:
+        return None
+    start += first
+    # A view in which item i is the piece that begins at pixel i.
+    pieces = np.ndarray((canvas.size - _PIECE,), f"V{_PIECE}", canvas, strides=(1,))
+    # The pieces are one behind the other. All pixels but the last have a right neighbour. The
+    # result of the last pixel of each piece is not used.
+    above, below, mixed = np.empty((3, share.size), np.float32)
+    above[...] = pieces[start].view(np.uint8)
+    below[...] = pieces[_CANVAS_ROW:][start].view(np.uint8)
+    share = share.reshape(-1)[:-1]
+    upper = _mix(above[:-1], above[1:], share, mixed[:-1])
+    lower = _mix(below[:-1], below[1:], share, above[:-1])
+    found = np.zeros(len(mixed), np.uint8)
+    found[:-1] = np.rint(_mix(upper, lower, down.repeat(_PIECE)[:-1], lower), out=lower)
+    return found.reshape(-1, _PIECE)[:, :SIDE]
+
+
+def _mix_pixels(canvas: Bytes, first: Ints, x: Floats, down: Floats) -> Bytes:
+    """Interpolate as `_mix_pieces` does, for any x, (n, SIDE)."""
+    share = np.clip(x, 0, SIDE + 1)
+    whole = np.floor(share)
+    share -= whole
+    index = first[:, None] + whole.astype(np.intp)
+    left_above, above, left, beside = (
+        canvas.reshape(-1)[step:].take(index, mode="clip").astype(np.float32) for step in _CORNERS
+    )
+    upper, lower = _mix(left_above, above, share, above), _mix(left, beside, share, beside)
+    return np.rint(_mix(upper, lower, down[:, None], lower), out=lower).astype(np.uint8)
 
 
 def _mix(first: Floats, second: Floats, share: Floats, out: Floats | None = None) -> Floats:
