@@ -11,7 +11,7 @@ References:
 import re
 import struct
 import zlib
-from typing import Self
+from contextlib import ExitStack
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from nanograd.errors import DataError, Reason, UnreadableError
@@ -46,20 +46,11 @@ def list_members(archive: str) -> list[tuple[str, int]]:
     return [(f"{archive}/{info.filename}", info.file_size) for info in infos]
 
 
-class Archives:
+class Archives(ExitStack):
     """Reader of files and of members of archives. It keeps the last archive open."""
 
-    def __init__(self) -> None:
-        self._place = ""
-        self._archive: ZipFile | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._archive is not None:
-            self._archive.close()
-            self._archive = None
+    _place: str = ""
+    _archive: ZipFile | None = None
 
     def read(self, place: str, max_bytes: int) -> bytes:
         """Read the first `max_bytes` bytes of a file, or all of a member that has fewer bytes.
@@ -73,8 +64,9 @@ class Archives:
             archive = _archive_of(place)
             if archive is None:
                 return storage.read(place, max_bytes)
-            self.__exit__()
-            self._archive, self._place = _open(archive), archive
+            opened = _open(archive)
+            self.close()
+            self._place, self._archive = archive, self.enter_context(opened)
         name = place.removeprefix(f"{self._place}/")
         try:
             info = self._archive.getinfo(name)
