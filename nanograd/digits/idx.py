@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.digits.dataset import SIDE, Dataset
+from nanograd.digits.dataset import Dataset
 from nanograd.digits.preparation import labelled_rows
 from nanograd.errors import ArgumentError, DataError
 from nanograd.runtime import storage
@@ -75,14 +75,7 @@ def parse_pair(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -
         DataError: a file is damaged, the numbers of images and labels differ, or an image has no
             clear scale.
     """
-    (_, images_name), (_, labels_name) = images_file, labels_file
-    images, labels = parse_idx(*images_file), parse_idx(*labels_file)
-    if images.shape != (len(labels), SIDE, SIDE) or labels.ndim != 1:
-        raise DataError(
-            f"{images_name} and {labels_name}: expected N images of 28 x 28 and N labels, found "
-            f"{images.shape} and {labels.shape}; take both from the same data set"
-        )
     try:
-        return labelled_rows(images, labels)
+        return labelled_rows(parse_idx(*images_file), parse_idx(*labels_file))
     except ArgumentError as error:
-        raise DataError(f"{images_name} and {labels_name}: {error}") from error
+        raise DataError(f"{images_file[1]} and {labels_file[1]}: {error}") from error
