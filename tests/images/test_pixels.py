@@ -138,22 +138,39 @@ def test_permutation_of_a_tensor_is_honoured(axes, digits):
 
 def test_tensors_of_several_shapes_share_a_column(digits):
     shapes = [(28, 28), (784,), (32, 32), (3, 28, 28), (27, 28), (2, 3), None]
+    shapes += [(), (-28, -28), (None, 28), (10**9, 10**9), (2**62, 4, 784), (0, 784)]
     values = [
         *(digits[0], digits[1].ravel(), size_32(digits)[2], np.stack([digits[3]] * 3)),
-        *(np.zeros((28, 28)), np.zeros((2, 4)), np.zeros(784)),
+        *(np.zeros((28, 28)), np.zeros((2, 4)), *[np.zeros(784)] * 6, np.zeros(0)),
     ]
     rows = [
         {"data": value.ravel().astype(int).tolist(), "shape": shape}
         for value, shape in zip(values, shapes, strict=True)
     ]
-    type_ = pa.struct([("data", pa.list_(pa.uint8())), ("shape", pa.list_(pa.int32()))])
+    type_ = pa.struct([("data", pa.list_(pa.uint8())), ("shape", pa.list_(pa.int64()))])
 
-    found, rejections = read_column([*rows, None], type_)
+    found, rejections = read_column([*rows, {"data": None, "shape": (28, 28)}, None], type_)
 
     assert found.rows.tolist() == [0, 1, 2, 3]
     assert np.array_equal(found.images[[0, 1, 3]], digits[[0, 1, 3]].reshape(3, 784))
-    wrong = [(row, "wrong_shape") for row in range(4, 7)]
-    assert reasons(rejections) == [*wrong, (7, "no_bytes")]
+    wrong = [(row, "wrong_shape") for row in range(4, 13)]
+    assert reasons(rejections) == [*wrong, (13, "no_bytes"), (14, "no_bytes")]
+
+
+@pytest.mark.parametrize("outer", [pa.list_, pa.large_list])
+def test_nested_lists_that_are_no_pictures_do_not_affect_others(outer, digits):
+    one, other = digits[0].tolist(), digits[1].tolist()
+    ragged = [[0, 255], *one[1:]], [*one[:27], None], [[]] * 28, [], one[:1], None
+    columns = [[*ragged, other], [one, *ragged, other], ragged]
+
+    for rows in columns:
+        found, rejections = read_column(rows, outer(pa.list_(pa.int16())))
+
+        assert found.images.tobytes() == b"".join(
+            np.uint8(row).tobytes() for row in rows if row in (one, other)
+        )
+        assert len(found.rows) + len(rejections) == len(rows)
+        assert {reason for _, reason in reasons(rejections)} == {"wrong_shape", "no_bytes"}
 
 
 # A process without Ray sees its extension types in a Parquet file as this.

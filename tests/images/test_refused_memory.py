@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-from PIL import Image, ImageDraw
 
 from nanograd.images.reader import read_table
 from nanograd.settings.specs import ReadOptions
-from tests.helpers.odd_files import encoded
+from tests.helpers.odd_files import BAD
 
 
 @pytest.fixture(autouse=True)
@@ -30,19 +29,9 @@ def collected() -> list[str]:
     return [kind for kind in kinds if kind in ("UnreadableError", "Candidate", "ndarray")]
 
 
-def many_marks() -> Image.Image:
-    picture = Image.new("L", (400, 400), 255)
-    for at in range(20, 380, 60):
-        for top in range(20, 380, 60):
-            ImageDraw.Draw(picture).line([(at, top), (at + 20, top + 30)], fill=0, width=5)
-    return picture
-
-
 REFUSED: dict[str, dict[str, object]] = {
     **{path: {"path": path} for path in ("../x.png", "none.png")},
-    "no picture": {"bytes": b"x"},
-    "blank": {"bytes": encoded(Image.new("RGB", (300, 400), (200, 190, 180)), "PNG")},
-    "many marks": {"bytes": encoded(many_marks(), "PNG")},
+    **{name: {"bytes": BAD[name][1]()} for name in ("text.png", "white.png", "several.png")},
 }
 
 

@@ -12,10 +12,8 @@ import pytest
 import nanograd
 from nanograd.images import sources
 from nanograd.images.writers import write_pictures
-from nanograd.jobs.predict import PredictWork, plan
 from nanograd.models import model as model_io
 from nanograd.models.model import BUILT_IN
-from nanograd.settings.specs import PredictSpec
 from scripts.make_model import FOLDER, PARAMS_SHA256, find_problems
 from tests.conftest import Nanograd
 from tests.helpers.models import some_model
@@ -90,13 +88,3 @@ def test_model_is_the_default_of_every_command(nanograd_, tmp_path, sample):
     found = nanograd.Predictor()(rows)["prediction"]
     assert found.tolist() == nanograd.load_model("runs/1").predict(rows["image"]).tolist()
     assert nanograd.evaluate(data="sample").accuracy == outputs["own"][1]
-
-
-def test_workers_find_the_model_in_their_own_package(tmp_path, sample):
-    write_pictures(sample.test.take(slice(0, 1)), str(tmp_path / "pictures"))
-
-    _, work = plan([str(tmp_path / "pictures")], PredictSpec(output=str(tmp_path / "out")))
-
-    assert isinstance(work, PredictWork)
-    assert work.spec.model is None
-    assert work.model_sha256 == nanograd.load_model().sha256()

@@ -92,13 +92,6 @@ def test_warning_that_a_program_makes_an_error_is_one_bad_picture(monkeypatch):
             decode(data)
 
 
-def test_too_many_pixels_are_refused_before_they_are_loaded():
-    header_only = encoded(Image.new("L", (101, 10)))[:60]
-
-    with pytest.raises(UnreadableError, match=r"^too_large"):
-        decode(header_only, PictureOptions(max_pixels=1000))
-
-
 def test_more_pixels_than_pillow_decodes_are_refused_with_the_number_of_the_setting():
     data = bytearray(encoded(Image.new("L", (9, 9))))
     data[16:24] = struct.pack(">II", 30_000, 30_000)
