@@ -179,8 +179,8 @@ def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
     usable = [each.name for each in schema if is_any(each.type, *kinds)]
     if not set(names) <= set(usable) or len({*names}) < len(names) or len(names) == len(schema):
         raise UsageError(
-            f"--partition-by {', '.join(names)}: name each column once, and not all columns of the "
-            f"output; whole numbers, text, booleans or dates can name folders: {list_names(usable)}"
+            f"--partition-by {', '.join(names)}: choose columns, each once and not all, of those "
+            f"that can name folders (whole numbers, text, booleans, dates): {list_names(usable)}"
         )
 
 
