@@ -45,7 +45,7 @@ def encode_plain(images: Bytes) -> list[bytes]:
     lines = np.zeros((len(images), SIDE, _LINE), np.uint8)
     lines[:, :, 1:] = images.reshape(-1, SIDE, SIDE)
     files = []
-    for each in map(bytes, lines.reshape(len(images), -1)):
+    for each in map(bytes, lines.reshape(-1, SIDE * _LINE)):
         data = _STORED + each + struct.pack(">I", zlib.adler32(each))
         files.append(_HEAD_STORED + data + struct.pack(">I", zlib.crc32(data)) + _END)
     return files
