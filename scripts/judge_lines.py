@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from nanograd.digits.dataset import SIDE, Dataset
 from nanograd.digits.variants import draw_variants
@@ -37,10 +37,13 @@ from simulators.strings import (
     write_in_boxes,
 )
 
-# Lines in a file; digits that only the model learns; digits that are left for validation.
-TASK, KNOWN, VALIDATION = 100, 25_000, 10_000
-# Shares of lines: photos, forms, other pens on white, and MNIST's pen on white. Shares of those on
-# white with a part of another digit, and of the rest with an underline.
+# Lines in a file, and number of digits that are left for validation.
+TASK, VALIDATION = 100, 10_000
+# Share of clean lines, MNIST's pen on white without marks, and how many of those have a thicker or
+# thinner pen.
+_CLEAN, _THICK, _THIN = 0.3, 0.15, 0.1
+# Shares of the others: photos, forms, other pens on white, and MNIST's pen on white. Shares of
+# those on white with a part of another digit, and of the rest with an underline.
 _PHOTOS, _FORMS, _PENS, _BESIDE, _UNDERLINED = 0.12, 0.1, 0.25, 0.05, 0.04
 # Share of lines without a digit.
 _EMPTY = 0.08
@@ -49,9 +52,10 @@ _EMPTY = 0.08
 _DRAWN, _MIXED, _PRINTED, _NUM_DRAWN = 0.15, 0.1, 0.03, 20_000
 # All settings on which the lines depend.
 SETTINGS = {
-    "task": TASK, "known": KNOWN, "validation": VALIDATION, "photos": _PHOTOS, "forms": _FORMS,
-    "pens": _PENS, "beside": _BESIDE, "underlined": _UNDERLINED, "empty": _EMPTY,
-    "drawn": _DRAWN, "mixed": _MIXED, "printed": _PRINTED,
+    "task": TASK, "validation": VALIDATION, "clean": _CLEAN, "thick": _THICK, "thin": _THIN,
+    "photos": _PHOTOS, "forms": _FORMS, "pens": _PENS, "beside": _BESIDE,
+    "underlined": _UNDERLINED, "empty": _EMPTY, "drawn": _DRAWN, "mixed": _MIXED,
+    "printed": _PRINTED,
 }  # fmt: skip
 _OF_LINES = ("texts", "nodes", "counts")
 
@@ -68,7 +72,6 @@ class Lines:
     images: Bytes
     context: Bytes
     geometry: Floats
-    more: Floats  # (pieces, 21) logs of a model's probabilities and first scores, or (pieces, 0)
 
     def take(self, chosen: Ints) -> "Lines":
         """Return some lines."""
@@ -106,7 +109,17 @@ def draw_picture(digits: Bytes, other: Bytes, draw: Generator) -> Image.Image:
 
     A part of the `other` digit may be beside them.
     """
-    images, kind = list(digits.reshape(-1, 28, 28)), draw.random() if len(digits) else 1.0
+    images = list(digits.reshape(-1, 28, 28))
+    if images and draw.random() < _CLEAN:
+        style = Style(touching=draw.random() < 0.5, spread=draw.choice([1.0, 1.0, 1.5]))
+        plain = Image.fromarray(255 - write(images, style, draw))
+        kind = draw.random()
+        if kind < _THICK + _THIN:
+            plain = plain.filter(
+                ImageFilter.MinFilter(3) if kind < _THICK else ImageFilter.MaxFilter(3)
+            )
+        return plain
+    kind = draw.random() if images else 1.0
     if kind < _FORMS:
         form = write_in_boxes(images, draw)
         return Image.fromarray(cut_boxes(form, draw) if draw.random() < 0.7 else form)
@@ -139,7 +152,7 @@ def draw_picture(digits: Bytes, other: Bytes, draw: Generator) -> Image.Image:
 @cache
 def load_digits(name: str) -> tuple[Dataset, Dataset]:
     """Load the training digits of the lines, and draw others, once a process."""
-    written = sources.load([name]).train.take(slice(KNOWN, -VALIDATION))
+    written = sources.load([name]).train.take(slice(-VALIDATION))
     return written, draw_variants(_NUM_DRAWN, 30)
 
 
@@ -182,8 +195,7 @@ def make_lines(seed: int, name: str, folder: Path) -> None:
         counts = np.array([pieces.num_nodes]), np.array([len(pieces.first)])
         names = ("first", "last", "images", "context", "geometry")
         own: dict[str, Any] = {name: getattr(pieces, name) for name in names}
-        more = np.empty((len(pieces.first), 0), np.float32)
-        found.append(Lines(np.array([text]), *counts, **own, more=more))
+        found.append(Lines(np.array([text]), *counts, **own))
     new = path.with_suffix(".new")
     with new.open("wb") as stream:
         np.savez(stream, **vars(Lines.join(found)))

@@ -4,8 +4,7 @@ The inputs of both are the piece in MNIST's form, the ink around it and ten numb
 Their eleven outputs are scores of the digits and of "no digit". The first net is a perceptron that
 sees the piece at half the resolution. It only decides which pieces are likely. The second net has
 two convolutional layers of 5 x 5 pixels, each followed by the maximum of 2 x 2 pixels, and a
-perceptron that also gets the scores of the first net and the logs of a model's probabilities. All
-units are ReLU.
+perceptron. All units are ReLU. The logs of a model's probabilities are added to its scores.
 
 `scripts/make_judge.py` trained them on pictures of lines of MNIST's training digits. Of each line,
 only the text was known, not where its digits end. A path is a way to cut a line into pieces and to
@@ -35,8 +34,8 @@ WINDOW = 5
 _GEOMETRY = np.array([6, 6, 2, 2, 3, 3, 1, 1, 1, 4], np.float32)
 # Mean and standard deviation of MNIST's pixels, about.
 _MEAN, _DEVIATION = 0.13, 0.3
-# Least probability; factors for the logs of probabilities and for the scores of the first net.
-LEAST, FACTORS = 1e-6, (0.25, 0.1)
+# Least probability of a model.
+_LEAST = 1e-6
 # Pieces in one matrix product; with more, the windows do not fit into the cache.
 _CHUNK = 64
 
@@ -52,8 +51,7 @@ class Perceptron:
 
     def scores(self, *parts: Floats) -> Floats:
         """Compute the scores of P inputs, (P, n) each."""
-        values = np.concatenate(parts, axis=1)
-        hidden = np.maximum(values @ self.hidden_weight + self.hidden_bias, 0)
+        hidden = np.maximum(np.concatenate(parts, 1) @ self.hidden_weight + self.hidden_bias, 0)
         return np.asarray(hidden @ self.weight + self.bias)
 
 
@@ -66,8 +64,8 @@ class Judge:
     first_bias: Floats
     second_weight: Floats  # (WINDOW * WINDOW * maps, more maps)
     second_bias: Floats
-    of_maps: Perceptron  # of the maps, the other inputs, the model's logs and the first scores
-    gains: Floats  # (2,) weights of the logs and of the first scores, besides the perceptron
+    of_maps: Perceptron  # of the maps and the other inputs
+    gain: Floats  # (1,) weight of the logs of a model's probabilities
 
     def quick_scores(self, pieces: Pieces) -> Doubles:
         """Compute the scores of P pieces by the first net, (P, 11) float64.
@@ -78,37 +76,34 @@ class Judge:
         images, others = inputs(pieces.images, pieces.context, pieces.geometry)
         return np.asarray(self.quick.scores(halve(images), others), np.float64)
 
-    def scores(self, pieces: Pieces, quick: Doubles, probabilities: Floats) -> Doubles:
-        """Compute the scores of P pieces by the second net, (P, 11) float64.
-
-        Args:
-            pieces: the pieces.
-            quick: (P, 11) scores by the first net.
-            probabilities: (P, 10), of each digit, by which a model classifies the pieces.
-        """
-        scores: Doubles = self.gains[1] * quick
-        known = np.log(np.maximum(probabilities, LEAST))
-        scores[:, : known.shape[1]] += self.gains[0] * known
-        more = np.concatenate([FACTORS[0] * known, FACTORS[1] * quick], 1).astype(np.float32)
+    def scores(self, pieces: Pieces, probabilities: Floats) -> Doubles:
+        """Compute the scores of P pieces, (P, 11), with a model's probabilities, (P, 10)."""
+        given = pieces.images, pieces.context, pieces.geometry
+        scores = np.zeros((len(pieces.first), len(self.of_maps.bias)))
+        scores[:, : probabilities.shape[1]] = self.gain * np.log(np.maximum(probabilities, _LEAST))
         for start in range(0, len(scores), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            images, others = inputs(
-                pieces.images[chunk], pieces.context[chunk], pieces.geometry[chunk]
-            )
+            images, others = inputs(given[0][chunk], given[1][chunk], given[2][chunk])
             maps = _convolve(images, self.first_weight, self.first_bias)
             maps = _convolve(maps, self.second_weight, self.second_bias)
-            scores[chunk] += self.of_maps.scores(maps.reshape(len(maps), -1), others, more[chunk])
+            scores[chunk] += self.of_maps.scores(maps.reshape(len(maps), -1), others)
         return scores
 
 
 def inputs(images: Bytes, context: Bytes, geometry: Floats) -> tuple[Floats, Floats]:
-    """Return the inputs of the nets: images, (P, 28, 28, 1), and others, (P, 14 * 22 + 10) float32.
-
-    The arguments are fields of `Pieces`; the others are the context and the geometry.
-    """
+    """Return the float32 inputs for `Pieces`: images, (P, 28, 28, 1), and others, (P, 318)."""
     pixels = (images.astype(np.float32) / 255 - _MEAN) / _DEVIATION
     others = [context.astype(np.float32) / (255 * _DEVIATION), geometry * _GEOMETRY]
     return pixels.reshape(-1, SIDE, SIDE, 1), np.concatenate(others, axis=1)
+
+
+def slant(images: Bytes, columns: float) -> Bytes:
+    """Slant images, (P, 784), by this many columns a row, at most 0.1."""
+    rows, place = np.arange(SIDE)[:, None], np.arange(SIDE) + 2
+    shift = (columns * (rows - (SIDE - 1) / 2)).astype(np.float32)
+    ink = np.pad(images.reshape(-1, SIDE, SIDE), ((0, 0), (0, 0), (2, 2))).astype(np.float32)
+    first, second = (ink[:, rows, place + np.floor(shift).astype(int) + n] for n in (0, 1))
+    return np.round(first + shift % 1 * (second - first)).astype(np.uint8).reshape(-1, SIDE**2)
 
 
 def halve(images: Floats) -> Floats:
@@ -120,8 +115,7 @@ def halve(images: Floats) -> Floats:
 def _convolve(maps: Floats, weight: Floats, bias: Floats) -> Floats:
     """Convolve (P, height, width, maps), and return maxima of 2 x 2 pixels, at least 0."""
     windows = sliding_window_view(maps, (WINDOW, WINDOW), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
-    values = windows.reshape(-1, len(weight)) @ weight
-    values = values.reshape(*windows.shape[:3], -1)
+    values = (windows.reshape(-1, len(weight)) @ weight).reshape(*windows.shape[:3], -1)
     values = np.maximum(values[:, ::2], values[:, 1::2])
     values = np.maximum(values[:, :, ::2], values[:, :, 1::2])
     return np.asarray(np.maximum(values + bias, 0))

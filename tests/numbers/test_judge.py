@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import correlate
 
-from nanograd.numbers.judge import Perceptron, inputs, load_judge
+from nanograd.numbers.judge import Perceptron, inputs, load_judge, slant
 from nanograd.numbers.pieces import CONTEXT, Pieces
 
 Values = NDArray[np.floating]
@@ -27,11 +27,10 @@ def test_scores_are_those_of_the_layers(count: int) -> None:
     probabilities = draw.dirichlet(np.ones(10), count).astype(np.float32)
 
     quick = judge.quick_scores(pieces)
-    scores = judge.scores(pieces, quick, probabilities)
+    scores = judge.scores(pieces, probabilities)
 
     assert quick.shape == scores.shape == (count, 11)
     layers = (judge.first_weight, judge.first_bias), (judge.second_weight, judge.second_bias)
-    known, gains = np.log(probabilities), judge.gains
     for number, (pixels, others) in enumerate(zip(*inputs(images, context, geometry), strict=True)):
         halves = [pixels[a::2, b::2] for a in (0, 1) for b in (0, 1)]
         expected = perceptron(judge.quick, np.mean(halves, axis=0), others)
@@ -42,7 +41,20 @@ def test_scores_are_those_of_the_layers(count: int) -> None:
             sums = [correlate(maps, windows[..., n], "valid")[..., 0] for n in range(len(bias))]
             maps = np.maximum(np.stack(sums, axis=-1) + bias, 0)
             maps = maps.reshape(len(maps) // 2, 2, len(maps) // 2, 2, -1).max((1, 3))
-        more = known[number] / 4, quick[number] / 10
-        expected = perceptron(judge.of_maps, maps, others, *more) + gains[1] * quick[number]
-        expected[:10] += gains[0] * known[number]
+        expected = perceptron(judge.of_maps, maps, others)
+        expected[:10] += judge.gain * np.log(probabilities[number])
         assert scores[number] == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("columns", [0, 0.1, -0.1, 0.03])
+def test_slant_moves_each_row(columns: float) -> None:
+    images = np.zeros((2, 28, 28), np.uint8)
+    images[1, :, 10:14] = 200
+
+    slanted = slant(images.reshape(2, 784), columns).reshape(2, 28, 28)
+
+    assert slanted.dtype == np.uint8
+    assert not slanted[0].any()
+    assert slanted[1].sum(1) == pytest.approx(800, abs=1)
+    places = (slanted[1] * np.arange(28.0)).sum(1) / slanted[1].sum(1)
+    assert places == pytest.approx(11.5 - columns * (np.arange(28) - 13.5), abs=0.01)

@@ -121,7 +121,6 @@ def test_gradient_of_the_judge_is_the_slope_of_its_loss() -> None:
             np.concatenate([getattr(each, name) for each, _ in found])
             for name in ("first", "last", "images", "context", "geometry")
         ),
-        np.concatenate([each for _, each in found]),
     )
     scores = np.concatenate([each for _, each in found])
     losses, gradient = learn(scores, batch)

@@ -36,7 +36,7 @@ def lines() -> Lines:
     empty = np.zeros((4, 0), np.uint8)
     numbers = np.zeros((4, 10), np.float32)
     counts = np.array([3, 2]), np.array([3, 1])
-    return Lines(np.array(["31", "7"]), *counts, first, last, empty, empty, numbers, numbers)
+    return Lines(np.array(["31", "7"]), *counts, first, last, empty, empty, numbers)
 
 
 def text_loss(scores: np.ndarray) -> float:
