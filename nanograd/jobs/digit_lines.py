@@ -3,8 +3,9 @@
     OUT/numbers/part-NAME.parquet   kept columns, path, source_file, source_row, line, text,
                                     confidence, left, top, right, bottom, digits, left_out
 
-Predictions then have a row for each digit, with its line, position and box. Rows of input are
-pictures: each is either in numbers or in quarantine.
+Numbers have a row for each line of digits: its text, its box, the number of its digits and of the
+marks that are left out. Predictions have a row for each digit, with its line, position and box. A
+row of the input is a picture: either its lines are in numbers, or it is in quarantine.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,9 @@
 """The reference of a model: statistics that give the probability and unfamiliarity of predictions.
 
 The temperature converts scores to probabilities. For each class, the reference has the mean of its
-training images, deskewed for the first net, and the directions in which they vary most. The
-unfamiliarity of an image follows from its distance d to its predicted class:
+training images and the directions in which they vary most. All images are deskewed as for the
+first net of the model. The unfamiliarity of an image follows from its distance d to its predicted
+class:
 
     z = image x 255 / brightest pixel - mean,  y_i = direction_i . z
     d = max(scale |z|^2 + sum_i weight_i y_i^2, 16 / brightest pixel)

@@ -1,8 +1,8 @@
 """Sheets: PNG files that show the steps from a picture to its probabilities.
 
 A sheet has a row for each picture: the file's name, captions, the steps from left to right, and the
-probabilities. For lines of digits, a row has the picture with a box around each digit. Sizes are in
-pixels.
+probabilities. For lines of digits, the picture with a box around each digit takes the place of the
+steps and probabilities. Sizes are in pixels.
 """
 
 import re
