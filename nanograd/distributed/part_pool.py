@@ -79,11 +79,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
         # half of all parts, because the first actor would otherwise take both of two parts.
         size = min(num_actors, len(parts))
         in_flight = max(1, min(4, len(parts) // (2 * size)))
-        # `run_part` computes one part at a time. The next part starts at once, and not after the
-        # commit and after 20 ms in which Ray takes the result and hands over the next part.
-        pool = ActorPoolStrategy(
-            size=size, max_tasks_in_flight_per_actor=in_flight, enable_true_multi_threading=True
-        )
+        pool = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
         rows = [{"part": pickle.dumps(part)} for part in parts]
         planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
         actor: Any = _PartActor
@@ -98,7 +94,6 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
             compute=pool,
             num_cpus=1,
             max_task_retries=_MAX_DEATHS - 1,
-            max_concurrency=min(2, in_flight),
         )
         left = {part.id: part for part in parts}
         try:

@@ -7,11 +7,9 @@ pictures. A part of an ingestion is some pictures.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from sys import maxsize
-from threading import RLock
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,9 +29,6 @@ _MAX_BYTES = 256_000_000
 _MAX_CUTS = 8
 # Maximum rows of an output file, because it is made in memory.
 _MAX_ROWS_PER_FILE = 1_000_000
-
-# Held by the thread that computes a part. Its owner must release it, unlike a Lock.
-_TURN = RLock()
 
 FileRows: TypeAlias = tuple[ScannedFile, RowRange]
 
@@ -93,23 +88,10 @@ def run_local(work: Work) -> RunParts:
 
 
 def run_part(work: Work, part: Part) -> DonePart:
-    """Run a part and measure its time.
-
-    If several threads call this, one of them computes a part while another one commits its part.
-    """
-    _TURN.acquire()
+    """Run a part and measure its time."""
     began = perf_counter()
-    try:
-        receipt = work(part)
-    finally:
-        end_turn()
+    receipt = work(part)
     return DonePart(receipt, perf_counter() - began)
-
-
-def end_turn() -> None:
-    """Let another thread compute. Do nothing if this thread has ended its turn already."""
-    with suppress(RuntimeError):
-        _TURN.release()
 
 
 def commit_part(
@@ -119,7 +101,6 @@ def commit_part(
 
     `contents` maps input files to what identifies their content, if it is known.
     """
-    end_turn()
     receipt = Receipt(
         part=part.id,
         name=part.name,

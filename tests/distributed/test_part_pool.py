@@ -16,7 +16,7 @@ from nanograd.distributed.cluster import num_actors, session
 from nanograd.distributed.part_pool import run_on_ray
 from nanograd.errors import ClusterError, DataError
 from nanograd.images.writers import write_pictures
-from nanograd.jobs.part import Part, end_turn
+from nanograd.jobs.part import Part
 from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from nanograd.settings.specs import PredictSpec
@@ -55,29 +55,6 @@ class MeetAnother:
         return receipt_of(part, labelled=os.getpid())
 
 
-class CommitLate:
-    """Work that ends its turn, as a commit does, and is done only after a later part began."""
-
-    def __init__(self) -> None:
-        self._begun: list[str] = []
-        self._computing: list[str] = []
-
-    def __call__(self, part: Part) -> Receipt:
-        self._begun.append(part.id)
-        self._computing.append(part.id)
-        sleep(0.01)
-        assert self._computing == [part.id]
-        self._computing.clear()
-        if len(self._begun) == 1:
-            end_turn()
-            deadline = monotonic() + 60
-            while len(self._begun) < 2:
-                if monotonic() > deadline:
-                    raise DataError("no other part began")
-                sleep(0.01)
-        return receipt_of(part)
-
-
 class FailAtThree:
     """Work that cannot do a part, or dies of it."""
 
@@ -107,12 +84,6 @@ def test_two_actors_are_at_work_at_once_however_small_the_input(ray_cpus, tmp_pa
     done = list(run_on_ray(MeetAnother(str(tmp_path)), 2)(PARTS[:2]))
 
     assert len({each.receipt.counts.labelled for each in done}) == 2
-
-
-def test_actor_computes_one_part_while_it_commits_another(ray_cpus):
-    done = list(run_on_ray(CommitLate(), 1)(PARTS))
-
-    assert sorted(each.receipt.part for each in done) == [part.id for part in PARTS]
 
 
 def test_many_small_files_and_pictures_are_predicted_as_without_ray(ray_cpus, tmp_path, sample):
