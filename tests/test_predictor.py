@@ -143,7 +143,7 @@ def test_empty_batch_stays_empty_with_the_same_columns(form, images, model):
     [
         ([bytes(784)], ArgumentError, "arrays by name"),
         (pl.LazyFrame({"image": [bytes(784)]}), ArgumentError, "not <class .*LazyFrame"),
-        ({"id": np.arange(7)}, DataError, r"name one with image_column$"),
+        ({"id": np.arange(7)}, DataError, r"choose a column with image_column$"),
         ({"image": [b"x"], "label": [7], "Label": [7]}, DataError, r"choose with label_column$"),
         ({"image": np.array([bytes(784), b"x"])}, ArgumentError, r"\|S784 loses zeros"),
         ({"image": [b"x"] * 3, "label": objects([1, "a", 2])}, ArgumentError, "column 'label'"),
