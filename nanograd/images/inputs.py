@@ -62,7 +62,7 @@ class InputFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """The source of a row. These fields are the first columns of every output."""
+    """The source of a row; the fields of this class are the first columns of every output."""
 
     path: str  # the user's picture or, if the row names none, `source_file`
     source_file: str  # path or URI of the input file
@@ -266,7 +266,8 @@ def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputF
 def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
     """Return the inputs as absolute paths or URIs; for a glob, the folder before its wildcards.
 
-    The listener is told if an input's own path has a folder `name=value`, which is no column.
+    The listener receives a message if the path of an input itself has a folder `name=value`,
+    because such a folder defines no column.
     """
     roots = [
         _before_wildcards(place) if glob.has_magic(place) and not storage.exists(place) else place

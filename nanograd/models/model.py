@@ -170,16 +170,19 @@ class Model:
 
     def params_sha256(self) -> str:
         """Return the checksum of all parameters, which identifies a training result."""
-        return storage.checksum(b"".join(net.params.vector.tobytes() for net in self.nets))
+        return storage.checksum(self._parameters())
 
     def sha256(self) -> str:
         """Return the checksum of everything that determines a prediction."""
         return storage.checksum(
             json.dumps([net.config() for net in self.nets]).encode()
-            + b"".join(net.params.vector.tobytes() for net in self.nets)
+            + self._parameters()
             + json.dumps(self.reference.config()).encode()
             + b"".join(each.tobytes() for each in self.reference.tensors().values())
         )
+
+    def _parameters(self) -> bytes:
+        return b"".join(net.params.vector.tobytes() for net in self.nets)
 
 
 def save(model: Model, folder: str) -> None:

@@ -250,8 +250,9 @@ def exclusive(
 ) -> Iterator[Lease]:
     """Hold a folder inside a with block, as the only process on any host; create the folder.
 
-    Call `wait` before waiting for another process. The listener is told of claims of processes that
-    may have ended. The claim of another machine is stale if it is unchanged for `lease_s` seconds.
+    `wait` is called before this process waits for another one. The listener is warned of each claim
+    that is taken over, or whose process may have ended. The claim of another machine is stale if it
+    is unchanged for `lease_s` seconds.
 
     Raises:
         OutputExistsError: another process holds the folder, and `wait` is None.
