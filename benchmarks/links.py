@@ -11,8 +11,8 @@ other hosts. So it sends 2 (K-1)/K vectors of 4 P bytes and receives as many, as
 
     bound = link / (2 (K-1)/K x 8 x 4 P bits)
 
-Rounds/s are medians over the turns. `nanograd is x times` is the ratio of nanograd's rounds/s in
-the same run to the contender's. MB per round were counted by the network device of the first host
+Rounds/s are medians over the turns. `ratio` is nanograd's rounds/s in the same run, divided by the
+contender's. MB per round were counted by the network device of the first host
 and include the headers of TCP and Ethernet and Ray's own traffic. `CPU ms` is the processor time
 per round of all processes of the first host, and `others` of the other hosts; both include idle
 contenders. `us/image` (of a worker) and `server ms` (per round) are the constants of
@@ -199,7 +199,7 @@ def _row(driver: Driver, each: Measurement, measured: Sequence[tuple[Driver, Mea
         "contender": setting.name,
         "rounds/s": 1 / median(each.seconds),
         "fastest": 1 / min(each.seconds),
-        "nanograd is x times": median(each.seconds) / median(peers[0].seconds) if peers else "",
+        "ratio": median(each.seconds) / median(peers[0].seconds) if peers else "",
         "bound": each.mbit_s * 1e6 / 8 / (share * vector) if each.mbit_s and vector else "",
         "MB in": each.received / 1e6,
         "MB out": each.sent / 1e6,
