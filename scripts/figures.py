@@ -74,15 +74,7 @@ def _rows(text: str) -> Iterator[Row]:
         elif not header:
             header = cells
         elif set(line) - set("|- :"):
-            yield _without_default(dict(zip(header, cells, strict=False)))
-
-
-def _without_default(row: Row) -> Row:
-    """Leave out `--shards` where it was the default: one shard per 64 images, but 2 to 8."""
-    ours, _, shards = row.get("ours", "").partition(" --shards ")
-    if shards and int(shards) == min(8, max(2, int(row["batch"]) // 64)):
-        return {**row, "ours": ours}
-    return row
+            yield dict(zip(header, cells, strict=False))
 
 
 def find(topic: str, **cells: str) -> Figure:
@@ -207,9 +199,9 @@ def comparison(language: str) -> str:
     sources = say(", ").join(
         f"[{each.source.place}](benchmarks/results/{each.source.file.name})" for each in (ddp, data)
     )
-    note = say("PyTorch in one process, 2 threads: {}. Sources: {}.").format(
-        trained(alone), sources
-    )
+    note = say(
+        "PyTorch in one process, 2 threads: {}; nanograd in turns with it: {}. Sources: {}."
+    ).format(trained(alone), f"{alone['our images/s']} {say('images/s')}", sources)
     return f"{_table(head, [[say(name), *rest] for name, *rest in table])}\n{note}\n"
 
 
