@@ -68,7 +68,9 @@ def open_parquet(file: str) -> pq.ParquetFile:
         except _FAILURES as error:
             check_storage(file, error, num_bytes=1)
             if is_last:
-                raise DataError(f"{file} is not a complete Parquet file: {error}") from error
+                is_other = storage.read(file, 4) not in (b"", b"PAR1")
+                hint = " (rename it if it is of another kind)" * is_other
+                raise DataError(f"{file} is not a complete Parquet file{hint}: {error}") from error
     footer = parquet.metadata
     num_rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     if sum(num_rows) != footer.num_rows or min(num_rows, default=0) < 0:

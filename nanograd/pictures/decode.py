@@ -93,6 +93,8 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
                 detail = "HEIC, AVIF and PDF are not read; export the picture as JPEG or PNG"
             elif data.startswith(_ARCHIVES) or data[257:262] == _TAR:
                 detail = "of all archives only ZIP files are read; pack the pictures into one"
+            elif data.startswith(b"PAR1"):
+                detail = "this is a Parquet file; rename it to .parquet to read its rows"
             raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
         except Image.DecompressionBombError as error:  # `max_pixels` is at most Pillow's limit
             detail = f"the picture has more than {options.max_pixels} pixels"

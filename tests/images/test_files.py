@@ -145,7 +145,7 @@ def test_footer_is_read_again_before_a_file_counts_as_broken(file, use, tmp_path
     broken.write_bytes(b"no parquet")
 
     assert footer.num_rows == NUM_ROWS
-    with pytest.raises(DataError, match="is not a complete Parquet file"):
+    with pytest.raises(DataError, match=r"is not a complete Parquet file \(rename it"):
         open_parquet(str(broken))
 
 
