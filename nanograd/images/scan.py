@@ -205,11 +205,18 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str], format_: s
             raise UsageError(f"--keep {name}: no file has this column; there are {present}")
         values = (type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types)
         plain = set(map(plain_type, values))
-        schemas, field = [pa.schema([(name, type_)]) for type_ in sorted(plain, key=str)], None
-        with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
-            field = pa.unify_schemas(schemas, promote_options="permissive").field(name)
         # Arrow rounds decimals to floats without an error.
         has_decimals = any(is_any(each, "decimal") for each in plain)
+        # Arrow joins decimals and whole numbers to a decimal with too few digits for the latter.
+        wide = {
+            pa.decimal128(len(str(2**each.bit_width)))
+            if has_decimals and is_any(each, "integer")
+            else each
+            for each in plain
+        }
+        schemas, field = [pa.schema([(name, type_)]) for type_ in sorted(wide, key=str)], None
+        with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
+            field = pa.unify_schemas(schemas, promote_options="permissive").field(name)
         if field is None or (is_any(field.type, "floating") and has_decimals):
             listed = " and ".join(sorted(map(str, plain)))
             raise DataError(

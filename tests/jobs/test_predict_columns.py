@@ -198,6 +198,8 @@ KEPT: list[tuple[pa.DataType, pa.DataType, Any, pa.DataType | str]] = [
     (pa.duration("s"), pa.duration("ns"), 10**10, "a value does not fit duration"),
     (pa.date32(), pa.timestamp("ns"), date(2000).date(), "the files hold date32"),
     (pa.decimal128(5, 2), pa.float64(), None, "the files hold decimal128"),
+    (pa.int64(), pa.decimal128(10, 2), 2**63 - 1, pa.decimal128(22, 2)),
+    (pa.uint64(), pa.decimal128(38, 20), 2**64 - 1, pa.decimal256(40, 20)),
     (pa.int64(), pa.string(), None, "the files hold int64 and string"),
     (pa.int64(), pa.struct([("x", pa.int8())]), None, "the files hold int64 and struct"),
 ]
