@@ -1,6 +1,12 @@
-"""`python -m nanograd` is `nanograd`."""
+"""The entry point of `nanograd` and `python -m nanograd`."""
 
-from nanograd.cli import main
+import sys
+
+try:
+    from nanograd.cli import main
+except KeyboardInterrupt:  # `main` handles Ctrl-C only after it is imported
+    sys.stderr.write("nanograd: interrupted\n")
+    sys.exit(130)
 
 if __name__ == "__main__":
     main()

@@ -6,6 +6,7 @@ terminal, this line is printed only with `--json`, because the summary on stderr
 """
 
 import atexit
+import errno
 import json
 import os
 import re
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # Kubernetes sets variables with these endings for a service whose name begins with nanograd.
 _OF_SERVICES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT$|_PORT_\d+_(TCP|UDP)")
+# Errors of a standard output that is full or closed.
+_NOT_WRITTEN = (errno.ENOSPC, errno.EBADF)
 _DATA = "data set, as for nanograd train; may be repeated"
 _data_option = partial(click.option, "--data", type=Places(), multiple=True)
 
@@ -242,6 +245,8 @@ def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> 
     elif isinstance(error, KeyboardInterrupt | click.Abort):
         resumable = words[:1] in (["ingest"], ["predict"])
         code, reason = 130, "interrupted" + "; the same command continues" * resumable
+    elif isinstance(error, OSError) and error.errno in _NOT_WRITTEN:  # of --help, --version
+        code, reason = StorageError.exit_code, f"cannot write: {error.strerror}"
     elif isinstance(error, Terminated):
         code, reason = 75, "stopped by SIGTERM; the same command, with the same output, continues"
     reason = "; ".join([reason, *getattr(error, "__notes__", [])])

@@ -234,6 +234,16 @@ main(["--version"])
     assert done.stdout == f"{__version__}\n"
 
 
+def test_ctrl_c_while_the_command_is_imported_is_130_without_a_traceback(tmp_path):
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+
+    done = run(sys.executable, "-m", "nanograd", "--version", PYTHONPATH=path)
+
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "nanograd: interrupted\n"
+
+
 def test_help_imports_nothing_slow():
     code = """
 import sys

@@ -72,12 +72,13 @@ def test_log_that_cannot_be_written_changes_neither_result_nor_code(
     "redirection", [">/dev/full", ">/dev/full 2>/dev/full", ">/dev/full 2>&-", ">&-", "0<&- >&-"]
 )
 def test_result_that_cannot_be_written_is_a_storage_error(tmp_path, redirection):
-    done, failed = (run(tmp_path, redirection, words) for words in (INFO, MISSING))
+    done, about, failed = (run(tmp_path, redirection, e) for e in (INFO, "--version", MISSING))
 
-    assert (done.returncode, failed.returncode) == (74, 65)
+    assert (done.returncode, about.returncode, failed.returncode) == (74, 74, 65)
     if "2>" not in redirection:
         why = "No space left on device" if "full" in redirection else "Bad file descriptor"
         assert why in done.stderr.splitlines()[-1]
+        assert why in about.stderr
         assert failed.stderr.startswith("nanograd: missing")
 
 
