@@ -298,6 +298,8 @@ def _to_json_values(column: pa.ChunkedArray) -> list[Any]:
         numbers, size = iter(_shortest(pc.list_flatten(column))), column.type.list_size
         valid = column.is_valid().to_pylist()
         return [list(islice(numbers, size)) if each else None for each in valid]
+    if column.type == pa.time64("ns"):  # Python's times have no nanoseconds
+        column = column.cast(pa.string())
     return [_finite(value) for value in to_python(column)]
 
 

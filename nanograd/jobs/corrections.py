@@ -93,11 +93,13 @@ class Decisions:
         with self._lock:
             if row in self._labels:
                 return self._labels[row] == label
-            [found] = self._rows.slice(row, 1).to_pylist()
-            added = {**{name: found[name] for name in self._saved}, "label": label}
-            table = pa.Table.from_pylist([added], self._table.schema)
+            # In Arrow's types, because Python's lack nanoseconds and years after 9999.
+            added = self._rows.select(self._saved).slice(row, 1)
+            column = pa.array([label], _TYPES["label"])
+            added = added.set_column(self._saved.index("label"), "label", column)
+            table = pa.concat_tables([self._table, added], promote_options="default")
             # A table of many chunks takes long to encode.
-            self._commit(pa.concat_tables([self._table, table]).combine_chunks())
+            self._commit(table.combine_chunks())
             self._order.append(row)
             self._labels[row] = label
             return True
@@ -125,9 +127,9 @@ class Decisions:
             state["last"] = self._order[-1] if self._order else None
         if row is None:
             return state
-        [found] = self._rows.slice(row, 1).to_pylist()
         names = self._saved[: self._saved.index("path")]
-        kept = [f"{name}: {str(found[name])[:_MAX_LETTERS]}" for name in names]
+        kept = [f"{name}: {_text(self._rows[name][row])[:_MAX_LETTERS]}" for name in names]
+        [found] = self._rows.drop_columns(names).slice(row, 1).to_pylist()
         return {
             **state,
             "place": " · ".join([Origin.of(found).place, *kept]),
@@ -170,6 +172,13 @@ def _read(place: str, needed: Sequence[str]) -> pa.Table:
     except (DataError, pa.ArrowException, OSError, KeyError) as error:
         check_storage(place, error)
         raise DataError(f"{place} is damaged, or another program wrote it; move it away") from error
+
+
+def _text(value: pa.Scalar) -> str:
+    try:
+        return str(value)
+    except (OverflowError, ValueError):  # Python has no value for it
+        return "out of range"
 
 
 def _pictures(rows: pa.Table) -> list[tuple[str, int, bytes]]:

@@ -63,6 +63,9 @@ def build(folder: str) -> Report:
             doubtful = _read_doubtful(folder, names)
     unfamiliar = doubtful
     if len(doubtful):
+        # Python has no value for some kept columns, such as a date after the year 9999.
+        names = doubtful.column_names
+        doubtful = doubtful.select(names[names.index("path") :])
         unfamiliar = doubtful.filter(pc.greater(doubtful["unfamiliarity"], UNFAMILIAR))
         unfamiliar = unfamiliar.sort_by([("unfamiliarity", "descending")])
     calibration = review = None

@@ -126,6 +126,15 @@ def test_quarantine_table_holds_rows_of_the_file_and_whole_files():
     assert quarantine_table([]).schema.equals(QUARANTINE)
 
 
+def test_json_lines_have_the_nanoseconds_of_times():
+    times = pa.array([1, None, 86_399_999_999_999], pa.time64("ns"))
+
+    lines = encode(pa.table({"at": times}), "jsonl").decode().splitlines()
+
+    found = [json.loads(line)["at"] for line in lines]
+    assert found == ["00:00:00.000000001", None, "23:59:59.999999999"]
+
+
 def test_json_lines_have_the_shortest_digits_and_null_for_other_values():
     numbers = np.array([0.1, 1 / 3, 1e-7, 2, np.nan, np.inf], np.float32)
     pairs = pa.array([[0.1, np.nan], None, [3, None]] * 2, pa.list_(pa.float32(), 2))

@@ -195,3 +195,27 @@ def test_decisions_have_the_columns_to_keep(output, sample, tmp_path):
     assert (second["id"], second["label"]) == (listed["id"], 3)
     assert listed["id"] == f"id {listed['source_row']}"
     assert state["place"].endswith(f"row {listed['source_row']} · id: {listed['id']}")
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [(pa.date32(), 2**30), (pa.timestamp("ms", "Mars/X"), 0), (pa.time64("ns"), 1)],
+    ids=str,
+)
+def test_value_that_python_lacks_is_kept_by_decisions_and_leaves_the_report_complete(
+    type_, value, output, sample, tmp_path
+):
+    file = tmp_path / "in" / f"{ROWS}.parquet"
+    column = pa.array([value] * ROWS, type_)
+    pq.write_table(pq.read_table(file).append_column("at", column), file)
+    predict(sample.test.take(slice(0, ROWS)), tmp_path, keep=("at",), overwrite=True)
+    decisions = open_decisions(output)
+
+    assert "at: " in decisions.state(0)["place"]
+    assert decisions.decide(0, 7)
+    assert decisions.decide(1, None)
+
+    saved = pq.read_table(f"{output}/_corrections.pq")
+    assert saved["at"].combine_chunks().equals(column[:2])
+    assert saved["label"].to_pylist() == [7, None]
+    assert (Path(output) / "report.html").exists()
