@@ -107,7 +107,7 @@ class CsvFile:
         """Read the whole file; return its number of rows and their size in bytes.
 
         Raises:
-            DataError: the file has no header, and the labels may not be in the first column.
+            DataError: the file has no header, and its values do not show that labels come first.
         """
         num_rows, num_bytes = 0, 0
         has_labels = not self.has_header and len(self.names) > len(self.pixels)

@@ -158,9 +158,10 @@ def find_earlier(
     its input files has changed or was removed, and with `retry`, if a file with quarantined rows
     has changed. An output with another identity counts as empty.
 
-    `versions` has the size and times of each present input file; versions in receipts may have
-    more items. `content_of`, which identifies the content of a file, is called only for files that
-    may be changed or renamed and have the same size as before.
+    `versions` has the size and times of each input file that exists. A version in a receipt may
+    have more values, such as the label of a picture. `content_of`, which identifies the content of
+    a file, is called only for files that may be changed or renamed and have the same size as
+    before.
 
     Raises:
         OutputExistsError: an input file was changed or renamed, and its part is not stale.

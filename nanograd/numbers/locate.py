@@ -150,7 +150,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
 def _look_closer(
     found: normalise.Candidate, way: Way, around: Floats, usual: float
 ) -> Found | None:
-    """Find low digits in a larger copy of the part with all marks; None if it cannot be larger."""
+    """Look for small digits in an enlarged copy of the part with marks; None if it is large."""
     sides = np.tile(np.array(found.ink.shape[::-1]), 2)
     box = np.abs(around - [0, 0, 1, 1])[[1, 0, 3, 2]] + usual * np.array([-2, -2, 2, 2])
     part = np.clip(box, 0, sides)

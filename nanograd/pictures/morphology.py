@@ -1,4 +1,4 @@
-"""Grey-level morphology over square windows, and the width of the pen.
+"""Grey-level morphology over square windows; it also measures and changes the width of a pen.
 
 References:
     Serra (1982), "Image analysis and mathematical morphology", XII.

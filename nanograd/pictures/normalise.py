@@ -264,9 +264,10 @@ def _is_grey(picture: Image.Image) -> bool:
 
 
 def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
-    """Return the image of a picture in MNIST's form; None for another form or polarity.
+    """Return the image of a picture in MNIST's form, light on dark; None for another form.
 
-    An empty border is cut off, for example of digits stored as 32 x 32.
+    Dark ink is made light. A picture whose ink contradicts `polarity` gives None. An empty border
+    is cut off, for example of digits stored as 32 x 32.
     """
     width, height = picture.size
     if min(width, height) < SIDE or max(width, height) > tuning.MAX_BORDERED_SIDE:
@@ -284,12 +285,13 @@ def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
 
 
 def cut_out(found: Candidate, chosen: Mask, scale: float = 0) -> Floats:
-    """Cut the ink of the chosen marks from the whole picture, with two pixels around them.
+    """Cut the ink of the chosen marks from the whole picture, and two pixels around them.
 
     Ink as strong as the threshold between paper and ink becomes 0.5. Ink of half this strength or
     less becomes 0, and ink of 1.5 times this strength or more becomes 1. `chosen` is (H, W), True
-    for the marks in the reduced copy; the result has `scale` pixels for a pixel of this copy. By
-    default, its longest side is DETAIL_SIDE.
+    for the marks in the reduced copy; the two pixels are pixels of
+    this copy, and the result has `scale` pixels for each. By default, the longest side of the
+    result is DETAIL_SIDE.
     """
     picture, sheet, light = found.picture, found.paper, found.light
     height, width = chosen.shape

@@ -135,7 +135,7 @@ def draw_prediction(
 
 
 def draw_units(net: Params) -> tuple[InlineImage, int]:
-    """Draw the hidden units with the largest weights; return the image and the number of units.
+    """Draw the hidden units with the largest weights; return the image and how many it shows.
 
     A tile of 28 x 28 pixels shows the input weights of a unit, blue above 0, orange below.
     """

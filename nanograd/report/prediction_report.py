@@ -146,7 +146,7 @@ def _quarantined(folder: str, manifest: Manifest) -> list[Detail]:
 
 
 def _draw_row(row: JsonObject) -> InlineImage:
-    """Draw a row of the review list, of the list of a part, which has pixels, or a mistake."""
+    """Draw a row of pixels, or of a list whose pictures are PNG, in `png` or in `image`."""
     if isinstance(pixels := row.get("pixels"), bytes):
         image = np.frombuffer(pixels, np.uint8)
     else:

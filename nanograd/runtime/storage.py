@@ -257,9 +257,9 @@ def _listed(place: str, **options: bool) -> Any:
 
 
 def files_below(place: str) -> list[tuple[str, int, int]]:
-    """List place, size in bytes and time of change in ns of a file, or of all below a folder.
+    """List place, size in bytes and modification time in ns of a file, or of all below a folder.
 
-    Links are followed, except links to nothing. Names need not be UTF-8 on a local disk.
+    Links are followed; links to nothing are left out. Names need not be UTF-8 on a local disk.
     """
     with reading(place):
         if is_remote(place):
