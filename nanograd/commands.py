@@ -133,7 +133,7 @@ def report(
 ) -> Done:
     """Write the report of a finished run or prediction; with `as_png`, also charts as PNG files.
 
-    The report of a run uses the test images of `data`, or the run's own test images by default.
+    The report of a run uses the test images of `data`; by default, of the run's own data.
     """
     began, place = perf_counter(), fsdecode(place)
     if SUMMARY in storage.names(place):

@@ -92,7 +92,7 @@ class WorkerActor(Worker):
         return this_process()
 
     def take(self, shard_ids: Sequence[int], *shards: Dataset) -> list[TreeNode]:
-        """Hold these shards; return their tree nodes.
+        """Hold these shards; return the tree nodes whose sums the worker will send.
 
         Each shard is an argument of its own, because Ray resolves only top-level references.
         """

@@ -289,7 +289,7 @@ def _check_accounts(job: Job, done: Sequence[Receipt]) -> None:
 
     Raises:
         InternalError: a part is missing, or was done twice, or its rows do not add up.
-        DataError: more files than allowed cannot be read. All other parts are done.
+        DataError: more than `max_broken_files` files cannot be read. All other parts are done.
     """
     planned = {part.id: part.num_rows for part in job.parts}
     if sorted(receipt.part for receipt in done) != sorted(planned):

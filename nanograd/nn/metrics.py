@@ -26,7 +26,7 @@ def confusion_matrix(
 def precision_and_recall(
     confusion: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute precision and recall of each class from a confusion matrix.
+    """Compute precision and recall of each class from a `confusion_matrix`, (C, C).
 
     Returns:
         precision: (C,) float64, share of a class's predictions that are correct; NaN if the class

@@ -176,7 +176,7 @@ def pale_paper(search: Bytes) -> Floats:
 
 
 def two_tones(search: Bytes) -> Floats | None:
-    """Return the paper of a picture that has two tones and even light; None for other pictures.
+    """Return the tone of the paper at each pixel; None without two tones and even light.
 
     The paper is not estimated by a closing, because a closing would fail if strokes are as wide as
     the gaps between them.

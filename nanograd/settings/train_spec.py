@@ -131,14 +131,14 @@ class TrainSpec(ReportSpec):
     )
     width: float = _strength(
         0.0,
-        "stretch or squeeze digits so that the standard deviation of their ink in x is about this "
-        "many pixels; 0 = off; needs --pixels deskewed",
+        "stretch or squeeze all digits until their ink has about this standard deviation in x, in "
+        "pixels; 0 = off; needs --pixels deskewed",
         below=28,
     )
     height: float = _strength(
         0.0,
-        "stretch or squeeze digits so that the standard deviation of their ink in y is about this "
-        "many pixels; 0 = off; needs --pixels deskewed",
+        "stretch or squeeze all digits until their ink has about this standard deviation in y, in "
+        "pixels; 0 = off; needs --pixels deskewed",
         below=28,
     )
     elastic: float = _strength(
