@@ -328,7 +328,7 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
 
     Raises:
         DataError: the staged manifest is damaged. The old output is unchanged.
-        OutputExistsError: another program has written to one of the new files.
+        OutputExistsError: the output has a file of another program, see `refuse_foreign`.
         StorageError: a file of the new output is missing or cut.
     """
     staging = storage.join(output, STAGING)
