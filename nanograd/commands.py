@@ -247,7 +247,7 @@ def inspect(
     spec: specs.InspectSpec | None = None,
     **settings: Any,
 ) -> Inspections:
-    """Draw each step from a picture to the probabilities.
+    """Draw the main steps from a picture to the probabilities.
 
     Args:
         inputs: files, folders or globs, local or in an object store.

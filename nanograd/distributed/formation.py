@@ -2,9 +2,10 @@
 
 Each server listens on its host's address only while the mesh is formed. Of two hosts, the one with
 the higher index connects to the other. Both sides prove that they know the key of this mesh, by an
-HMAC-SHA256 of both hosts and of two random numbers, one from each side. A connection without this
-proof is closed without a reply. Nothing is unpickled, and all messages have fixed lengths. Each
-connection has its own deadline, so a slow connection does not delay other connections.
+HMAC-SHA256 of their role, the indices of both hosts and two random numbers, one from each side. A
+connection without this proof is closed without a reply. Nothing is unpickled, and all messages have
+fixed lengths. Each connection has its own deadline, so a slow connection does not delay other
+connections.
 """
 
 import asyncio

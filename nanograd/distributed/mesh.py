@@ -77,7 +77,7 @@ class _Connection:
                 self._outgoing[0] = self._outgoing[0][sent:]
 
     def receive(self, machine: AllReduce, peer: int) -> Header | None:
-        """Read bytes that have arrived; return the header of the frame if it is complete.
+        """Read bytes that have arrived; return the header once the whole frame has arrived.
 
         Raises:
             FrameError: the frame does not follow the protocol.

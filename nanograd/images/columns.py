@@ -255,7 +255,7 @@ def _kind(field: pa.Field) -> ImageKind | None:
 
 
 def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Return the values of a column. In text, bytes that are not UTF-8 are replaced by escapes.
+    r"""Return the values of a column. In text, a byte that is not UTF-8 becomes `\xff`.
 
     Arrow reads text without a check, and would raise an error only when it is converted to Python.
     """
@@ -269,7 +269,7 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 
 
 def valid_text(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Replace bytes that are not UTF-8 in a column of text by escapes."""
+    r"""Replace bytes that are not UTF-8 in a column of text by escapes such as `\xff`."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
@@ -317,7 +317,7 @@ class Partitions(NamedTuple):
     roots: tuple[str, ...] = ("",)  # the inputs; folders above them define no columns
 
     def values(self, file: str) -> dict[str, str | None]:
-        """Parse the values in a file's path; bytes that are not UTF-8 are replaced by escapes.
+        r"""Parse the values in a file's path; a byte that is not UTF-8 becomes `\xff`.
 
         >>> Partitions(roots=("s3://a/day=1",)).values("s3://a/day=1/writer=O%27Hara/part.parquet")
         {'writer': "O'Hara"}

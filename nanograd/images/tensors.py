@@ -127,7 +127,8 @@ def _whole(numbers: Any) -> Shape | None:
 def picture_axes(shape: Shape, permutation: Shape | None = None) -> Shape | None:
     """Return the axes of height, width and channels in a tensor; None if it is no picture.
 
-    784 numbers are 28 x 28. Axes of length 1 are ignored. Channels are the last or the first axis.
+    784 numbers are 28 x 28. Axes of length 1 are ignored. Of three others, the last one has
+    3 or 4 channels, or else the first one.
 
     >>> [picture_axes(each) for each in [(784,), (1, 32, 30), (14, 14, 4), (3, 28, 28), (783,)]]
     [(0,), (1, 2), (0, 1, 2), (1, 2, 0), None]

@@ -2,14 +2,15 @@
 
     OUT/predictions/part-NAME.parquet   kept columns, path, source_file, source_row, prediction,
                                         confidence, unfamiliarity, probabilities, label
-    OUT/numbers/part-NAME.parquet       with --digits many: the lines of digits, see `digit_lines`
+    OUT/numbers/part-NAME.parquet       with --digits many: lines of digits, besides the digits in
+                                        predictions, see `digit_lines`
     OUT/quarantine/part-NAME.parquet    kept columns, path, source_file, source_row, reason, detail
 
     OUT/_review.pq                      the most doubtful rows with their pictures, see `review`
 
 A picture is row 0 of its file. Each input row is either in predictions or in quarantine. A table or
-archive that cannot be used at all is one row in quarantine, without a row number. Both folders
-always exist and hold at least an empty table.
+archive that cannot be used at all is one row in quarantine, without a row number. The
+folders always exist and hold at least an empty table.
 """
 
 from collections import Counter

@@ -178,7 +178,7 @@ class PartsSpec(JobSpec, PictureOptions):
     )
     max_broken_files: int = _limits(
         0,
-        "exit with code 65 if more tables and ZIP files than this are unreadable",
+        "exit with code 65 if more files than this (tables, ZIP files) are unreadable",
         least=0,
         rare=True,
     )
@@ -214,7 +214,7 @@ class IngestSpec(PartsSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class InspectSpec(PictureOptions):
-    """Draw each step from a picture to the probabilities."""
+    """Draw the main steps from a picture to the probabilities."""
 
     output: Given[Place, str] = setting(REQUIRED, "PNG file or URI to draw to", place=True)
     model: Given[Place | None, str | None] = _MODEL

@@ -191,7 +191,9 @@ class TrainSpec(ReportSpec):
         "stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable",
     )
     ports: str | None = _workers(
-        None, "range A-B of TCP ports for connections between hosts [default: any free port]"
+        None,
+        "range A-B of TCP ports for the parameter servers of several hosts [default: any free "
+        "port]",
     )
 
     def __post_init__(self) -> None:
