@@ -135,7 +135,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     usual = usual_height(1 - boxes[:, 0] - boxes[:, 2], mass)
     corner = np.multiply((found.box or (0, 0))[:2], picture.size).tolist()
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
-        return closer.moved(*corner)
+        return replace(closer, has_sheet=found.box is not None).moved(*corner)
     _stack(boxes, mass, usual)
     groups = _group(boxes, mass)
     if max(map(len, groups)) > 1:

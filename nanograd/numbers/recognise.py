@@ -143,7 +143,8 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             refused = refused if number else (error.reason, error.detail)
         numbers = read_lines(found.lines, model) if found else []
         value = sum(len(each.text) * (each.confidence - _DOUBTFUL) - _LEAST for each in numbers)
-        if numbers and value > most:
+        is_best = bool(numbers) and value > most
+        if is_best:
             best, most = numbers, value
         # A single digit may be all that was found of a line.
         sure = sum(len(each.text) for each in numbers) > 1
@@ -152,7 +153,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             # Marks that are no digits in the first way are not read with doubts in another.
             most = 0.0 if found and not numbers else most
             ways += _other_ways(polarity, found, sure)
-        elif sure:
+        elif sure and is_best:
             break
     if not best:
         raise UnreadableError(*refused)

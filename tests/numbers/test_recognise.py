@@ -50,6 +50,15 @@ def test_sheet_of_200_digits_has_its_lines_in_order() -> None:
     assert right >= 17
 
 
+def test_first_row_of_a_page_with_columns_is_no_edge_of_a_sheet() -> None:
+    page = Image.new("L", (1600, 1200), 255)
+    for row in range(6):
+        for column in range(3):
+            page.paste(sheet_of(1, 4)[1], (60 + 520 * column, 60 + 180 * row))
+
+    assert len(nanograd.read_numbers(page)) == 18
+
+
 def letters(text: str) -> Image.Image:
     picture = Image.new("L", (500, 120), 255)
     ImageDraw.Draw(picture).text((20, 20), text, 0, ImageFont.load_default(60))
