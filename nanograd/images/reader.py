@@ -146,6 +146,27 @@ def read(
         yield from _decode(held, options, keep, convert)
 
 
+def read_kept(
+    file: str, rows: RowRange, partitions: Partitions, keep: pa.Schema, only: Ints
+) -> pa.Table:
+    """Read the columns `keep` of the rows of a table with the numbers `only`, which increase.
+
+    A value is null if the file does not have the column, or the row is damaged.
+    """
+
+    def names_of(schema: pa.Schema) -> list[str]:
+        return [name for name in schema.names if name in keep.names] or schema.names[:1]
+
+    found, first = [pa.Table.from_batches([], keep)], rows.first_row
+    for part in read_rows(file, rows, names_of) if keep.names and len(only) else ():
+        chosen, table = only[(first <= only) & (only < first + len(part))] - first, pa.table({})
+        if isinstance(part, pa.RecordBatch):
+            table = partitions.add(pa.Table.from_batches([part]), file)
+        found.append(pa.table([_keep(table, field, chosen) for field in keep], keep))
+        first += len(part)
+    return pa.concat_tables(found)
+
+
 def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejected]]:
     """Read the images and labels of a table, as `read` does."""
     return _decode([("", np.arange(len(table)), table)], options, _NOTHING)

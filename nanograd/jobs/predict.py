@@ -159,7 +159,7 @@ class PredictWork:
             yield [part.rejection]
             return
         options = ReadOptions(**part.reading.options) if part.reading else self.spec
-        quarantine = read_quarantine(part, self.kept)
+        quarantine = read_quarantine(part)
         if not part.has_tables:
             process.keep_freed()
             pictures = [
@@ -174,21 +174,29 @@ class PredictWork:
             for file, lines in quarantine.items()
             if not lines or not reader.fits(file, self.partitions, options)
         }
-        yield from (quarantine[file] for file in unfit)  # the retry's options do not fit this file
+        only = {
+            file: np.array([each.origin.source_row for each in lines], np.int64)
+            for file, lines in quarantine.items()
+        }
 
-        def files() -> Iterator[tuple[str, RowRange]]:
+        def files(*, are_unfit: bool) -> Iterator[tuple[str, RowRange]]:
             for file, version, rows in zip(part.files, part.versions, part.ranges, strict=True):
-                if file not in unfit:
+                if (file in unfit) == are_unfit:
                     inputs.check_version(file, version)
                     yield file, rows
                     inputs.check_version(file, version)
 
-        rows = {
-            file: np.array([each.origin.source_row for each in lines], np.int64)
-            for file, lines in quarantine.items()
-        }
+        for file, rows in files(are_unfit=True):  # the retry's options do not fit this file
+            kept = reader.read_kept(file, rows, self.partitions, self.keep, only[file])
+            lines = enumerate(quarantine[file])
+            yield [each._replace(kept=kept.slice(number, 1)) for number, each in lines]
         yield from reader.read(
-            files(), options, self.partitions, self.keep, rows or None, convert=convert
+            files(are_unfit=False),
+            options,
+            self.partitions,
+            self.keep,
+            only or None,
+            convert=convert,
         )
 
 

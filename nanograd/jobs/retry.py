@@ -107,21 +107,16 @@ def parts_to_retry(job: Job) -> list[Part]:
     return [part for plan in plans for part in plan.parts]
 
 
-def read_quarantine(part: Part, kept: pa.Schema) -> dict[str, list[Rejected]]:
-    """Return the quarantined rows that a retry reads, by input file; {} if it is no retry.
-
-    Only Parquet stores every type of the columns `kept`. In other formats, they count as null.
-    """
+def read_quarantine(part: Part) -> dict[str, list[Rejected]]:
+    """Return the quarantined rows that a retry reads, by file and row; {} if it is no retry."""
     names = {storage.as_text(file): file for file in part.files}
     found: dict[str, list[Rejected]] = {file: [] for file in part.files if part.quarantine}
-    for place in part.quarantine:
-        stored = kept if place.endswith(".parquet") else pa.schema([])
-        table = read(place, pa.schema([*stored, *QUARANTINE]))
-        for number, row in enumerate(table.select(QUARANTINE.names).to_pylist()):
-            origin = replace(Origin.of(row), source_file=names[row["source_file"]])
-            values = table.select(stored.names).slice(number, 1) if stored.names else None
-            rejected = Rejected(origin, Reason(row["reason"]), row["detail"], values)
-            found[origin.source_file].append(rejected)
+    tables = [read(place, QUARANTINE) for place in part.quarantine]
+    table = pa.concat_tables([QUARANTINE.empty_table(), *tables]).sort_by("source_row")
+    for row in table.to_pylist():
+        origin = replace(Origin.of(row), source_file=names[row["source_file"]])
+        rejected = Rejected(origin, Reason(row["reason"]), row["detail"])
+        found[origin.source_file].append(rejected)
     return found
 
 

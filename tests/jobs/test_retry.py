@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyarrow.dataset import dataset
 
 from nanograd.errors import OutputExistsError
 from nanograd.jobs.output import read_receipts
@@ -151,13 +152,26 @@ def test_retry_with_growth_reads_both(case, retried):
     assert sources(case.out) == every_row(0, 1, 2, 3)
 
 
-def test_rows_that_are_quarantined_again_still_have_their_columns_to_keep(case, images):
+@pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
+def test_rows_that_are_quarantined_again_still_have_their_columns_to_keep(case, images, format_):
+    pictures = [b"no picture", images[0].tobytes(), b"x"]
     for name in ("image", "scan"):
-        data = {name: pa.array([b"no picture", images[0].tobytes()], pa.binary()), "id": [name, ""]}
-        case.write(f"{name}.parquet", data)
-    case.run(keep=("id",))
-    before = case.table("quarantine").select(["id", "source_file"]).to_pylist()
+        at = pa.array([1, 2, None], pa.timestamp("us"))
+        case.write(
+            f"day=3/{name}.parquet",
+            {name: pa.array(pictures, pa.binary()), "id": [f'"{name}', "", ","], "at": at},
+        )
+    settings = {"keep": ("id", "at", "day"), "format": format_}
 
-    case.run(keep=("id",), **SCAN)  # fits only one of the files
+    def quarantined() -> list[list[str]]:
+        kind = "json" if format_ == "jsonl" else format_
+        table = dataset(case.out / "quarantine", format=kind, partitioning=None).to_table()
+        rows = table.select([*settings["keep"], "source_file", "source_row"]).to_pylist()
+        return sorted(list(map(str, row.values())) for row in rows)
 
-    assert case.table("quarantine").select(["id", "source_file"]).to_pylist() == before
+    case.run(**settings)
+    before = quarantined()
+    case.run(**settings, **SCAN)  # fits only one of the files
+
+    assert len(before) == 4
+    assert quarantined() == before
