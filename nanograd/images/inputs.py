@@ -105,7 +105,6 @@ Version: TypeAlias = tuple[int | str | None, ...]
 Found: TypeAlias = tuple[str, InputFile, str]
 _OTHERS = "file of another kind"
 _BROKEN = "path to a broken link or a pipe"
-_REPLACED = "file that a later one of the same name replaces"
 
 
 def expand(
@@ -247,7 +246,7 @@ def expand_pictures(
 def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputFile]:
     """Return files, and instead of an archive its pictures, or itself if it is damaged."""
     found: dict[str, InputFile] = {}
-    skipped = {_OTHERS: list[str](), _REPLACED: list[str]()}
+    skipped = {_OTHERS: list[str]()}
     for file in files:
         if kind_of(file.place) != "archive":
             found[file.place] = file
@@ -255,7 +254,6 @@ def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputF
         for place, num_bytes in archives.list_members(file.place):
             name = place.removeprefix(f"{file.place}/")
             if place == file.place or (name.lower().endswith(SUFFIXES) and not _is_hidden(name)):
-                skipped[_REPLACED] += [place] * (place in found)
                 found[place] = InputFile(place, num_bytes, *file[2:])
             elif not _is_hidden(name):
                 skipped[_OTHERS].append(place)

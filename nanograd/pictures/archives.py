@@ -11,6 +11,8 @@ References:
 import re
 import struct
 import zlib
+from collections import Counter
+from collections.abc import Set
 from contextlib import ExitStack
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
@@ -32,10 +34,7 @@ _BROKEN = (
 
 
 def list_members(archive: str) -> list[tuple[str, int]]:
-    """List path and stated size of the files in an archive; for a damaged archive, only itself.
-
-    If several files have the same path, only the last one can be read.
-    """
+    """List path and stated size of the files in an archive; for a damaged archive, only itself."""
     try:
         if storage.read(archive, 4) == _EMPTY:
             return []
@@ -51,6 +50,7 @@ class Archives(ExitStack):
 
     _place: str = ""
     _archive: ZipFile | None = None
+    _ambiguous: Set[str] = frozenset()  # names of several members that differ
 
     def read(self, place: str, max_bytes: int) -> bytes:
         """Read the first `max_bytes` bytes of a file, or all of a member that has fewer bytes.
@@ -67,11 +67,19 @@ class Archives(ExitStack):
             opened = _open(archive)
             self.close()
             self._place, self._archive = archive, self.enter_context(opened)
+            contents = {(each.filename, each.CRC, each.file_size) for each in opened.infolist()}
+            counts = Counter(member for member, _, _ in contents)
+            self._ambiguous = {member for member, number in counts.items() if number > 1}
         name = place.removeprefix(f"{self._place}/")
         try:
             info = self._archive.getinfo(name)
             for is_refused, reason, detail in (
                 (_OUTSIDE.search(name.replace("\\", "/")), Reason.BAD_NAME, "is outside of it"),
+                (
+                    name in self._ambiguous,
+                    Reason.BROKEN_MEMBER,
+                    "differs from another of this name; keep one",
+                ),
                 (info.flag_bits & _ENCRYPTED, Reason.ENCRYPTED, "is encrypted"),
                 (info.compress_type not in _METHODS, Reason.BROKEN_MEMBER, "is not deflated"),
                 (info.file_size >= max_bytes, Reason.TOO_LARGE, f"has over {max_bytes - 1} bytes"),

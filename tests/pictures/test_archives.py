@@ -93,17 +93,27 @@ def test_list_names_members_and_files_that_are_no_pictures_are_skipped(tmp_path,
     ingest(tmp_path / "rows", archive, label_from=str(tmp_path / "labels.csv"))
 
     assert [label for _, label, _ in rows(tmp_path / "rows", archive)] == [7, 3]
-    with ZipFile(archive, "a") as more, pytest.warns(UserWarning, match="Duplicate name"):
-        more.writestr("a/x.png", picture)
     warnings = list[Event]()
     files = expand_pictures([str(archive)], listener=warnings.append)
     assert [file.place for file in files] == [f"{archive}/a/x.png", f"{archive}/a/y.png"]
     assert [str(each) for each in warnings] == [
         f"not read: 2 files of another kind, such as {archive}/in.zip",
-        f"not read: 1 file that a later one of the same name replaces, such as {archive}/a/x.png",
     ]
     with pytest.raises(DataError, match=r"no \.png or \.jpg files in .*in\.zip"):
         ingest(tmp_path / "none", pack(tmp_path / "in.zip", {"read.me": b"no picture"}))
+
+
+def test_members_of_one_name_are_read_once_if_they_are_equal_and_else_quarantined(tmp_path, png):
+    one, other = list(contents(png).values())[:2]
+    archive = pack(tmp_path / "in.zip", {"7/x.png": one, "7/y.png": one, "7/z.png": one})
+    with ZipFile(archive, "a") as more, pytest.warns(UserWarning, match="Duplicate name"):
+        more.writestr("7/x.png", one)
+        more.writestr("7/y.png", other)
+
+    figures = ingest(tmp_path / "rows", archive)
+
+    assert reasons(tmp_path / "rows") == {"7/y.png": "broken_member"}
+    assert (figures["rows"], figures["ingested"]) == (3, 2)
 
 
 def test_members_whose_names_lead_outside_are_quarantined(tmp_path, picture):
