@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from socket import SO_SNDBUF, SOL_SOCKET, socketpair
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,12 @@ import pytest
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import shared_memory
 from nanograd.distributed.actors import LateShards, ServerActor
+from nanograd.distributed.all_reduce import FrameType, Header, MeshPlan, digest_of
 from nanograd.distributed.shared_memory import MemorySegment
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Refusal, Update, first_snapshot
-from nanograd.training.worker import Contribution, Worker
+from nanograd.training.worker import Contribution, Worker, add
 from tests.helpers.runs import bits, train_locally
 
 ROUNDS = 6
@@ -217,3 +221,41 @@ def test_fault_of_a_worker_that_shares_the_update_leaves_the_last_whole_state(
     assert server.round == 3
     assert bits(server.snapshot()) == bits(train_locally(recipe, digits, 3))
     memory.close()
+
+
+def test_server_whose_peer_does_not_read_ends_its_segment_when_it_is_stopped(recipe, digits):
+    server = ServerActor(recipe, first_snapshot(recipe))
+    vector = server.parameters()
+    plan = MeshPlan(
+        generation=1, me=0, hosts="ab", nodes=(((0, 1),), ((1, 2),)), root=(0, 2),
+        num_parameters=len(vector),
+    )  # fmt: skip
+    own, other = (
+        Worker(recipe, {shard: digits.take(recipe.plan.shard_slice(shard))}).contribute(0, vector)
+        for shard in range(2)
+    )
+    total, digest = add(own[0], other[0]), digest_of(vector)
+    token = server.open(plan.nodes[0], is_alone=False).token
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        ours, theirs = map(stack.enter_context, socketpair())
+        ours.setblocking(False)
+        ours.setsockopt(SOL_SOCKET, SO_SNDBUF, 1)  # the kernel gives 4,608 bytes
+        server.connect(plan, {1: ours})
+        for kind, node, host, values, code in (
+            (FrameType.SUM, (1, 2), 0, other[0], digest),
+            (FrameType.TOTAL, plan.root, 1, total, 0),
+        ):
+            part = plan.slice_of(host)
+            place = part.start, part.stop - part.start
+            header = Header(kind, 1, 1, 0, node, *place, values.loss, values.num_images, code)
+            theirs.sendall(header.pack() + values.gradient[part].tobytes())
+        served, end = pool.submit(server.run, 1, 60), monotonic() + 30
+        server.exchange(token, [], 0)
+
+        server.exchange(token, own, None)
+        while server.round < 1:
+            assert monotonic() < end
+        assert not served.done()  # it sends the rest of its sums
+        server.stop()
+
+        assert served.result(10) is None
