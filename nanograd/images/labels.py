@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from nanograd.errors import DataError, UsageError
-from nanograd.images.columns import LABEL_NAMES
+from nanograd.images.columns import HIVE_NULL, LABEL_NAMES
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, info, warning
 
@@ -33,6 +33,10 @@ _LABEL_IN_NAME = (
 )
 # pandas writes a whole number as 7.0 if the column has missing values.
 _DIGIT = re.compile(r"([0-9])(?:\.0*)?")
+# A folder such as label=x. The values in brackets mean no label.
+_NO_DIGIT = re.compile(
+    rf"/(?:{'|'.join(LABEL_NAMES)})=(?!(?:-1|nan|{HIVE_NULL})?/)[^/]*/[^/]*$", re.IGNORECASE
+)
 _WILDCARDS = {"*": "[^/]*", "?": "[^/]"}
 
 
@@ -87,9 +91,15 @@ def find_labels(
         UsageError: the pattern is invalid or labels no picture.
     """
     if source in WORDS:
-        return [label_of(file, source) for file in files]
+        labels = [label_of(file, source) for file in files]
+        pairs = zip(files, labels, strict=True) if source in ("auto", "folder") else ()
+        odd = [file for file, label in pairs if label is None and _NO_DIGIT.search(file)]
+        if odd:
+            text = "without a label, because the name of the folder has no digit, such as"
+            listener(warning(f"{count(len(odd), 'picture')} {text} {odd[0]}"))
+        return labels
     if pattern := parse_label_source(source):
-        labels = list[Label]()
+        labels = []
         for file in files:
             match = pattern.search(file if "/" in pattern.pattern else file.rpartition("/")[2])
             found = match["label" if "label" in pattern.groupindex else 1] if match else None
@@ -124,7 +134,8 @@ def label_of(file: str, label_from: str) -> Label:
     path = Path(file)
     name, _, value = f"={path.parent.name}".rpartition("=")  # `7`, or `label=7` as in Hive
     is_label = name.removeprefix("=").lower() in ("", *LABEL_NAMES)
-    if label_from in ("auto", "folder") and is_label and re.fullmatch("[0-9]", value):
+    digit = "0*[0-9]" if name else "[0-9]"  # in Hive, label=07 is 7
+    if label_from in ("auto", "folder") and is_label and re.fullmatch(digit, value):
         return int(value)
     if label_from in ("auto", "name"):
         for pattern in _LABEL_IN_NAME if label_from == "name" else _LABEL_IN_NAME[:-1]:

@@ -36,6 +36,10 @@ LABELS = [
     ("2024-05-07.png", None, None, None),
     ("s3://bucket/7/img_3.png", 7, 7, None),
     ("7/sub/img.png", None, None, None),
+    ("label=07/img.png", 7, 7, None),
+    ("label=00/img.png", 0, 0, None),
+    ("07/img.png", None, None, None),
+    ("label=x/3_01.png", 3, None, 3),
 ]
 
 
@@ -52,6 +56,19 @@ def found(
     events: list[Event] = []
     labels = find_labels(files, inputs, source, events.append)
     return labels, [str(event) for event in events]
+
+
+def test_folder_of_labels_whose_value_is_no_digit_is_named():
+    none = [f"/in/label={value}/1.png" for value in ("-1", "nan", "", "__HIVE_DEFAULT_PARTITION__")]
+    files = ["/in/label=3/1.png", "/in/label=x/1.png", "/in/Digit=12/1.png", "/in/x/1.png", *none]
+
+    for source in ("auto", "folder"):
+        labels, [warned] = found(source, files=files)
+
+        assert labels == [3, *[None] * 7]
+        assert warned.startswith("2 pictures without a label")
+        assert warned.endswith(files[1])
+    assert found("none", files=files)[1] == []
 
 
 def write(folder: Path, text: str) -> str:
