@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nanograd.digits import deskew, form, preparation
 from nanograd.digits.dataset import NUM_CLASSES, Dataset
 from nanograd.errors import DataError
+from nanograd.jobs.output import SUMMARY
 from nanograd.models import model as model_io
 from nanograd.models import reference
 from nanograd.models.model import Model
@@ -54,11 +55,13 @@ def read_run(folder: str) -> FinishedRun:
     """Read a run directory.
 
     Raises:
-        DataError: the run is not finished.
+        DataError: the run is not finished, or the folder holds no run.
         StorageError: reading failed.
     """
     model = storage.join(folder, "model")
     manifest = storage.join(model, model_io.MANIFEST)
+    if storage.exists(storage.join(folder, SUMMARY)):
+        raise DataError(f"{folder} was written by predict or ingest; name a training run")
     if not storage.exists(manifest):
         raise DataError(
             f"{folder} holds neither a finished training run nor a finished prediction; check the "

@@ -190,6 +190,13 @@ def test_command_writes_the_report_again(predict):
         commands.report(str(out), ["sample"], [].append)
 
 
+def test_prediction_is_not_compared_as_a_run(predict):
+    out = predict(7)
+
+    with pytest.raises(DataError, match=f"{out} was written by predict or ingest; name a training"):
+        commands.compare(out)
+
+
 def test_report_of_an_unfinished_prediction_and_of_an_ingest_is_refused(predict, sample, tmp_path):
     out, rows = predict(7), tmp_path / "ingested"
     (out / "_summary.json").unlink()
