@@ -12,6 +12,7 @@ from simulators.photos import photograph
 from simulators.scenes import KINDS
 from tests.helpers.sevens import (
     bold,
+    bound,
     coloured,
     grid,
     likeness,
@@ -64,6 +65,13 @@ def test_digit_is_found_on_a_sheet_and_on_a_board_with_surroundings(margins, tur
     image = normalise(negative(picture) if inverted else picture)
 
     assert likeness(image, normalise(turned)) > 0.7
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_thin_pen_is_found_beside_a_binding(turns):
+    thin = seven(pen=5, ink=150, paper=220)
+
+    assert likeness(normalise(bound(thin, turns)), normalise(thin)) > 0.9
 
 
 @pytest.mark.parametrize("inverted", [False, True])
