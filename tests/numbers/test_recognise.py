@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import nanograd
 from nanograd.errors import Reason, UnreadableError
@@ -57,6 +57,14 @@ def test_first_row_of_a_page_with_columns_is_no_edge_of_a_sheet() -> None:
             page.paste(sheet_of(1, 4)[1], (60 + 520 * column, 60 + 180 * row))
 
     assert len(nanograd.read_numbers(page)) == 18
+
+
+def test_pale_digits_are_read_on_a_sheet_with_a_dark_edge() -> None:
+    texts, sheet = sheet_of(2, 5)
+    pale = ImageOps.expand(sheet, 40, 255).point(lambda level: 158 + level * 65 // 255)
+    ImageDraw.Draw(pale).rectangle((0, 0, pale.width - 1, pale.height - 1), outline=0, width=11)
+
+    assert [number.text for number in nanograd.read_numbers(pale)] == texts
 
 
 def letters(text: str) -> Image.Image:
