@@ -56,6 +56,11 @@ PART = 0.1
 # Surroundings of a sheet cover more of a side than a digit at the border, or have more rings than
 # eight lines have digits above each other. Minimum share of the pixels that is ink.
 SHEET, LEAST_SHARE = (0.6, 15), 0.0002
+# Minimum difference of hue between ink and a coloured sheet, as a share of its brightness.
+HUE = 0.12
+# A binding has more than this number of wires. Maximum width / height of a wire, and maximum usual
+# difference between their distances, as a share of the distance.
+WIRES, NARROW, EQUAL = 10, 0.45, 0.05
 # A picture whose sides differ by more than this factor is cropped to a line.
 CROP = 2.5
 _MARGIN = 2
@@ -117,6 +122,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         side=way.side,
         sheet=SHEET if way.sheets and max(picture.size) < CROP * min(picture.size) else None,
         share=LEAST_SHARE,
+        hue=HUE,
         choose=choose_marks,
     )
     found = normalise.find(picture, how)
@@ -132,15 +138,16 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     )
     labels = labels * found.marks
     mass, _, boxes = measure(found.ink, labels, count, found.strength)
+    edge = np.array([0, 0, 1, 1]) - np.array([0, 0, *found.marks.shape])
+    mass = np.where((boxes <= edge).any(1), BORDER_WEIGHT, 1) * mass
     usual = usual_height(1 - boxes[:, 0] - boxes[:, 2], mass)
     corner = np.multiply((found.box or (0, 0))[:2], picture.size).tolist()
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
         return replace(closer, has_sheet=found.box is not None).moved(*corner)
     _stack(boxes, mass, usual)
-    groups = _group(boxes, mass)
-    if max(map(len, groups)) > 1:
+    groups = [each for each in _group(boxes, mass) if not _are_wires(boxes[each])]
+    if max(map(len, groups), default=0) > 1:
         # A single mark at the border is a part of something else.
-        edge = np.array([0, 0, 1, 1]) - np.array([0, 0, *found.marks.shape])
         groups = [each for each in groups if len(each) > 1 or (boxes[each[0]] > edge).all()]
     lines = [_cut(found, labels, group, boxes) for group in groups]
     lines = [line for line in lines if (line.ink > STRONG).any()]
@@ -289,6 +296,16 @@ def _group(boxes: Floats, mass: Floats) -> list[Ints]:
         members |= inside & (line < 0) & (heights < TALL * usual) & (mass > 0)
         groups.append(np.flatnonzero(members))
     return [groups[number] for number in _reading_order([boxes[each].min(0) for each in groups])]
+
+
+def _are_wires(boxes: Floats) -> bool:
+    """Return whether marks of a line are many, narrow and at equal distances, as in a binding."""
+    sizes = 1 - boxes[:, :2] - boxes[:, 2:]
+    steps = np.diff(np.sort((boxes[:, 1] - boxes[:, 3]) / 2))
+    if len(steps) < WIRES or np.median(sizes[:, 1] / sizes[:, 0]) > NARROW:
+        return False
+    usual = np.median(steps)
+    return bool(np.median(np.abs(steps - usual)) <= EQUAL * usual)
 
 
 def _join(boxes: Floats, tall: Ints, reach: Floats) -> tuple[Ints, Floats]:

@@ -65,11 +65,11 @@ def divide(picture: Image.Image, light: Floats) -> Image.Image:
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
-def by_hue(reduced: Image.Image) -> tuple[float, float, float, float] | None:
+def by_hue(reduced: Image.Image, least: float) -> tuple[float, float, float, float] | None:
     """Find the direction in colour space that separates ink from a coloured sheet.
 
     Return it as the matrix of `Image.convert("L", ...)`; None if the picture is grey, the sheet has
-    little colour or there are not two clear hues.
+    little colour or there are not two hues that differ by `least` of the sheet's brightness.
     """
     if reduced.mode != "RGB":
         return None
@@ -84,19 +84,19 @@ def by_hue(reduced: Image.Image) -> tuple[float, float, float, float] | None:
     direction = np.linalg.eigh(beside.T @ beside)[1][:, 2].astype(np.float32)
     hue = beside @ direction
     low, high = np.quantile(hue, (0.001, 0.999))
-    if high - low < tuning.HUE:
+    if high - low < least:
         return None
     scaled = (255 * np.clip((hue - low) / (high - low), 0, 1)).astype(np.uint8)
     threshold, separation = otsu(scaled)
     is_ink = scaled > threshold
     if is_ink.mean() > 0.5:
         is_ink = ~is_ink
-    least, most = tuning.INK_SHARE
-    if separation < tuning.TWO_HUES or not least < is_ink.mean() < most:
+    fewest, most = tuning.INK_SHARE
+    if separation < tuning.TWO_HUES or not fewest < is_ink.mean() < most:
         return None
     ink, paper = np.median(pixels[is_ink], axis=0), np.median(pixels[~is_ink], axis=0)
     away = float((ink / max(ink @ sheet, 1) - paper / max(paper @ sheet, 1)) @ direction)
-    if abs(away) < tuning.HUE:
+    if abs(away) < least:
         return None
     # In the plane of `sheet` and `direction`, find weights that give paper and ink their levels.
     plane, levels = np.stack([sheet, direction]), (tuning.PAPER_LEVEL, tuning.INK_LEVEL)

@@ -44,6 +44,7 @@ class Search:
     # cut them off.
     sheet: tuple[float, int] | None = (tuning.EDGE, tuning.RINGS)
     share: float = tuning.LEAST_SHARE  # minimum share of the pixels that is ink
+    hue: float = tuning.HUE  # minimum difference of hue between ink and a coloured sheet
     choose: Callable[[Floats, Levels], Mask] = marks.choose_marks  # the pixels to read
 
 
@@ -135,7 +136,7 @@ def find(picture: Image.Image, how: Search) -> Candidate:
     if picture.mode == "RGB" and _is_grey(reduced):
         picture, reduced = picture.convert("L"), reduced.convert("L")  # same result as for mode L
     found = None
-    weights = by_hue(reduced) if how.polarity == "auto" else None
+    weights = by_hue(reduced, how.hue) if how.polarity == "auto" else None
     if weights is not None:
         grey, small = picture.convert("L", weights), reduced.convert("L", weights)
         found = replace(_find(grey, small, replace(how, polarity="dark-on-light")), hue=weights)

@@ -77,6 +77,42 @@ def test_specks_rules_and_surrounding_boxes_are_no_lines() -> None:
     assert np.count_nonzero(np.diff(columns, prepend=-9) > 5) == 4
 
 
+def test_wires_of_a_binding_are_no_line() -> None:
+    picture = draw_bars(row_of(4, 120))
+    canvas = ImageDraw.Draw(picture)
+    for x in range(12, 390, 14):
+        canvas.line((x, 20, x + 1, 60), fill=20, width=4)
+
+    (starts,) = starts_of(picture)
+
+    assert starts == pytest.approx([box[0] for box in row_of(4, 120)], abs=5)
+
+
+def test_part_of_a_large_ring_at_the_border_does_not_hide_digits() -> None:
+    boxes = row_of(3, 80)
+    picture = draw_bars(boxes)
+    ImageDraw.Draw(picture).ellipse((352, 50, 448, 145), outline=20, width=20)
+
+    (starts,) = starts_of(picture)
+
+    assert starts == pytest.approx([box[0] for box in boxes], abs=5)
+
+
+def test_greyish_digits_are_found_on_a_coloured_sheet_of_similar_brightness() -> None:
+    boxes = row_of(4, 80)
+    mask = draw_bars(boxes).point(lambda level: 255 * (level < 100))
+    noise = np.random.default_rng(0).normal(0, 3, (200, 400, 1))
+    picture = Image.composite(
+        Image.new("RGB", mask.size, (173, 121, 145)), Image.new("RGB", mask.size, (236, 105, 157)),
+        mask,
+    )  # fmt: skip
+    picture = Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
+
+    (starts,) = starts_of(picture)
+
+    assert starts == pytest.approx([box[0] for box in boxes], abs=5)
+
+
 def test_small_line_beside_a_dark_band_is_found_in_a_small_picture() -> None:
     picture = draw_bars([], (81, 19))
     canvas = ImageDraw.Draw(picture)
