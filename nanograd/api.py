@@ -1,6 +1,7 @@
 """Python functions that are no commands: load a model, convert a picture."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from os import PathLike, fsdecode
 from typing import IO, TypeAlias, TypeVar
@@ -97,8 +98,9 @@ def _convert(
     """Decode a picture, `whole` or reduced as in `decode`, and convert it."""
     with resolved(ReadOptions, None, {"polarity": polarity}) as options:
         if hasattr(picture, "read"):
-            picture = picture.read(options.max_bytes + 1)
-            if isinstance(picture, str):
+            with suppress(UnicodeDecodeError):
+                picture = picture.read(options.max_bytes + 1)
+            if isinstance(picture, str) or hasattr(picture, "read"):
                 raise ArgumentError("the file was opened as text; open it with 'rb'")
         if isinstance(picture, Image.Image):
             return convert(decode.from_pillow(picture, options))

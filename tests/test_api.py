@@ -3,7 +3,7 @@
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO, StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -133,6 +133,7 @@ def test_functions_and_commands_do_the_same(nanograd_, tmp_path, run, sample):
         (lambda: nanograd.read_picture(np.zeros(7)), ""),
         (lambda: nanograd.read_picture(np.full((28, 28), 7.0)), ""),
         (lambda: nanograd.read_picture(StringIO("text")), ""),
+        (lambda: nanograd.read_picture(TextIOWrapper(BytesIO(b"\x89PNG"), "utf-8")), ""),
         (lambda: nanograd.read_picture(b"", polarity="inverted"), ""),
         (lambda: nanograd.Predictor("nowhere", polarity="inverted"), ""),
         (lambda: nanograd.Predictor("nowhere", polarty="auto"), ""),
