@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from nanograd import __version__
-from nanograd.errors import NanogradError, StorageError, UsageError
+from nanograd.errors import NanogradError, StorageError, UnavailableError, UsageError
 from nanograd.runtime import kernel
 from nanograd.runtime.events import Event, ImageScored, Level, Listener, Message, info
 from nanograd.runtime.json_files import JsonObject
@@ -247,6 +247,9 @@ def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> 
         code, reason = 130, "interrupted" + "; the same command continues" * resumable
     elif isinstance(error, OSError) and error.errno in _NOT_WRITTEN:  # of --help, --version
         code, reason = StorageError.exit_code, f"cannot write: {error.strerror}"
+    elif isinstance(error, MemoryError):
+        code = UnavailableError.exit_code
+        reason = f"not enough memory: {error}; lower the settings, or use a machine with more"
     elif isinstance(error, Terminated):
         code, reason = 75, "stopped by SIGTERM; the same command, with the same output, continues"
     reason = "; ".join([reason, *getattr(error, "__notes__", [])])

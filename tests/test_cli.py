@@ -175,6 +175,21 @@ def test_demo_prints_its_results_on_stdout_while_ray_has_it(nanograd, monkeypatc
     assert [json.loads(line)["command"] for line in done.stdout.splitlines()] == ["train", "demo"]
 
 
+def test_net_that_is_too_large_for_the_memory_is_no_defect(nanograd):
+    words = ["--data", "sample", "--workers", "0", "--output", "run", "--hidden", "1000000000000"]
+
+    done = nanograd("train", *words)
+
+    assert done.code == 69
+    assert "not enough memory" in done.last["reason"]
+
+
+def test_settings_file_without_data_set_is_refused(nanograd):
+    Path("empty.toml").write_text("data = []")
+
+    assert nanograd("train", "--config", "empty.toml", "--workers", "0").code == 2
+
+
 @pytest.mark.parametrize(
     ("command", "error", "code", "reason"),
     [

@@ -77,12 +77,14 @@ def labelled_rows(images: ArrayLike, labels: ArrayLike) -> Dataset:
         ArgumentError: the images or labels do not fit.
     """
     rows, numbers = as_rows(images), np.asarray(labels)
-    if numbers.shape != (len(rows),) or not len(rows):
+    if not len(rows):
+        raise ArgumentError("0 images: at least one is needed")
+    if numbers.shape != (len(rows),):
         raise ArgumentError(f"{len(rows):,} images need as many labels, not {numbers.shape}")
-    is_digit = np.isin(numbers, range(NUM_CLASSES)) & (numbers.dtype != np.bool_)
+    is_digit = np.isin(numbers, range(NUM_CLASSES)) & (numbers.dtype.kind not in "bSU")
     if not is_digit.all():
         first = is_digit.argmin()
-        raise ArgumentError(f"label {first} is {numbers[first]}, expected 0 to 9")
+        raise ArgumentError(f"label {first} is {numbers[first].item()!r}, expected 0 to 9")
     return Dataset(rows, numbers.astype(np.uint8))
 
 

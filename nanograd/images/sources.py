@@ -189,6 +189,8 @@ def _load_each(
     only_test: bool = False,
 ) -> Iterator[Source]:
     """Load data sets. With `only_test`, do not load training images if there are test images."""
+    if not sources:
+        raise UsageError("--data names no data set")
     files = [_find_files(source, listener) for source in sources]
     kinds = {_kind(place) for each in files for place in each["train"]}
     if options != _DEFAULTS and kinds.isdisjoint(("rows", "csv")):
