@@ -49,26 +49,23 @@ def find_seams(ink: Floats, pen: float) -> Seams:
     (down, up), (from_above, from_below) = sweep(np.stack([price, price[::-1]]))
     up, from_below = up[::-1], from_below[::-1]
     rows = np.flatnonzero((ink > STRONG).any(1))
-    costs, paths = [], []
-    for share in HEIGHTS:
-        row = int(rows[0] + share * (rows[-1] - rows[0]))
-        total = down[row] + up[row] - price[row]
-        nearby = np.minimum.reduce([np.roll(total, shift) for shift in (-2, -1, 1, 2)])
-        least = np.flatnonzero((total <= nearby + 1e-9) & (total < MOST_PENS * pen + MOST_PIXELS))
-        path = np.empty((height, len(least)), np.int64)
-        path[row] = least
-        for y in range(row, 0, -1):
-            path[y - 1] = from_above[y, path[y]]
-        for y in range(row, height - 1):
-            path[y + 1] = from_below[y, path[y]]
-        costs.append(total[least])
-        paths.append(path.T)
-    cost, path = np.concatenate(costs), np.concatenate(paths)
+    middles = (rows[0] + np.array(HEIGHTS) * (rows[-1] - rows[0])).astype(int)
+    totals = down[middles] + up[middles] - price[middles]
+    nearby = np.minimum.reduce([np.roll(totals, shift, 1) for shift in (-2, -1, 1, 2)])
+    is_least = (totals <= nearby + 1e-9) & (totals < MOST_PENS * pen + MOST_PIXELS)
+    which, column = np.nonzero(is_least)
+    cost, start = totals[is_least], middles[which]
+    path = np.repeat(column[None], height, 0)  # (height, seams)
+    for y in range(start.max(initial=0), 0, -1):
+        path[y - 1] = np.where(start >= y, from_above[y, path[y]], column)
+    for y in range(start.min(initial=height), height - 1):
+        path[y + 1] = np.where(start <= y, from_below[y, path[y]], path[y + 1])
+    path = path.T
     order = np.lexsort((path.sum(1), cost))
     cost, path = cost[order], path[order]
     left = price.cumsum(1)[np.arange(height), path]  # ink to the left in each row
     mass, whole, square = left.sum(1), price.sum(), pen * pen
-    _, distinct = np.unique(np.round([cost, mass], 6), axis=1, return_index=True)
+    _, distinct = np.unique(np.round(cost + 1j * mass, 6), return_index=True)
     distinct.sort()
     inside = (mass >= LEAST * square) & (mass <= whole - LEAST * square)
     kept: list[int] = []
@@ -98,18 +95,16 @@ def sweep(price: Floats) -> tuple[Floats, Ints]:
     # Of the lines, then of their mirror images: less the cost of the way from the start of a row.
     # From the left, the path to x costs min over x' <= x of entered(x') + way(x') - way(x).
     way = np.concatenate([-right, (right - dear)[..., ::-1]])
-    costs, origins = np.empty_like(right), np.empty(price.shape, np.int64)
-    count, _, width = price.shape
-    columns, above = np.arange(width), np.zeros((count, width))
-    for y in range(price.shape[1]):
+    count, height, width = price.shape
+    costs, above = np.empty_like(right), np.zeros((count, width))
+    values, leasts = np.empty((2, *way.shape))
+    for y in range(height):
         entered = above + price[:, y]
-        value = np.concatenate([entered, entered[:, ::-1]]) + way[:, y]
-        least = np.minimum.accumulate(value, 1)
-        origin = np.maximum.accumulate(np.where(value == least, columns, 0), 1)
-        least -= way[:, y]
-        forth, back = least[:count], least[count:, ::-1]
-        is_back = back < forth
-        above = np.where(is_back, back, forth)
-        costs[:, y] = above
-        origins[:, y] = np.where(is_back, width - 1 - origin[count:, ::-1], origin[:count])
-    return costs, origins
+        np.add(np.concatenate([entered, entered[:, ::-1]]), way[:, y], out=values[:, y])
+        np.minimum.accumulate(values[:, y], 1, out=leasts[:, y])
+        least = leasts[:, y] - way[:, y]
+        costs[:, y] = above = np.minimum(least[:count], least[count:, ::-1])
+    origins = np.maximum.accumulate(np.where(values == leasts, np.arange(width), 0), 2)
+    leasts -= way
+    is_back = leasts[count:, :, ::-1] < leasts[:count]
+    return costs, np.where(is_back, width - 1 - origins[count:, :, ::-1], origins[:count])
