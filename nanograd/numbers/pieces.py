@@ -165,8 +165,9 @@ def _resample(
     # Between two columns or rows, the sum of the ink grows linearly.
     low, high = (each.astype(np.float32)[..., None] for each in span)
     place = np.minimum(np.maximum(across[:, None], low), high)
-    column = place.astype(np.intp)
-    place -= column
+    whole = np.floor(place)
+    place -= whole
+    column = whole.astype(np.intp)
     column = column + width * np.arange(height)[:, None]
     value = sums.take(column)
     column += 1
