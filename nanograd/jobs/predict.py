@@ -205,8 +205,8 @@ def plan(
 ) -> tuple[Job, PredictWork]:
     """Plan a prediction: load the model, list pictures, read every table's footer, make the parts.
 
-    With `retry_quarantine`, all rows are planned with the options stored in the output, so that
-    finished parts stay. Only quarantined rows are read again, with the given options.
+    With `retry_quarantine`, all rows are planned with the options stored in a complete output, so
+    that finished parts stay. Only quarantined rows are read again, with the given options.
 
     Raises:
         DataError: an input does not exist, no file can be used, the model is damaged, or the values
@@ -232,7 +232,7 @@ def plan(
         spec.refuse(("label_from",), ": there are no pictures in the input; leave it out")
     labels = find_labels([each.place for each in pictures], sources, spec.label_from, listener)
     before, given = Manifest.find(output), spec.reading()
-    if spec.retry_quarantine:
+    if spec.retry_quarantine and before.receipts:  # an unfinished output needs its own settings
         made = {each.name for each in fields(given)} & before.job.keys()
         spec = replace(spec, **{name: before.job[name] for name in made})
     settings = {"model_sha256": model_sha256, **spec.identity()}

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow.dataset import dataset
 
-from nanograd.errors import OutputExistsError
+from nanograd.errors import DataError, OutputExistsError
 from nanograd.jobs.output import read_receipts
 from nanograd.runtime import json_files
 from tests.helpers.folders import untimed_contents
@@ -77,6 +77,15 @@ def test_retry_with_other_settings_belongs_to_the_same_job(case):
     case.refuse(OutputExistsError, r"another job \(other image_column\)", image_column="scan")
     for change in ({"format": "csv"}, {"keep": ("label",)}, {"no_probabilities": True}):
         case.refuse(OutputExistsError, "another job", retry_quarantine=True, **change)
+
+
+def test_retry_of_an_unfinished_output_with_other_settings_is_refused(case):
+    case.add(0)
+    case.add_scan(1)
+    with pytest.raises(DataError, match="more than --max-error-rate"):
+        case.run(max_error_rate=0.1)
+
+    case.refuse(OutputExistsError, r"\(other image_column, label_column\)", **SCAN)
 
 
 def test_file_of_another_schema_is_read_with_its_own_columns(case, images):
