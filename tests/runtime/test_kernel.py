@@ -80,11 +80,18 @@ def test_numpy_that_was_loaded_before_is_refused(monkeypatch):
         kernel.pin()
 
     assert dict(os.environ) == before
-    for name, value in kernel.variables().items():  # too late
-        monkeypatch.setenv(name, value)
 
-    with pytest.raises(UsageError, match="OPENBLAS_CORETYPE"):
-        process.require_portable()
+
+@needs_avx2
+def test_numpy_that_was_loaded_with_other_code_is_refused():
+    load = "import os, numpy; from nanograd.runtime import kernel, process\n"
+    late = "os.environ.update(kernel.variables()); process.require_portable()"
+
+    done = run_python(load + late, OPENBLAS_CORETYPE="Nehalem")
+
+    assert done.returncode == 1
+    assert "UsageError" in done.stderr
+    assert "OPENBLAS_CORETYPE='Haswell'" in done.stderr
 
 
 @pytest.mark.parametrize(
