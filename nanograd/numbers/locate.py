@@ -145,8 +145,9 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
         return replace(closer, has_sheet=found.box is not None).moved(*corner)
     _stack(boxes, mass, usual)
-    groups = [each for each in _group(boxes, mass) if not _are_wires(boxes[each])]
-    if max(map(len, groups), default=0) > 1:
+    groups = _group(boxes, mass)
+    groups = [each for each in groups if not _are_wires(boxes[each], boxes[each] - edge)] or groups
+    if max(map(len, groups)) > 1:
         # A single mark at the border is a part of something else.
         groups = [each for each in groups if len(each) > 1 or (boxes[each[0]] > edge).all()]
     lines = [_cut(found, labels, group, boxes) for group in groups]
@@ -298,11 +299,16 @@ def _group(boxes: Floats, mass: Floats) -> list[Ints]:
     return [groups[number] for number in _reading_order([boxes[each].min(0) for each in groups])]
 
 
-def _are_wires(boxes: Floats) -> bool:
-    """Return whether marks of a line are many, narrow and at equal distances, as in a binding."""
+def _are_wires(boxes: Floats, inside: Floats) -> bool:
+    """Return whether marks of a line are many, narrow and at equal distances, as in a binding.
+
+    Wires are at most half of their height `inside` the border of the picture.
+    """
     sizes = 1 - boxes[:, :2] - boxes[:, 2:]
     steps = np.diff(np.sort((boxes[:, 1] - boxes[:, 3]) / 2))
     if len(steps) < WIRES or np.median(sizes[:, 1] / sizes[:, 0]) > NARROW:
+        return False
+    if 2 * inside[:, ::2].min() > np.median(sizes[:, 0]):
         return False
     usual = np.median(steps)
     return bool(np.median(np.abs(steps - usual)) <= EQUAL * usual)

@@ -88,6 +88,15 @@ def test_wires_of_a_binding_are_no_line() -> None:
     assert starts == pytest.approx([box[0] for box in row_of(4, 120)], abs=5)
 
 
+@pytest.mark.parametrize("top", [[20], [40, 120]])
+def test_long_line_of_narrow_digits_is_no_binding(top: list[int]) -> None:
+    boxes = [(x, y, x + 14, y + 40) for y in top for x in range(20, 380, 24)]
+
+    starts = starts_of(draw_bars(boxes))
+
+    assert [len(each) for each in starts] == [15] * len(top)
+
+
 def test_part_of_a_large_ring_at_the_border_does_not_hide_digits() -> None:
     boxes = row_of(3, 80)
     picture = draw_bars(boxes)
