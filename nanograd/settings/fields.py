@@ -42,6 +42,8 @@ GROUPS = (
     *("Existing output", "Limits", "Workers", "Output"),
 )
 
+# All numbers are less than this. A larger number of units or nets would overflow.
+_BELOW = 2**48
 _TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
@@ -113,10 +115,10 @@ class Spec:
                 problem = f"{value}: it must be finite"
             elif allowed.least is not None and value < allowed.least:
                 problem = f"{value}: it must be at least {allowed.least}"
-            elif allowed.below is not None and value >= allowed.below:
-                problem = f"{value}: it must be less than {allowed.below}"
             elif allowed.most is not None and value > allowed.most:
                 problem = f"{value}: it must be at most {allowed.most}"
+            elif type_ in (int, float) and value >= (below := allowed.below or _BELOW):
+                problem = f"{value}: it must be less than {below}"
             for text in compress(texts, is_text):
                 refuse_credentials(text)
             if problem:

@@ -99,6 +99,7 @@ def test_explicit_epochs_override_the_least_rounds_of_a_preset():
         ({"optimizer": "rmsprop"}, "--optimizer is 'rmsprop': choose sgd or momentum or adam"),
         ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
         ({"seed": 2**63}, f"--seed is {2**63}: it must be less than {2**63}"),
+        ({"hidden": 10**20}, f"--hidden is {10**20}: it must be less than {2**48}"),
         ({"learning_rate": math.nan}, "--learning-rate is nan: it must be finite"),
         ({"learning_rate": math.inf}, "--learning-rate is inf: it must be finite"),
         ({"ema": 1}, "--ema is 1.0: it must be less than 1"),
