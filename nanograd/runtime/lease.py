@@ -101,7 +101,7 @@ class Lease:
             if holder and wait is None:
                 raise OutputExistsError(
                     f"{self._place} is being written by another process ({holder}); wait for it "
-                    "or choose another --output"
+                    "or choose another output"
                 )
             if holder and wait is not None and not is_told:
                 wait()
