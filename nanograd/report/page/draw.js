@@ -17,7 +17,8 @@ function paintPad() {
   Object.assign(ink, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#000" });
   for (const points of strokes) {
     ink.beginPath();
-    ink.moveTo(...points[0]);
+    const [[x, y]] = points;
+    ink.moveTo(x - 0.01, y); // browsers need not draw a line of length 0
     for (const point of points) ink.lineTo(...point);
     ink.stroke();
   }
