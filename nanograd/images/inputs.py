@@ -246,7 +246,7 @@ def expand_pictures(
 def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputFile]:
     """Return files, and instead of an archive its pictures, or itself if it is damaged."""
     found: dict[str, InputFile] = {}
-    skipped = {_OTHERS: list[str]()}
+    others = list[str]()
     for file in files:
         if kind_of(file.place) != "archive":
             found[file.place] = file
@@ -256,8 +256,8 @@ def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputF
             if place == file.place or (name.lower().endswith(SUFFIXES) and not _is_hidden(name)):
                 found[place] = InputFile(place, num_bytes, *file[2:])
             elif not _is_hidden(name):
-                skipped[_OTHERS].append(place)
-    _warn(skipped, listener)
+                others.append(place)
+    _warn({_OTHERS: others}, listener)
     return list(found.values())
 
 
