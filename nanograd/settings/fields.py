@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
 from itertools import compress
 from json import dumps
-from math import isfinite
+from math import inf, isfinite
 from os import PathLike
 from types import UnionType
 from typing import (
@@ -42,8 +42,8 @@ GROUPS = (
     *("Existing output", "Limits", "Workers", "Output"),
 )
 
-# All numbers are less than this. A larger number of units or nets would overflow.
-_BELOW = 2**48
+# Values of these types are less than this. A larger number of units or nets would overflow.
+_BELOW = {int: 2**48, float: inf}
 _TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
@@ -117,7 +117,7 @@ class Spec:
                 problem = f"{value}: it must be at least {allowed.least}"
             elif allowed.most is not None and value > allowed.most:
                 problem = f"{value}: it must be at most {allowed.most}"
-            elif type_ in (int, float) and value >= (below := allowed.below or _BELOW):
+            elif type_ in _BELOW and value >= (below := allowed.below or _BELOW[type_]):
                 problem = f"{value}: it must be less than {below}"
             for text in compress(texts, is_text):
                 refuse_credentials(text)
