@@ -2,11 +2,17 @@
 
 import sys
 
-try:
-    from nanograd.cli import main
-except KeyboardInterrupt:  # `main` handles Ctrl-C only after it is imported
+try:  # `main` handles signals only after it is imported
+    from nanograd.runtime.signals import Terminated, sigterm_raises
+
+    with sigterm_raises():
+        from nanograd.cli import main
+except KeyboardInterrupt:
     sys.stderr.write("nanograd: interrupted\n")
     sys.exit(130)
+except Terminated:
+    sys.stderr.write("nanograd: stopped by SIGTERM; the same command continues\n")
+    sys.exit(75)
 
 if __name__ == "__main__":
     main()

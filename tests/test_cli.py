@@ -249,14 +249,26 @@ main(["--version"])
     assert done.stdout == f"{__version__}\n"
 
 
-def test_ctrl_c_while_the_command_is_imported_is_130_without_a_traceback(tmp_path):
-    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+@pytest.mark.parametrize(
+    ("event", "code", "said"),
+    [
+        ("raise KeyboardInterrupt", 130, "interrupted"),
+        (
+            "import signal; signal.raise_signal(signal.SIGTERM)",
+            75,
+            "stopped by SIGTERM; the same command continues",
+        ),
+    ],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_signal_while_the_command_is_imported_has_its_code(tmp_path, event, code, said):
+    (tmp_path / "click.py").write_text(event)
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
 
     done = run(sys.executable, "-m", "nanograd", "--version", PYTHONPATH=path)
 
-    assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "nanograd: interrupted\n"
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == f"nanograd: {said}\n"
 
 
 def test_help_imports_nothing_slow():
