@@ -205,4 +205,5 @@ def value_type(each: Field[Any]) -> type:
 
 def choices(each: Field[Any]) -> tuple[str, ...]:
     """Return the allowed values of a field whose type is a Literal; () for other fields."""
-    return get_args(each.type) if get_origin(each.type) is Literal else ()
+    types = (each.type, *get_args(each.type))  # the second is for `Literal[...] | None`
+    return next((get_args(type_) for type_ in types if get_origin(type_) is Literal), ())

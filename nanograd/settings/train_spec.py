@@ -17,7 +17,7 @@ from nanograd.settings.specs import DATA, IMAGE_COLUMN, LABEL_COLUMN, ReportSpec
 # Default of --momentum for --optimizer momentum.
 MOMENTUM = 0.9
 # If digits are not deskewed, these values replace the values of the preset.
-_NOT_DESKEWED = {"width": 0.0, "height": 0.0, "deskew": "before"}
+_NOT_DESKEWED = {"width": 0.0, "height": 0.0, "deskew": None}
 # Target width and height of the digits for later nets of an ensemble, used in turn; 0 is off. The
 # other two sizes average 3.5 and 5.5, the values of the preset `accurate`.
 _ENSEMBLE_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
@@ -166,8 +166,10 @@ class TrainSpec(ReportSpec):
         "ones with flags); nets after the first one of an ensemble get a fifth as many",
         below=1,
     )
-    deskew: Literal["before", "after"] = _images(
-        "after", "deskew training images before or after distorting them; needs --pixels deskewed"
+    deskew: Literal["before", "after"] | None = _images(
+        None,
+        "deskew training images before or after distorting them; needs --pixels deskewed [default: "
+        "after]",
     )
     validation_split: float = _data(
         0.1, "fraction of the training images to hold out for validation", **_SHARE, identity=True
@@ -202,6 +204,8 @@ class TrainSpec(ReportSpec):
         # Fill in the defaults that depend on other settings, so that the run records their values.
         if self.momentum is None and self.optimizer == "momentum":
             object.__setattr__(self, "momentum", MOMENTUM)
+        if self.deskew is None and self.pixels == "deskewed":
+            object.__setattr__(self, "deskew", "after")
         if not self.shards:
             object.__setattr__(self, "shards", default_shards(self.batch_size))
         if self.batch_size < self.shards:
@@ -218,7 +222,7 @@ class TrainSpec(ReportSpec):
             ("--momentum", self.momentum is not None, "optimizer", "momentum"),
             ("--width", self.width, "pixels", "deskewed"),
             ("--height", self.height, "pixels", "deskewed"),
-            ("--deskew after", self.deskew == "after", "pixels", "deskewed"),
+            ("--deskew", self.deskew is not None, "pixels", "deskewed"),
         ):
             if is_given and (actual := getattr(self, name)) != needed:
                 hint = f"leave it out or use --{name} {needed}"

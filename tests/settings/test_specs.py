@@ -114,7 +114,11 @@ def test_explicit_epochs_override_the_least_rounds_of_a_preset():
         ({"workers": 9, "shards": 8}, "--workers 9 is more than --shards 8: "),
         ({"momentum": 0.9, "optimizer": "sgd"}, "--momentum has no effect with --optimizer sgd"),
         ({"width": 3.0, "pixels": "unit"}, "--width has no effect with --pixels unit"),
-        ({"deskew": "after", "pixels": "unit"}, "--deskew after has no effect with --pixels"),
+        *(
+            ({"deskew": when, "pixels": "unit"}, "--deskew has no effect with --pixels unit")
+            for when in ("before", "after")
+        ),
+        ({"deskew": "never"}, "--deskew is 'never': choose before or after"),
         *(
             ({"ports": ports}, f"--ports {ports} is no range A-B of ports from 1 to 65535")
             for ports in ("8000", "9-8", "0-9", "1-65536", "a-b", "-", "1-2-3", "٣-٤")

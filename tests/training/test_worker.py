@@ -19,9 +19,10 @@ from tests.helpers.runs import noise
 
 SETTINGS = {
     "hidden": 7, "activation": "tanh", "loss": "cross_entropy", "pixels": "unit",
-    "deskew": "before", **asdict(Distortion()),
+    **asdict(Distortion()),
 }  # fmt: skip
-DISTORTED = {"pixels": "deskewed", "elastic": 1.0, "rotation": 8.0, "shift": 0.5, "stroke": 0.5}
+DESKEWED = {"pixels": "deskewed", "deskew": "before"}
+DISTORTED = {**DESKEWED, "elastic": 1.0, "rotation": 8.0, "shift": 0.5, "stroke": 0.5}
 NUM_IMAGES = 193
 
 
@@ -66,9 +67,9 @@ def test_worker_sends_the_largest_nodes_of_its_shards(shards):
         assert not np.shares_memory(contribution.gradient, vector)
 
 
-@pytest.mark.parametrize("pixels", ["unit", "deskewed"])
-def test_contribution_is_the_sum_over_the_images_of_the_plan(pixels):
-    recipe, digits = recipe_for(pixels=pixels), noise(NUM_IMAGES)
+@pytest.mark.parametrize("settings", [{}, DESKEWED], ids=["unit", "deskewed"])
+def test_contribution_is_the_sum_over_the_images_of_the_plan(settings):
+    recipe, digits = recipe_for(**settings), noise(NUM_IMAGES)
     plan, shard, round_ = recipe.plan, 3, 5
 
     (contribution,) = worker_for(recipe, digits, {shard}).contribute(round_, start_of(recipe))
@@ -121,7 +122,7 @@ def test_inputs_made_ahead_are_those_of_the_shards_it_holds_now():
 def test_the_same_image_is_distorted_otherwise_in_every_epoch():
     # A shard of one image, so that every round uses it.
     sizes = {"num_images": 5, "batch_size": 5}
-    recipes = recipe_for(**sizes, pixels="deskewed"), recipe_for(**sizes, **DISTORTED)
+    recipes = recipe_for(**sizes, **DESKEWED), recipe_for(**sizes, **DISTORTED)
 
     still, distorted = (
         [worker.contribute(round_, start_of(recipe))[0].gradient.tobytes() for round_ in range(3)]
