@@ -32,6 +32,9 @@ from nanograd.training.loop import as_net
 from nanograd.training.recipe import make_recipe
 from nanograd.training.server import first_snapshot
 
+# Inputs further from the mean, in standard deviations, would overflow float32 in the net.
+_FAR = 1e30
+
 
 @dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn is untyped
@@ -97,8 +100,11 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         rows, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
-        self._mean, self._deviation = rows.mean(axis=0), rows.std(axis=0)
-        self._deviation[self._deviation == 0] = 1
+        # Scaled by powers of 2, squares of very large and very small values are finite and not 0.
+        self._exponents = np.frexp(np.abs(rows).max(axis=0))[1]
+        scaled = np.ldexp(rows, -self._exponents)
+        self._mean, self._deviation = scaled.mean(axis=0), scaled.std(axis=0)
+        self._deviation[np.ptp(scaled, axis=0) == 0] = 1
         dataset = Dataset(self._inputs(rows), numbers)
         params = self.get_params()
         seed = int(check_random_state(params.pop("random_state")).randint(2**31))
@@ -143,4 +149,6 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         return np.asarray(self.classes_[best])
 
     def _inputs(self, rows: NDArray[np.float64]) -> NDArray[np.float32]:
-        return np.asarray((rows - self._mean) / self._deviation, np.float32)
+        with np.errstate(over="ignore"):
+            inputs = (np.ldexp(rows, -self._exponents) - self._mean) / self._deviation
+        return np.clip(inputs, -_FAR, _FAR).astype(np.float32)

@@ -76,6 +76,20 @@ def test_scale_of_the_columns_does_not_matter():
     np.testing.assert_allclose(*scores, atol=1e-3)
 
 
+@pytest.mark.parametrize("factor", [2.0**1000, 2.0**-1000])
+def test_columns_of_any_magnitude_give_the_same_bits(factor):
+    x, y = load_iris(return_X_y=True)
+    constant = np.full((len(x), 1), 0.1)  # its mean and standard deviation are rounded
+    tables = [np.hstack([x * each, constant * each]) for each in (1, factor)]
+
+    nets = [MLPClassifier(hidden=3, random_state=0).fit(table, y) for table in tables]
+
+    scores = [net.predict_proba(table) for net, table in zip(nets, tables, strict=True)]
+    assert np.array_equal(*scores)
+    assert nets[0].score(tables[0], y) > 0.9
+    assert np.isfinite(nets[0].predict_proba([[1e300, 0, -1e300, 0, 7]])).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
