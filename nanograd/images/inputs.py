@@ -325,7 +325,8 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     folders = [each for each in found if os.path.isdir(each)]  # noqa: PTH112
     files = [each for each in found if os.path.isfile(each)]  # noqa: PTH113
     if not folders and not files:
-        raise DataError(f"{place}: there is no such file or folder; check the path")
+        what = "there is no such file or folder" if is_glob else "this is a pipe or device, no file"
+        raise DataError(f"{place}: {what}; check the path")
     for file in set(found).difference(folders, files):  # a dangling link or a pipe
         yield file, InputFile(file, 0, 0), _BROKEN
     for folder in {_table_of(each) for each in (*folders, *(str(Path(e).parent) for e in files))}:

@@ -108,12 +108,13 @@ def find_pictures(
     Raises:
         DataError: an input does not exist or has no pictures.
     """
-    tables = [each for each in inputs if is_table(storage.absolute(each))]
-    others = [each for each in inputs if each not in tables]
+    places = map(storage.absolute, inputs)
+    tables = [each for each in places if storage.is_file(each) and is_table(each)]
+    others = [each for each in inputs if storage.absolute(each) not in tables]
     found: dict[str, bytes | None] = {}
     total = 0
     for table in tables:
-        total += _read_rows(storage.absolute(table), max(limit - len(found), 0), found)
+        total += _read_rows(table, max(limit - len(found), 0), found)
     if others or not tables:
         hint = "check the path, or name a .parquet file whose rows hold pictures"
         files = [each.place for each in expand_pictures(others, hint) if each.place != output]

@@ -1,4 +1,5 @@
 import json
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -174,11 +175,13 @@ def test_output_replaces_an_earlier_sheet_but_no_picture(folder):
 
 def test_usage_errors_are_raised_before_anything_is_written(folder, tmp_path):
     (folder / "rows").mkdir()
+    os.mkfifo(folder / "pipe")
     for inputs, settings, error in (
         (folder, {"output": str(tmp_path / "sheet.jpg")}, UsageError),
         (folder, {"formats": "svg"}, UsageError),
         (folder, {"model": str(tmp_path)}, DataError),
         (folder / "gone.png", {}, DataError),
+        (folder / "pipe", {}, DataError),  # opening it would wait for a writer
         (folder / "rows", {}, DataError),
     ):
         with pytest.raises(error):
