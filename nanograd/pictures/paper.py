@@ -72,7 +72,9 @@ def is_light_on_dark(search: Image.Image) -> bool:
     is_clear = separation > tuning.SHARP_TONES and abs(vote) > tuning.CLEAR_VOTE
     if max(grey.shape) <= tuning.BITMAP_SIDE or is_clear:
         return bool(vote < 0)
-    coarse = np.asarray(reduce(search, tuning.COARSE_SIDE).convert("L"))
+    # A copy in which lines of digits are found is larger, because the digits are smaller.
+    side = max(tuning.COARSE_SIDE, max(search.size) // 2)
+    coarse = np.asarray(reduce(search, side).convert("L"))
     _, (dark, light) = cover_pen(coarse, tuning.MOST_OF_PEN, tones=("dark", "light"))
     return light > dark
 

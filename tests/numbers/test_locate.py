@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import Reason, UnreadableError
 from nanograd.numbers.locate import find_lines
 from nanograd.numbers.seams import LINE
@@ -59,6 +60,16 @@ def test_lines_are_in_reading_order() -> None:
     expected = [row[0][:2] for row in rows]
     for place, corner in zip(places, expected, strict=True):
         assert place == pytest.approx(corner, abs=15)
+
+
+@pytest.mark.parametrize("is_light", [False, True])
+def test_ink_of_a_sheet_of_many_digits_is_known(sample: Mnist, is_light: bool) -> None:
+    tiles = sample.test.images[:100].reshape(10, 10, 28, 28)[..., 2:-2, 2:-2]
+    ink = np.ascontiguousarray(tiles.swapaxes(1, 2)).reshape(240, 240)
+
+    found = find_lines(Image.fromarray(ink if is_light else 255 - ink))
+
+    assert found.inverted == is_light
 
 
 def test_specks_rules_and_surrounding_boxes_are_no_lines() -> None:
