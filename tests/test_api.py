@@ -329,6 +329,9 @@ def test_pictures_are_read_from_every_kind_of_source(tmp_path):
     ]
     for source in sources:
         assert np.array_equal(nanograd.read_picture(source), normalise.normalise(picture))
+    for source in (tmp_path / "in.zip", (tmp_path / "in.zip").read_bytes()):
+        with pytest.raises(nanograd.UnreadableError, match="this is a ZIP file"):
+            nanograd.read_picture(source)
     with pytest.raises(nanograd.UnreadableError) as caught:
         nanograd.read_picture(Image.new("L", (100, 100), 255))
     assert caught.value.reason == "blank"

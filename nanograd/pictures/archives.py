@@ -18,6 +18,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from nanograd.errors import DataError, Reason, UnreadableError
 from nanograd.runtime import storage
+from nanograd.runtime.events import count
 
 SUFFIX = ".zip"
 # Accepted methods. Deflate expands a byte to at most 1,032; bzip2 and LZMA have no such bound.
@@ -70,6 +71,8 @@ class Archives(ExitStack):
             contents = {(each.filename, each.CRC, each.file_size) for each in opened.infolist()}
             counts = Counter(member for member, _, _ in contents)
             self._ambiguous = {member for member, number in counts.items() if number > 1}
+        if place == self._place:
+            return storage.read(place, max_bytes)
         name = place.removeprefix(f"{self._place}/")
         try:
             info = self._archive.getinfo(name)
@@ -82,7 +85,11 @@ class Archives(ExitStack):
                 ),
                 (info.flag_bits & _ENCRYPTED, Reason.ENCRYPTED, "is encrypted"),
                 (info.compress_type not in _METHODS, Reason.BROKEN_MEMBER, "is not deflated"),
-                (info.file_size >= max_bytes, Reason.TOO_LARGE, f"has over {max_bytes - 1} bytes"),
+                (
+                    info.file_size >= max_bytes,
+                    Reason.TOO_LARGE,
+                    f"has over {count(max_bytes - 1, 'byte')}",
+                ),
             ):
                 if is_refused:
                     raise UnreadableError(reason, f"{name!r} in the archive {detail}")

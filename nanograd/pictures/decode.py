@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.runtime import storage
+from nanograd.runtime.events import count
 from nanograd.settings.specs import PictureOptions
 
 # Suffixes of pictures in a folder. The formats in the last line cannot be read; they are listed so
@@ -66,7 +67,8 @@ def read(
             raise UnreadableError(Reason.NO_FILE, str(error)) from error
         raise
     if len(data) > options.max_bytes:
-        raise UnreadableError(Reason.TOO_LARGE, f"it has more than {options.max_bytes} bytes")
+        detail = f"it has more than {count(options.max_bytes, 'byte')}"
+        raise UnreadableError(Reason.TOO_LARGE, detail)
     return data
 
 
@@ -88,13 +90,16 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
         try:
             picture = Image.open(BytesIO(data), formats=formats)
         except UnidentifiedImageError as error:
-            detail = f"the {len(data)} bytes are not a picture in {', '.join(formats)}"
+            size = count(len(data), "byte")
+            detail = f"its content ({size}) is not a picture in {', '.join(formats)}"
             if data[4:8] == b"ftyp" or data.startswith(b"%PDF"):
                 detail = "HEIC, AVIF and PDF are not read; export the picture as JPEG or PNG"
             elif data.startswith(_ARCHIVES) or data[257:262] == _TAR:
                 detail = "of all archives only ZIP files are read; pack the pictures into one"
             elif data.startswith(b"PAR1"):
                 detail = "this is a Parquet file; rename it to .parquet to read its rows"
+            elif data.startswith(b"PK\3\4"):
+                detail = "this is a ZIP file; rename it to .zip, or name a picture in it"
             raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
         except Image.DecompressionBombError as error:  # `max_pixels` is at most Pillow's limit
             detail = f"the picture has more than {options.max_pixels} pixels"

@@ -111,6 +111,7 @@ def test_more_pixels_than_pillow_decodes_are_refused_with_the_number_of_the_sett
         (b"\x1f\x8b\x08", "only ZIP files"),
         (bytes(257) + b"ustar", "only ZIP files"),
         (b"PAR1", "rename it to .parquet"),
+        (b"PK\3\4", "rename it to .zip"),
     ],
 )
 def test_file_of_another_kind_is_refused_with_its_remedy(start, remedy):
@@ -119,3 +120,9 @@ def test_file_of_another_kind_is_refused_with_its_remedy(start, remedy):
 
     again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
     assert (again.reason, again.detail) == (caught.value.reason, caught.value.detail)
+
+
+@pytest.mark.parametrize(("size", "said"), [(1, "1 byte"), (1200, "1,200 bytes")])
+def test_message_counts_bytes_in_singular_and_plural(size, said):
+    with pytest.raises(UnreadableError, match=rf"its content \({said}\) is not a picture in PNG"):
+        decode(bytes(size))
