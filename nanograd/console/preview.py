@@ -13,6 +13,7 @@ from nanograd.jobs.output import Manifest
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
+from nanograd.runtime.events import count
 from nanograd.runtime.json_files import JsonObject
 
 # The rows of a command are all shown if they are at most _MOST. Otherwise the first _FEW are shown,
@@ -59,7 +60,7 @@ def preview_rows(output: str) -> str:
         table = pq.read_table(pa.BufferReader(storage.read(review)), columns=list(_COLUMNS))
         least = table.slice(0, _FEW).to_pylist()
     folder = _folder([*rows, *least])
-    lines = [f"the first of {num_rows:,} rows:", *_lines(rows[:_FEW], folder)]
+    lines = [f"the first of {count(num_rows, 'row')}:", *_lines(rows[:_FEW], folder)]
     if least:
         lines += ["", "the least certain rows:", *_lines(least, folder)]
     return "\n".join(lines)

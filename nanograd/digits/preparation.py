@@ -10,6 +10,7 @@ from nanograd.digits.deskew import UNCHANGED, Size, deskew
 from nanograd.digits.levels import array_to_levels
 from nanograd.errors import ArgumentError
 from nanograd.runtime.arrays import Bytes, Floats
+from nanograd.runtime.events import count
 
 # Mean and standard deviation of the pixels of MNIST's 60,000 training images, scaled to 0..1.
 _MEAN, _DEVIATION = 0.1307, 0.3081
@@ -80,7 +81,8 @@ def labelled_rows(images: ArrayLike, labels: ArrayLike) -> Dataset:
     if not len(rows):
         raise ArgumentError("0 images: at least one is needed")
     if numbers.shape != (len(rows),):
-        raise ArgumentError(f"{len(rows):,} images need as many labels, not {numbers.shape}")
+        images_ = count(len(rows), "image")
+        raise ArgumentError(f"labels of shape {numbers.shape} for {images_}: each needs one label")
     is_digit = np.isin(numbers, range(NUM_CLASSES)) & (numbers.dtype.kind not in "bSU")
     if not is_digit.all():
         first = is_digit.argmin()

@@ -326,8 +326,8 @@ class RayGroup:
     def _end_if_stopped(self) -> None:
         """Raise Stopped if the run should end: a service manager ends Ray's processes, too."""
         if self._stop.is_set():
-            text = f"stopped; {self._round} rounds applied, but the last seconds are not saved"
-            raise Stopped(text)
+            rounds = count(self._round, "round")
+            raise Stopped(f"stopped; {rounds} applied, but the last seconds are not saved")
 
     def _count_failure(self, detail: str) -> None:
         self._num_failures += 1

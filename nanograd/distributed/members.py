@@ -242,7 +242,7 @@ class Members:
                 break
         if wait and refs and not done and not self._stop.is_set():
             raise ClusterError(
-                f"{len(late)} workers did not start within {START_TIMEOUT_S} s; "
+                f"{events.count(len(late), 'worker')} did not start within {START_TIMEOUT_S} s; "
                 "see `ray status`, or ask for fewer with --workers"
             )
         has_joined = False

@@ -24,6 +24,7 @@ from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, InternalError, NanogradError
 from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_part
 from nanograd.runtime import process
+from nanograd.runtime.events import count
 
 # Maximum blocks of parts, because more blocks only cost scheduling.
 _MAX_BLOCKS = 5000
@@ -111,11 +112,11 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
                 cause = str(error).strip().splitlines()[-1].strip()
                 text = "see that each host has this version of nanograd and of what it requires"
                 raise ClusterError(f"a worker cannot start: {cause}; {text}") from error
-            first, *more = next(iter(left.values())).files  # of the first unfinished part
+            first, *others = next(iter(left.values())).files  # of the first unfinished part
+            more = f" and {count(len(others), 'more file')}" if others else ""
             raise ClusterError(
-                f"a part ended its process {_MAX_DEATHS} times, probably that of {first}"
-                f"{f' and {len(more):,} more files' if more else ''}, because of a lack of memory "
-                "or a fault in a decoder; use fewer --workers, or remove the file"
+                f"a part ended its process {_MAX_DEATHS} times, probably that of {first}{more}, "
+                "for lack of memory or by a fault in a decoder; use fewer --workers, or remove it"
             ) from error
         except RayError as error:
             raise ClusterError(f"Ray Data failed: {first_line(error)}") from error

@@ -162,7 +162,7 @@ class Servers:
         self._forms_until = 0.0
         refused = sum(_results(outcomes))
         if refused:
-            text = f"{refused} connections to the parameter servers were refused"
+            text = f"refused {events.count(refused, 'connection')} to the parameter servers"
             self._listener(events.warning(text))
 
     def leave_out(self, failures: Mapping[str, object]) -> None:

@@ -24,6 +24,7 @@ import pyarrow as pa
 from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.errors import DataError
 from nanograd.images.tensors import is_any, is_list, leaf, picture_axes, tensor_of
+from nanograd.runtime.events import count
 from nanograd.settings.specs import ReadOptions
 
 # In order of precedence.
@@ -176,7 +177,8 @@ def list_names(names: Sequence[str]) -> str:
     >>> list_names([f"pixel{number}" for number in range(784)])[-31:]
     'pixel18, pixel19 and 764 others'
     """
-    more = f" and {len(names) - _NAMES_IN_MESSAGE} others" * (len(names) > _NAMES_IN_MESSAGE)
+    left = len(names) - _NAMES_IN_MESSAGE
+    more = f" and {count(left, 'other')}" if left > 0 else ""
     return ", ".join(names[:_NAMES_IN_MESSAGE]) + more
 
 

@@ -29,6 +29,7 @@ from nanograd.images.columns import LABEL_NAMES, flat_columns
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, READ_BYTES, check_storage, with_scales
 from nanograd.images.tensors import Refused
 from nanograd.runtime import storage
+from nanograd.runtime.events import count
 
 # Suffixes of CSV files.
 CSV = (".csv", ".csv.gz")
@@ -92,8 +93,8 @@ class CsvFile:
             self.names, self.pixels = _LABEL_FIRST[-len(cells) :], _LABEL_FIRST[1:]
         elif is_row:
             raise DataError(
-                f"{file}: the first line has {len(cells):,} values; expected a header, 784 pixels, "
-                "or a label and 784 pixels, separated by commas"
+                f"{file}: the first line has {count(len(cells), 'value')}; expected a header, 784 "
+                "pixels, or a label and 784 pixels, separated by commas"
             )
         elif not self.pixels or len(set(self.names)) < len(cells):
             raise DataError(
@@ -204,7 +205,8 @@ class CsvFile:
         if _is_open(cells):
             return 0, Reason.WRONG_SHAPE, "a quoted value does not end in its line"
         if len(cells) != number:
-            return 0, Reason.WRONG_SHAPE, f"the line has {len(cells):,} values, and not {number:,}"
+            detail = f"the line has {count(len(cells), 'value')}, and not {number:,}"
+            return 0, Reason.WRONG_SHAPE, detail
         wanted = set(self.pixels)
         for name, (quoted, end, plain) in zip(self.names, cells, strict=True):
             value = (quoted[1:] + end[1:] + plain).decode(errors="replace")

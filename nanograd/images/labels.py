@@ -106,8 +106,8 @@ def find_labels(
             labels.append(int(found) if found and re.fullmatch("[0-9]", found) else None)
         if labels.count(None) == len(files):
             raise UsageError(
-                f"--label-from {source!r} finds no digit in the names of {len(files)} pictures, "
-                f"such as {files[0]}"
+                f"--label-from {source!r} finds no digit in the names of "
+                f"{count(len(files), 'picture')}, such as {files[0]}"
             )
     else:
         labels = _look_up(files, inputs, storage.absolute(source), listener)
@@ -202,7 +202,8 @@ def _read_list(place: str) -> Iterator[tuple[int, str, Label]]:
         number, start = start, rows.line_num + 1
         file, label = (row[each].strip() if each < len(row) else "" for each in at)
         if any(cell.strip() for cell in row[len(header) :]):
-            problem = f"there are {len(row)} values, and {len(header)} columns; quote the name"
+            columns = count(len(header), "column")
+            problem = f"it has {count(len(row), 'value')} for {columns}; quote the name"
             raise DataError(f"{place} line {number}: {problem}")
         match = _DIGIT.fullmatch(label)
         if label and not match:

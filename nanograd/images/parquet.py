@@ -19,6 +19,7 @@ from nanograd.errors import DataError, Reason, StorageError
 from nanograd.images.columns import flat_columns
 from nanograd.images.tensors import SCALE, Refused, is_any, is_list, leaf, plain_type
 from nanograd.runtime import storage
+from nanograd.runtime.events import count
 
 # Maximum rows and bytes of a batch. A batch has many rows because each batch has fixed costs, and
 # limited bytes because it is held in memory. 8,192 rows of 784 doubles are 51 MB.
@@ -167,7 +168,7 @@ def _read_some(
     while left:
         batch = next(batches, None)
         if batch is None:
-            raise pa.ArrowInvalid(f"{left} rows are missing")
+            raise pa.ArrowInvalid(f"it lacks {count(left, 'row')}")
         wanted = batch.slice(skip, left)
         skip, left = max(skip - len(batch), 0), left - len(wanted)
         if len(wanted):

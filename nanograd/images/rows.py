@@ -26,6 +26,7 @@ from nanograd.images.tensors import Pictures, Refused, is_any, tensor_of
 from nanograd.pictures import decode, fast_png, normalise
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes, Ints, Mask
+from nanograd.runtime.events import count
 from nanograd.settings.specs import ReadOptions
 
 # First bytes of the accepted picture formats; 784 bytes that begin otherwise are raw pixels. The
@@ -322,7 +323,8 @@ def _read_spark(row: tuple[Any, ...], options: ReadOptions, convert: Convert) ->
     decode.check_size(width, height, options.max_pixels)
     size = max(height, 0) * max(width, 0) * channels
     if not size or channels not in (1, 3, 4) or len(data) != size:
-        detail = f"{len(data)} bytes are not {width} x {height} pixels of {channels} bytes"
+        shape = f"{width} x {height} pixels of {count(channels, 'byte')}"
+        detail = f"{shape} do not take {count(len(data), 'byte')}"
         raise UnreadableError(Reason.BROKEN_IMAGE, detail)
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, channels)
     pixels = pixels if channels == 1 else pixels[:, :, [2, 1, 0, 3][:channels]]

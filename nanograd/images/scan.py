@@ -29,7 +29,7 @@ from nanograd.images.parquet import open_parquet
 from nanograd.images.tensors import is_any, plain_type
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
-from nanograd.runtime.events import Listener, warning
+from nanograd.runtime.events import Listener, count, warning
 from nanograd.settings.specs import ReadOptions
 
 _NOTHING = pa.schema([])
@@ -121,7 +121,7 @@ def scan_files(
         try:
             found = choose(scanned.whole, options)
         except DataError as error:
-            detail = f"{error} (all {sum(rows):,} rows of the file)"
+            detail = f"{error} (the whole file, {count(sum(rows), 'row')})"
             return scanned._replace(rejected=Rejected(origin, Reason.WRONG_SCHEMA, detail))
         return scanned._replace(num_bytes=num_bytes, more=tuple(more), columns=found)
 

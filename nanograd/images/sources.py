@@ -105,11 +105,11 @@ def load(
     train, test = (concatenate(each) for each in zip(*pairs, strict=True))
     if not len(test):
         raise DataError(
-            f"{name}: {len(train):,} images are too few to hold out a share of {share} for testing"
+            f"{name} has too few images to hold out a share of {share} for testing: {len(train):,}"
         )
     if len(np.unique(train.labels)) == 1:
         raise DataError(
-            f"{name}: all {len(train):,} training images have the label {train.labels[0]}; there "
+            f"{name}: every training image ({len(train):,}) has the label {train.labels[0]}; there "
             "is nothing to learn (in a CSV file without a header, the label comes first)"
         )
     return Mnist(

@@ -12,6 +12,7 @@ from nanograd.nn.mlp import Params
 from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
 from nanograd.report.html import InlineImage, embed_image, percent, shorten
 from nanograd.runtime.arrays import Bytes, Ints
+from nanograd.runtime.events import count
 
 # Number of pictures that a report shows of each kind.
 NUM_SHOWN = 24
@@ -54,9 +55,9 @@ def reliability_chart(calibration: metrics.Calibration) -> Chart:
     The area of a dot is proportional to the number of images.
     """
     found = [
-        (f"{text} ({count:,} images)", count, shares)
-        for text, count, *shares in bins_of(calibration)
-        if count
+        (f"{text} ({count(number, 'image')})", number, shares)
+        for text, number, *shares in bins_of(calibration)
+        if number
     ]
     labels, weights, points = zip(*found, strict=True) if found else ((), (), ())
     model = Series("this model (area: images)", points, labels=labels, weights=weights)
@@ -149,5 +150,5 @@ def draw_units(net: Params) -> tuple[InlineImage, int]:
         tile[..., 3] = 15 * np.round(17 * np.abs(weights))  # 18 steps take half the bytes of 256
     rows = tiles.reshape(num_rows, _UNITS_ACROSS, _TILE, _TILE, 4)
     sheet = rows.swapaxes(1, 2).reshape(num_rows * _TILE, _UNITS_ACROSS * _TILE, 4)
-    alt = f"weights of {len(order)} hidden units as images of 28 x 28 pixels"
+    alt = f"weights of {count(len(order), 'hidden unit')} as images of 28 x 28 pixels"
     return embed_image(np.ascontiguousarray(sheet), alt), len(order)

@@ -13,7 +13,7 @@ from PIL import Image
 from nanograd.report.charts import HEIGHT, WIDTH, Chart, draw_png
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes
-from nanograd.runtime.events import Listener, warning
+from nanograd.runtime.events import Listener, count, warning
 
 REPORT, PLOTS = "report.html", "plots"
 
@@ -68,6 +68,7 @@ def render(template: str, **values: Any) -> str:
     )
     environment.globals |= {"asset": asset, "chart_size": (WIDTH, HEIGHT)}
     environment.filters |= {"percent": percent, "thousands": "{:,}".format, "json": json.dumps}
+    environment.filters["count_of"] = count
     return environment.get_template(template).render(values)
 
 

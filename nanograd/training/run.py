@@ -15,7 +15,7 @@ from nanograd.errors import ClusterError, DataError, Stopped, UsageError
 from nanograd.models import model as model_io
 from nanograd.models.model import Model, Net
 from nanograd.runtime import storage
-from nanograd.runtime.events import EpochFinished, Event, GroupEvent, Listener, info, warning
+from nanograd.runtime.events import EpochFinished, Event, GroupEvent, Listener, count, info, warning
 from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import exclusive
 from nanograd.settings.fields import flag_name
@@ -84,7 +84,8 @@ class TrainingRun:
             num_images = len(self._training) + num_variants(len(self._training), net.variants)
             if num_images < net.shards:
                 flag = "shards" if len(data.train) < net.shards else "validation-split"
-                text = f"{num_images} training images cannot fill {net.shards} shards"
+                numbers = count(num_images, "training image"), count(net.shards, "shard")
+                text = " cannot fill ".join(numbers)
                 raise DataError(f"{text}; lower --{flag}")
             self.recipes.append(make_recipe(net, num_images))
 

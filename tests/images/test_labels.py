@@ -176,7 +176,7 @@ def test_lines_without_a_picture_are_counted_and_the_first_named(tmp_path):
         ("file,label\nb/8.png,8\nb/8.png,7\n", "line 3: b/8.png has another label in line 2"),
         ("file,label\ngone.png,8\n", "names none of the pictures"),
         ("file,label\nb/8.png\nb/img_2.png,\n", "names pictures of the input, but gives no label"),
-        ("file,label\nb/8.png,7,8,\n", "line 2: there are 4 values, and 2 columns"),
+        ("file,label\nb/8.png,7,8,\n", "line 2: it has 4 values for 2 columns"),
         ('file,label\n"b/8.png,8\n', "line 2: this is not valid CSV"),
         ("file,label\n8.png,8\n", "line 2: 8.png may be /in/a/8.png or /in/b/8.png"),
         ("file,label\n\udce9.png,1", "is not UTF-8"),

@@ -61,7 +61,7 @@ def test_report_and_metrics_account_for_every_row(predict):
         f"Expected calibration error {100 * calibration.error:.2f} %",
         "<s>.parquet, row",
         "broken_image",
-        "the 10 bytes are not a picture",
+        "its content (10 bytes) is not a picture",
         "<s>.parquet, row 193",
         f"{out}/_review.pq",
     ):
@@ -117,7 +117,7 @@ def test_report_of_a_large_job_without_mistakes_progress_and_quarantine(predict)
     report = prediction_report.build(str(out))
 
     text = check_page(report.html).text
-    assert "201 files with their SHA-256, the first 200 (all are in _manifest.json)" in text
+    assert "201 files with SHA-256, the first 200 (all are in _manifest.json)" in text
     assert "part-199" in text
     assert "part-200" not in text
     for sentence in (
