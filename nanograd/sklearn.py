@@ -151,4 +151,4 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
     def _inputs(self, rows: NDArray[np.float64]) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):
             inputs = (np.ldexp(rows, -self._exponents) - self._mean) / self._deviation
-        return np.clip(inputs, -_FAR, _FAR).astype(np.float32)
+        return np.asarray(np.clip(inputs, -_FAR, _FAR), np.float32)
