@@ -13,7 +13,7 @@ from tests.helpers.host_simulation import JOINING, Fault, Simulation, trace_of, 
 
 NUM_SCHEDULES, CHUNK = 10_000, 1_000
 # The first of the schedules that find every mutant of tests/mutants; the others run in `test-all`.
-USUAL = (0, 4_000, 6_000)
+USUAL = (0, 6_000)
 
 
 @pytest.mark.parametrize(
