@@ -1,5 +1,4 @@
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from nanograd.images import sources
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise, trace
 from nanograd.runtime.arrays import Bytes
+from tests.conftest import SHARED
 from tests.helpers.sevens import seven
-
-SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
 @pytest.fixture(scope="module")
