@@ -22,7 +22,7 @@ class Drawing(NamedTuple):
 
 def _arc(x: float, y: float, wide: float, tall: float, begin: float, end: float) -> Stroke:
     """Points on an ellipse; angles in turns, clockwise from the right."""
-    turns = 2 * np.pi * np.linspace(begin, end, 24)
+    turns = 2 * np.pi * np.linspace(begin, end, 12)
     return [(x + wide * float(np.cos(t)), y + tall * float(np.sin(t))) for t in turns]
 
 
