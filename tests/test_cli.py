@@ -118,7 +118,7 @@ def test_names_of_folders_need_not_be_unicode(nanograd_process, tmp_path, few_di
     data, run = (os.fsdecode(name) for name in (b"Z\xfcge", b"gr\xfc\xdfe aus K\xc3\xb6ln"))
     (tmp_path / data).mkdir()
     for name, part in (("train", few_digits.train), ("test", few_digits.test)):
-        table = np.column_stack([part.labels, part.images])
+        table = np.column_stack([part.labels, part.images])[:99]
         np.savetxt(tmp_path / data / f"{name}.csv", table, "%d", ",")
     words = ["train", "--data", data, "--epochs", "1", "--hidden", "2", "--output", run]
 
