@@ -8,6 +8,7 @@ from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
 from nanograd.report import accuracy, training_report
+from nanograd.runtime.events import count
 from tests.helpers.models import some_net
 from tests.helpers.reports import Page, check_page, confusion_cells
 
@@ -53,4 +54,4 @@ def test_any_number_of_hidden_units_is_drawn(hidden):
     image, num_units = accuracy.draw_units(some_net(hidden).params)
 
     assert num_units == min(hidden, 60)
-    assert f"weights of {num_units} hidden units" in image.alt
+    assert f"weights of {count(num_units, 'hidden unit')} as" in image.alt
