@@ -23,7 +23,16 @@ _INK = 0.35
 # Share of the pairs that touch, in a line of touching digits.
 _TOUCHING = 0.35
 # Letters that do not look like digits, and other marks; and letters that do, for whole words.
-_LETTERS, _DIGIT_LIKE = "ACDEFHKMNPRTUVWXYacdefhkmnprtuvwxy+=:()#%&*?$@<>", "BGIJLOQSZbgijloqsz"
+_LETTERS, _DIGIT_LIKE = "ACDEFHKMNPRTUVWXYacdefhkmnprtuvwxy+=:()[]{}#%&*?$@<>", "BGIJLOQSZbgijloqsz"
+# Handwritten letters: strokes of points, with two figures for the column and row of each.
+_WRITTEN = dict(each.split(maxsplit=1) for each in """
+a 6343242637475664 6367|b 2027 24335364665727|c 635333242636475766|d 6067 635333242636475766
+e 25656443332526375766|f 60504147 2363|g 635333242636475766 6368593928|h 2027 2443536467
+i 4347 4041|j 5358493938 5051|k 2027 6325 3567|l 4047|m 1317 14233437 34435457
+n 2327 2443536467|o 433324263747576664534343|p 2329 2443536466572726
+q 635333242636475766 6369|r 2327 25344363|s 6343332435556656473727|t 41464757 2363
+u 2326375766 6367|v 234763|w 1327435763|x 2367 6327|y 2346 6329|z 23632767
+""".strip().replace("\n", "|").split("|"))  # fmt: skip
 _ROUND = np.linspace(0, 2 * np.pi, 30)
 # Figures: strokes of points (x, y) from 0 to 1.
 _FIGURES = [
@@ -67,9 +76,10 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
     size, slant = draw.uniform(0.85, 1.15), draw.normal(0, 0.12 * wide)
     drift, stretch = draw.normal(0, 0.03 * wide), draw.uniform(0.88, 1.1)
     items: list[_Item] = []
+    is_word = len(digits) == 0 and draw.random() < 0.5
     for number, image in enumerate(digits):
         while (number or style.marks) and draw.random() < style.marks:
-            items.append(_mark(HEIGHT * size, draw))
+            items.append(_mark(HEIGHT * size, slant, draw))
         ink = _draw(
             image,
             size * draw.uniform(1 - 0.14 * wide, 1 + 0.14 * wide),
@@ -79,8 +89,8 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
         if style.wobble:
             ink = _wobble(ink, style.wobble, draw)
         items.append(_Item(_fade(ink, draw) if draw.random() < style.pale else ink))
-    while style.marks and (not items or draw.random() < style.marks):
-        items.append(_mark(HEIGHT * size, draw, is_word=not digits))
+    while style.marks and (len(items) < 1 + 2 * is_word or draw.random() < style.marks):
+        items.append(_mark(HEIGHT * size, slant, draw, beside=len(digits) > 0, is_word=is_word))
     touches = _choose_pairs(items, draw) if style.touching else {}
     gap = draw.uniform(3, 22)
     canvas = np.zeros((7 * HEIGHT, (len(items) + 1) * 3 * HEIGHT), np.float32)
@@ -272,44 +282,69 @@ def _fade(ink: Floats, draw: Generator) -> Floats:
     return faded if (faded > 0.5).sum() > 0.5 * (ink > 0.5).sum() else ink
 
 
-def _mark(height: float, draw: Generator, *, is_word: bool = False) -> _Item:
-    """Draw a hyphen, dot, comma, slash, letter or figure beside digits of a height."""
-    kind = draw.choice(7, p=np.array([2, 2, 1, 1, 8, 2, 2]) / 18)
-    pen, side = draw.uniform(3, 6), int(1.6 * height)
-    picture, middle = Image.new("L", (side, side)), side / 2
+def _mark(
+    height: float, slant: float, draw: Generator, *, beside: bool = True, is_word: bool = False
+) -> _Item:
+    """Draw a hyphen, dot, comma, slash, bar, letter or figure beside digits of a height."""
+    kinds = ["hyphen", "dot", "comma", "slash", "bar", "font", "pen", "figure", "scribble"]
+    shares = np.array([0, 0, 0, 0, 0, 4, 5, 0, 0] if is_word else [4, 4, 2, 6, 3, 9, 4, 4, 4])
+    shares[3:5] *= beside  # alone, they look like a one
+    kind = str(draw.choice(kinds, p=shares / shares.sum()))
+    pen, side = draw.uniform(3, 6), int(2 * height)
+    picture, middle, foot = Image.new("L", (side, side)), side / 2, 0.0
     canvas = ImageDraw.Draw(picture)
-    if kind == 4:
-        letters = _LETTERS + _DIGIT_LIKE if is_word else _LETTERS
-        letter, foot = letters[draw.integers(len(letters))], 0.0
+    letters = _LETTERS + _DIGIT_LIKE if is_word else _LETTERS
+    if kind == "font":
+        letter = letters[draw.integers(len(letters))]
         font = ImageFont.load_default(height * draw.uniform(0.8, 1.35))
         canvas.text((middle, middle), letter, 255, font, "mm", stroke_width=int(draw.integers(3)))
         turned = picture.rotate(draw.normal(0, 8), Image.Resampling.BICUBIC)
         picture = turned if turned.getbbox() else picture
-    elif kind > 4:
-        foot = 0.0
-        scribble = draw.uniform(0, 1, (draw.integers(5, 12), 2))
-        strokes = _FIGURES[draw.integers(len(_FIGURES))] if kind == 5 else [scribble]
-        size = draw.uniform(0.5, 1.2) * height * np.array([draw.uniform(0.7, 1.6), 1])
-        size = np.minimum(size, side - 8)
-        filled = kind == 5 and draw.random() < 0.2
+    elif kind == "pen":
+        able = [each for each in _WRITTEN if each in letters]
+        strokes = _WRITTEN[able[draw.integers(len(able))]].split()
+        size = height * draw.uniform(0.1, 0.18)
         for stroke in strokes:
-            points = (middle + (np.array(stroke) - 0.5) * size).ravel().tolist()
+            points = np.array(list(map(int, stroke)), float).reshape(-1, 2)
+            points = (points + draw.normal(0, 0.2, points.shape) - [4.5, 5]) * size
+            points[:, 0] = 0.9 * points[:, 0] - slant * points[:, 1]
+            canvas.line((middle + points).ravel().tolist(), 255, round(pen), joint="curve")
+        foot = -0.25 if max("".join(stroke[1::2] for stroke in strokes)) > "7" else 0.0
+    elif kind in ("figure", "scribble"):
+        scribble = draw.uniform(0, 1, (draw.integers(5, 12), 2))
+        strokes = _FIGURES[draw.integers(len(_FIGURES))] if kind == "figure" else [scribble]
+        extent = draw.uniform(0.5, 1.2) * height * np.array([draw.uniform(0.7, 1.6), 1])
+        extent = np.minimum(extent, side - 8)
+        filled = kind == "figure" and draw.random() < 0.2
+        for stroke in strokes:
+            points = (middle + (np.array(stroke) - 0.5) * extent).ravel().tolist()
             canvas.line(points, 255, round(pen), joint="curve")
             if filled:
                 canvas.polygon(points, 255)
-    elif kind == 1:
-        radius, foot = pen * draw.uniform(0.5, 0.9), 0.0
+    elif kind == "dot":
+        radius = pen * draw.uniform(0.5, 0.9)
         canvas.ellipse((middle - radius, middle - radius, middle + radius, middle + radius), 255)
     else:
-        length, x, y, foot = {
-            0: (draw.uniform(0.25, 0.6), 1.0, draw.normal(0, 0.08), 0.42),  # hyphen
-            2: (draw.uniform(0.15, 0.3), -0.4, 1.0, -0.15),  # comma
-            3: (draw.uniform(1.0, 1.3), draw.uniform(0.25, 0.55), -1.0, -0.1),  # slash
-        }[int(kind)]
-        x, y = x * length * height / 2, y * length * height / 2
+        x, y, foot = _choose_stroke(kind, height, slant, draw)
         canvas.line((middle - x, middle - y, middle + x, middle + y), 255, round(pen))
     blurred = picture.filter(ImageFilter.GaussianBlur(0.7))
     ink = _crop(np.asarray(blurred, np.float32) / 255)
-    if kind >= 4:
-        ink = _wobble(ink, draw.uniform(0, 3), draw)
+    if kind in ("font", "pen", "figure", "scribble"):
+        ink = _wobble(ink, draw.uniform(0, 2 if kind == "pen" else 3), draw)
     return _Item(ink, is_digit=False, foot=foot)
+
+
+def _choose_stroke(
+    kind: str, height: float, slant: float, draw: Generator
+) -> tuple[float, float, float]:
+    """Choose half the width and height of a straight mark, in pixels, and its foot."""
+    # A slash leans more than the digits of its line, or to the other side; a bar is longer.
+    lean = slant + draw.uniform(0.2, 0.55) * draw.choice([1, 1, 1, -1])
+    tall, taller = draw.uniform(1.0, 1.5), draw.uniform(1.3, 1.7)
+    length, x, y, foot = {
+        "hyphen": (draw.uniform(0.25, 0.6), 1.0, draw.normal(0, 0.08), 0.42),
+        "comma": (draw.uniform(0.15, 0.3), -0.4, 1.0, -0.15),
+        "slash": (tall, lean, -1.0, (1 - tall) * draw.uniform(0.2, 0.8)),
+        "bar": (taller, slant, -1.0, (1 - taller) * draw.uniform(0.3, 0.7)),
+    }[kind]
+    return x * length * height / 2, y * length * height / 2, foot
