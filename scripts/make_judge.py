@@ -4,7 +4,7 @@
 
 The folder keeps the lines, so a stopped run continues, and training can be repeated.
 
-`judge_lines` draws the lines. Only the text of a line is known, not which pieces are digits. A net
+`lines` draws the lines. Only the text of a line is known, not which pieces are digits. A net
 maximises the probability of the text: the sum over all paths that spell it, divided by the sum over
 all paths. The weights also depend on the processor. PyTorch is needed (`.[bench]`).
 
@@ -25,8 +25,6 @@ References:
 """
 
 import argparse
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,8 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from nanograd.digits.dataset import SIDE
 from nanograd.numbers import judge
@@ -44,7 +40,8 @@ from nanograd.numbers.lattice import NO_DIGIT
 from nanograd.numbers.pieces import CONTEXT
 from nanograd.runtime.arrays import Doubles, Floats, Ints, Mask
 from nanograd.runtime.json_files import JsonObject
-from scripts.judge_lines import SETTINGS, TASK, Lines, make_lines
+from scripts import recipes
+from scripts.lines import SETTINGS, TASK, Lines, make_lines
 from scripts.make_model import DATA_SHA256
 
 OUTPUT = Path(judge.__file__).with_name("judge.safetensors")
@@ -61,7 +58,7 @@ class Stage:
 
 # Number of lines, and a stage for each net; and the checksum of the file in the package.
 LINES, STAGES = 60_000, (Stage(4_000, 64, 2e-3), Stage(15_000, 64, 1.5e-3))
-SHA256 = "232a56c2c1d4f16f45b7d29de9fa26161d52307965119785d0ce7736568f56c3"
+SHA256 = "f1fd82013ff115c2fa1526e9746c038e3c4a6dae248115217aacc1e6f9baee01"
 # Hidden units of the first net; maps, hidden units and share of dropped inputs of the second one.
 _QUICK, _MAPS, _HIDDEN, _DROPOUT, _DECAY = 192, (16, 64), 320, 0.15, 0.02
 # Share of the new weights in their moving average after each batch.
@@ -307,25 +304,9 @@ def recipe() -> JsonObject:
 
 def save(net: Mapping[str, Floats], file: Path) -> None:
     """Write a judge with its recipe."""
-    halves = {name: each.astype(np.float16) for name, each in net.items()}
-    halves["of_maps.bias"][NO_DIGIT] -= _FEWER_MARKS
-    halves["gain"] = np.array([_GAIN], np.float16)
-    save_file(halves, file, metadata={"recipe": json.dumps(recipe(), sort_keys=True)})
-
-
-def find_problems(file: Path = OUTPUT) -> list[str]:
-    """Return in which ways a judge is not the one that this script makes."""
-    with safe_open(file, framework="numpy") as tensors:
-        found = json.loads((tensors.metadata() or {}).get("recipe", "{}"))
-    wanted = recipe()
-    problems = [
-        f"{name} is {found.get(name)!r}, not {wanted.get(name)!r}"
-        for name in {**wanted, **found}
-        if found.get(name) != wanted.get(name)
-    ]
-    if (sha256 := hashlib.sha256(file.read_bytes()).hexdigest()) != SHA256:
-        problems.append(f"the checksum of {file.name} is {sha256}, not {SHA256}")
-    return problems
+    bias = net["of_maps.bias"] - _FEWER_MARKS * (np.arange(NO_DIGIT + 1) == NO_DIGIT)
+    gain = np.array([_GAIN], np.float32)
+    recipes.save({**net, "of_maps.bias": bias, "gain": gain}, file, recipe())
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ References:
     transformer networks; here with the sum over paths, "discriminative forward training").
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf, log1p
+from math import inf
 
 import numpy as np
 
@@ -25,6 +25,8 @@ NO_DIGIT = 10
 SAME = 0.5
 # A piece is likely if it is on a path with at least exp(-MARGIN) of the best path's probability.
 MARGIN = 8.0
+# Weight of the line net's log probability of a text, and least probability of a text for shares.
+WHOLE, _LEAST = 2.0, 1e-4
 
 
 @dataclass(frozen=True)
@@ -34,88 +36,123 @@ class Path:
     pieces: Ints  # (n,) numbers of the pieces from left to right
     classes: Ints  # (n,) 0 to 9, or NO_DIGIT
     shares: Doubles  # (n, 11) probability of each class at the place of each piece
-    probability: float  # of the text of the whole line, over all divisions
-    lead: float  # log(probability of this path / of the best path without a digit)
+    probability: float  # of the text of the whole line
+    lead: float  # log(probability of this text / of no digit)
 
 
-def best_path(pieces: Pieces, scores: Doubles) -> Path | None:
-    """Find the most probable path; `scores` is (P, 11) float64. None if no path exists."""
-    first, last, end = pieces.first.tolist(), pieces.last.tolist(), pieces.num_nodes - 1
-    best, classes, skip = scores.max(1).tolist(), scores.argmax(1), scores[:, NO_DIGIT].tolist()
-    value, back = [0.0] + [-inf] * end, [-1] * (end + 1)
-    empty = list(value)
-    for number, (a, b) in enumerate(zip(first, last, strict=True)):
-        if value[a] + best[number] > value[b]:
-            value[b], back[b] = value[a] + best[number], number
-        empty[b] = max(empty[b], empty[a] + skip[number])
-    if end < 1 or back[end] < 0:
+def best_path(pieces: Pieces, scores: Doubles, texts: Mapping[str, float]) -> Path | None:
+    """Find the most probable text and the most probable path that spells it.
+
+    Args:
+        pieces: P pieces.
+        scores: (P, 11) float64.
+        texts: logs of the probabilities of texts, of the empty one and others, by the line net. The
+            text of the path with the highest score is tried as well.
+
+    Returns:
+        The path, or None if none exists.
+    """
+    best = _spell_best(pieces, scores)
+    if best is None:
         return None
-    path, node = list[int](), end
-    while node > 0:
-        path.append(back[node])
-        node = first[back[node]]
-    path.reverse()
-    posteriors, whole = _posteriors(pieces, scores)
-    shares = np.stack(
-        [posteriors[_overlap(pieces.boxes, pieces.boxes[number]) > SAME].sum(0) for number in path]
-    )
-    chosen = np.where(classes[path] == NO_DIGIT, NO_DIGIT, shares[:, :NO_DIGIT].argmax(1))
-    text = [int(each) for each in chosen if each != NO_DIGIT]
+    values = {best: min(texts.values()), **texts}
+    spelt, whole = list(values), np.array(list(values.values()))
+    sums, paths = _spell(pieces, scores, spelt)
+    whole = (sums + WHOLE * whole) / (1 + WHOLE)
+    chosen = int(whole.argmax())
+    probabilities = np.exp(whole - np.logaddexp.reduce(whole))
+    own, classes = paths[chosen]
+    shares = np.zeros((len(own), NO_DIGIT + 1))
+    for number in np.flatnonzero(probabilities > _LEAST).tolist():
+        others, found = paths[number]
+        for place, other in np.argwhere(_overlaps(pieces.boxes[own], pieces.boxes[others]) > SAME):
+            shares[place, found[other]] += probabilities[number]
     return Path(
-        pieces=np.array(path),
-        classes=chosen,
+        pieces=own,
+        classes=classes,
         shares=np.minimum(shares, 1.0),
-        probability=float(np.exp(_log_text(pieces, scores, text) - whole)),
-        lead=value[end] - empty[end],
+        probability=float(probabilities[chosen]),
+        lead=float(whole[chosen] - whole[spelt.index("")]),
     )
 
 
 def find_likely(pieces: Pieces, scores: Doubles) -> Mask:
     """Find the pieces that are on a path that is almost as probable as the best one, (P,)."""
     best = scores.max(1)
-    ways, most = _ways(pieces, best.tolist(), max)
-    return np.asarray(ways + best >= most - MARGIN)
-
-
-def _posteriors(pieces: Pieces, scores: Doubles) -> tuple[Doubles, float]:
-    """Return the probability of each piece and class, (P, 11), and the log sum over all paths."""
-    ways, whole = _ways(pieces, np.logaddexp.reduce(scores, axis=1).tolist(), _add)
-    return np.exp((ways - whole)[:, None] + scores), whole
-
-
-def _ways(
-    pieces: Pieces, values: list[float], join: Callable[[float, float], float]
-) -> tuple[Doubles, float]:
-    """Join the values of all paths through each piece, without its own, and of all paths."""
-    edges = list(zip(pieces.first.tolist(), pieces.last.tolist(), values, strict=True))
+    edges = list(zip(pieces.first.tolist(), pieces.last.tolist(), best.tolist(), strict=True))
     forward, backward = ([-inf] * pieces.num_nodes for _ in range(2))
     forward[0] = backward[-1] = 0.0
-    for a, b, value in edges:
-        forward[b] = join(forward[b], forward[a] + value)
-    for a, b, value in reversed(edges):
-        backward[a] = join(backward[a], backward[b] + value)
-    return np.array([forward[a] + backward[b] for a, b, _ in edges]), forward[-1]
+    for a, b, score in edges:
+        forward[b] = max(forward[b], forward[a] + score)
+    for a, b, score in reversed(edges):
+        backward[a] = max(backward[a], backward[b] + score)
+    through = np.array([forward[a] + score + backward[b] for a, b, score in edges])
+    return np.asarray(through >= forward[-1] - MARGIN)
 
 
-def _add(one: float, other: float) -> float:
-    """Compute log(exp(one) + exp(other))."""
-    least, most = sorted((one, other))
-    return most if least == -inf else most + log1p(exp(least - most))
+def _spell_best(pieces: Pieces, scores: Doubles) -> str | None:
+    """Return the text of the path with the highest score; None if no path exists."""
+    best, classes = scores.max(1).tolist(), scores.argmax(1).tolist()
+    texts: list[tuple[float, str] | None] = [(0.0, "")] + [None] * (pieces.num_nodes - 1)
+    edges = zip(pieces.first.tolist(), pieces.last.tolist(), best, classes, strict=True)
+    for a, b, score, number in edges:
+        before, known = texts[a], texts[b]
+        if before and (known is None or before[0] + score > known[0]):
+            texts[b] = before[0] + score, before[1] + (str(number) if number != NO_DIGIT else "")
+    return texts[-1][1] if texts[-1] else None
 
 
-def _log_text(pieces: Pieces, scores: Doubles, text: list[int]) -> float:
-    """Return the log sum over all paths that spell `text`."""
-    ways = np.full((pieces.num_nodes, len(text) + 1), -np.inf)
-    ways[0, 0] = 0
-    for number, (a, b) in enumerate(zip(pieces.first.tolist(), pieces.last.tolist(), strict=True)):
-        ways[b] = np.logaddexp(ways[b], ways[a] + scores[number, NO_DIGIT])
-        ways[b, 1:] = np.logaddexp(ways[b, 1:], ways[a, :-1] + scores[number, text])
-    return float(ways[-1, -1])
+def _spell(
+    pieces: Pieces, scores: Doubles, texts: Sequence[str]
+) -> tuple[Doubles, list[tuple[Ints, Ints]]]:
+    """Return the log sums over all paths that spell each of K texts, and the best one of each.
+
+    A path consists of the numbers of its pieces and their classes. A text that no path spells has
+    an empty one.
+    """
+    lengths = np.array([len(text) for text in texts])
+    digits = np.zeros((len(texts), lengths.max() + 1), int)
+    for row, text in zip(digits, texts, strict=True):
+        row[1 : 1 + len(text)] = [int(each) for each in text]
+    # Of the paths to a node that spell the first n digits of a text, in column n + 1: the log sum,
+    # the highest score, and the last piece of that path, twice its number, plus 1 for a digit.
+    shape = pieces.num_nodes, len(texts), lengths.max() + 2
+    sums, most, last = np.full(shape, -np.inf), np.full(shape, -np.inf), np.zeros(shape, int)
+    sums[0, :, 1] = most[0, :, 1] = 0.0
+    edges = zip(pieces.first.tolist(), pieces.last.tolist(), strict=True)
+    for number, (a, b) in enumerate(edges):
+        own, digit = scores[number, NO_DIGIT], scores[number, digits]
+        skip, take = sums[a, :, 1:] + own, sums[a, :, :-1] + digit
+        sums[b, :, 1:] = np.logaddexp(np.logaddexp(sums[b, :, 1:], skip), take)
+        for step, is_digit in ((most[a, :, 1:] + own, 0), (most[a, :, :-1] + digit, 1)):
+            is_better = step > most[b, :, 1:]
+            most[b, :, 1:][is_better] = step[is_better]
+            last[b, :, 1:][is_better] = 2 * number + is_digit
+    each = np.arange(len(texts))
+    paths = [
+        _trace(pieces, last[:, row], digits[row, : length + 1])
+        if most[-1, row, length + 1] > -np.inf
+        else (np.zeros(0, int), np.zeros(0, int))
+        for row, length in enumerate(lengths.tolist())
+    ]
+    return sums[-1, each, lengths + 1], paths
 
 
-def _overlap(boxes: Ints, box: Ints) -> Doubles:
-    """Return intersection / union of (n, 4) boxes with one box."""
-    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
-    common = np.maximum(sides, 0).prod(1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1), (box[2:] - box[:2]).prod()
-    return np.asarray(common / (areas[0] + areas[1] - common))
+def _trace(pieces: Pieces, last: Ints, digits: Ints) -> tuple[Ints, Ints]:
+    """Follow the last pieces, (nodes, digits), from the end of a line to its start."""
+    node, spelt, path = pieces.num_nodes - 1, len(digits) - 1, list[tuple[int, int]]()
+    while node > 0:
+        number, is_digit = divmod(int(last[node, spelt + 1]), 2)
+        path.append((number, int(digits[spelt]) if is_digit else NO_DIGIT))
+        node, spelt = int(pieces.first[number]), spelt - is_digit
+    numbers, classes = np.array(path[::-1]).T
+    return numbers, classes
+
+
+def _overlaps(boxes: Ints, others: Ints) -> Doubles:
+    """Return intersection / union of each of (n, 4) boxes with each of (m, 4) others, (n, m)."""
+    boxes = boxes[:, None]
+    sides = np.minimum(boxes[..., 2:], others[:, 2:]) - np.maximum(boxes[..., :2], others[:, :2])
+    common = np.maximum(sides, 0).prod(2)
+    areas = ((each[..., 2:] - each[..., :2]).prod(-1) for each in (boxes, others))
+    return np.asarray(common / (sum(areas) - common))

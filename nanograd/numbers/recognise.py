@@ -16,6 +16,7 @@ from nanograd.errors import Reason, UnreadableError
 from nanograd.models.model import Model
 from nanograd.numbers.judge import load_judge, slant
 from nanograd.numbers.lattice import NO_DIGIT, best_path, find_likely
+from nanograd.numbers.line_net import find_texts, load_line_net
 from nanograd.numbers.locate import Found, Line, Way, find_lines
 from nanograd.numbers.pieces import Pieces, cut
 from nanograd.numbers.seams import find_seams
@@ -74,14 +75,15 @@ def read_line(line: Line, model: Model) -> Number | None:
     """Read a line; None without a digit."""
     pieces, judge = divide(line), load_judge()
     pieces = pieces.take(find_likely(pieces, judge.quick_scores(pieces)))
+    texts = find_texts(load_line_net().read(line.ink, (line.top + line.bottom) / 2))
     assessed = model.assess(pieces.images)
     scores = judge.scores(pieces, assessed.probabilities)
-    path = best_path(pieces, scores)
+    path = best_path(pieces, scores, texts)
     if path and path.probability < _SURE:
         for columns in _SLANTS:
             slanted = replace(pieces, images=slant(pieces.images, columns))
             scores += judge.scores(slanted, assessed.probabilities)
-        path = best_path(pieces, scores / (1 + len(_SLANTS)))
+        path = best_path(pieces, scores / (1 + len(_SLANTS)), texts)
     if path is None or path.lead <= min(_LEAD, _LEAD_OF_A_DIGIT * (path.classes != NO_DIGIT).sum()):
         return None
     boxes = [line.place(pieces.boxes[each]) for each in path.pieces]

@@ -1,10 +1,10 @@
-"""Lines of MNIST's training digits, cut into pieces, from which `make_judge` trains the judge.
+"""Lines of MNIST's training digits, from which `make_judge` and `make_line_net` train their nets.
 
-A line is drawn or photographed (`simulators`), found and cut into pieces by the package itself. The
-data and the seed determine the lines.
+A line is drawn or photographed (`simulators`), and found by the package itself. For the judge, the
+package also cuts it into pieces. The data and the seed determine the lines.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from io import BytesIO
@@ -41,12 +41,12 @@ from simulators.strings import (
 TASK, VALIDATION = 100, 10_000
 # Share of clean lines, MNIST's pen on white without marks, and how many of those have a thicker or
 # thinner pen.
-_CLEAN, _THICK, _THIN = 0.3, 0.15, 0.1
+_CLEAN, _THICK, _THIN = 0.3, 0.25, 0.1
 # Shares of the others: photos, forms, other pens on white, and MNIST's pen on white. Shares of
 # those on white with a part of another digit, and of the rest with an underline.
 _PHOTOS, _FORMS, _PENS, _BESIDE, _UNDERLINED = 0.12, 0.1, 0.25, 0.05, 0.04
-# Share of lines without a digit.
-_EMPTY = 0.08
+# Share of lines without a digit, and of lines half of whose digits are ones.
+_EMPTY, _ONES = 0.08, 0.1
 # Shares of lines whose digits are all drawn from `nanograd.digits.variants`, or some of them, and
 # share of lines with printed digits.
 _DRAWN, _MIXED, _PRINTED, _NUM_DRAWN = 0.15, 0.1, 0.03, 20_000
@@ -54,7 +54,7 @@ _DRAWN, _MIXED, _PRINTED, _NUM_DRAWN = 0.15, 0.1, 0.03, 20_000
 SETTINGS = {
     "task": TASK, "validation": VALIDATION, "clean": _CLEAN, "thick": _THICK, "thin": _THIN,
     "photos": _PHOTOS, "forms": _FORMS, "pens": _PENS, "beside": _BESIDE,
-    "underlined": _UNDERLINED, "empty": _EMPTY, "drawn": _DRAWN, "mixed": _MIXED,
+    "underlined": _UNDERLINED, "empty": _EMPTY, "ones": _ONES, "drawn": _DRAWN, "mixed": _MIXED,
     "printed": _PRINTED,
 }  # fmt: skip
 _OF_LINES = ("texts", "nodes", "counts")
@@ -115,9 +115,8 @@ def draw_picture(digits: Bytes, other: Bytes, draw: Generator) -> Image.Image:
         plain = Image.fromarray(255 - write(images, style, draw))
         kind = draw.random()
         if kind < _THICK + _THIN:
-            plain = plain.filter(
-                ImageFilter.MinFilter(3) if kind < _THICK else ImageFilter.MaxFilter(3)
-            )
+            thick = ImageFilter.MinFilter(int(draw.choice([3, 3, 5])))
+            plain = plain.filter(thick if kind < _THICK else ImageFilter.MaxFilter(3))
         return plain
     kind = draw.random() if images else 1.0
     if kind < _FORMS:
@@ -125,7 +124,7 @@ def draw_picture(digits: Bytes, other: Bytes, draw: Generator) -> Image.Image:
         return Image.fromarray(cut_boxes(form, draw) if draw.random() < 0.7 else form)
     style = Style(
         touching=draw.random() < 0.6,
-        marks=draw.choice([0.2, 0.5]) * (draw.random() < 0.2) if images else 0.75,
+        marks=draw.choice([0.2, 0.5]) * (draw.random() < 0.3) if images else 0.75,
         pale=0.2 * (draw.random() < 0.15),
         links=0.3 * (draw.random() < 0.15),
         wobble=max(0.0, draw.uniform(-2, 2)),
@@ -163,9 +162,11 @@ def choose_digits(name: str, draw: Generator) -> tuple[Bytes, str]:
     kind = draw.random()
     share = 1.0 if kind < _DRAWN else 0.5 if kind < _DRAWN + _MIXED else 0.0
     images, text = [], ""
+    ones = 0.5 * (draw.random() < _ONES)
     for _ in range(length):
         data = drawn if draw.random() < share else written
-        number = int(draw.integers(len(data)))
+        chosen = np.flatnonzero(data.labels == 1) if draw.random() < ones else np.arange(len(data))
+        number = int(draw.choice(chosen))
         images.append(data.images[number])
         text += str(data.labels[number])
     if _DRAWN + _MIXED < kind < _DRAWN + _MIXED + _PRINTED:
@@ -173,30 +174,41 @@ def choose_digits(name: str, draw: Generator) -> tuple[Bytes, str]:
     return np.array(images, np.uint8).reshape(-1, SIDE**2), text
 
 
-def make_lines(seed: int, name: str, folder: Path) -> None:
-    """Draw lines, cut them into pieces and save them, without lines that are not found."""
-    path = folder / f"{seed}.npz"
-    if path.exists():
-        return
-    draw = np.random.default_rng([seed, 30])
-    found = []
-    for _ in range(TASK):
+def draw_lines(name: str, draw: Generator, count: int) -> Iterator[tuple[str, locate.Line]]:
+    """Draw pictures of lines, and yield the texts and the lines that are found."""
+    for _ in range(count):
         digits, text = choose_digits(name, draw)
         other = np.empty((0, SIDE**2), np.uint8)
         while not len(other):
             other, _ = choose_digits(name, draw)
         try:
-            cut = locate.find_lines(draw_picture(digits, other[0], draw)).lines
+            found = locate.find_lines(draw_picture(digits, other[0], draw)).lines
         except UnreadableError:
             continue
-        pieces = recognise.divide(cut[0])
-        if len(cut) > 1 or not len(pieces.first):
+        if len(found) == 1:
+            yield text, found[0]
+
+
+def make_lines(seed: int, name: str, folder: Path) -> None:
+    """Draw lines, cut them into pieces and save them, without lines that are not found."""
+    path = folder / f"{seed}.npz"
+    if path.exists():
+        return
+    cut = []
+    for text, line in draw_lines(name, np.random.default_rng([seed, 30]), TASK):
+        pieces = recognise.divide(line)
+        if not len(pieces.first):
             continue
         counts = np.array([pieces.num_nodes]), np.array([len(pieces.first)])
         names = ("first", "last", "images", "context", "geometry")
         own: dict[str, Any] = {name: getattr(pieces, name) for name in names}
-        found.append(Lines(np.array([text]), *counts, **own))
+        cut.append(Lines(np.array([text]), *counts, **own))
+    save_arrays(path, vars(Lines.join(cut)))
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays to an npz file, which is complete as soon as it has its name."""
     new = path.with_suffix(".new")
     with new.open("wb") as stream:
-        np.savez(stream, **vars(Lines.join(found)))
+        np.savez(stream, **arrays)
     new.replace(path)

@@ -1,0 +1,117 @@
+"""The line net: a convolutional net that reads a whole line without cutting it into pieces.
+
+It divides a line into frames, STRIDE columns each. Of each frame, it computes the probabilities of
+eleven classes: one for each digit, and "no digit". A digit is in one frame or in several adjoining
+frames, and the frames around it have no digit. So a text can be placed in the frames in many ways.
+The probability of a way is the product of its probabilities in all frames, and the probability of a
+text is the sum over all ways. `scripts/make_line_net.py` maximised it for lines of known text.
+
+References:
+    Graves et al. (2006), "Connectionist temporal classification".
+    LeCun et al. (1998), "Gradient-based learning applied to document recognition", VII (space
+    displacement neural networks).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from heapq import nlargest
+from importlib.resources import files
+from math import log
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from safetensors.numpy import load as load_tensors
+
+from nanograd.numbers.lattice import NO_DIGIT
+from nanograd.runtime.arrays import Doubles, Floats
+
+# Rows that the net sees, at half the resolution of a line, and columns of a line in a frame.
+ROWS, STRIDE = 36, 4
+# Height and width of the squares of which each layer returns the maximum. The layers with squares
+# add empty rows, so that their maps keep the height.
+_MAXIMA = ((2, 2), (2, 1), (3, 1))
+# Least probability of a class in a frame, and of a digit that may be there. Number of texts.
+_LEAST, _SEEN, _TEXTS = 1e-6, 1e-3, 8
+
+
+@dataclass(frozen=True)
+class LineNet:
+    """The weights of each layer, (height, width, maps, more maps), and biases, float32."""
+
+    weights: list[Floats]
+    biases: list[Floats]
+
+    def read(self, ink: Floats, middle: float) -> Doubles:
+        """Compute the probabilities of the classes in F frames, (F, 11) float64.
+
+        Args:
+            ink: (height, width) float32, 0 to 1, a line whose digits are LINE pixels high.
+            middle: the row in the middle of its digits.
+        """
+        maps = shrink(ink, middle)[..., None]
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            height, width, *_, outputs = weight.shape
+            rows, columns = height // 2 * (number < len(_MAXIMA)), width // 2
+            padded = np.pad(maps, ((rows, rows), (columns, columns), (0, 0)))
+            windows = sliding_window_view(padded, (height, width), (0, 1))
+            values = windows.transpose(0, 1, 3, 4, 2).reshape(-1, weight[..., 0].size)
+            maps = (values @ weight.reshape(-1, outputs)).reshape(*windows.shape[:2], outputs)
+            if number < len(_MAXIMA):
+                down, across = _MAXIMA[number]
+                maps = maps.reshape(len(maps) // down, down, -1, across, outputs).max((1, 3))
+            maps += bias
+            if number < len(self.weights) - 1:
+                np.maximum(maps, 0, out=maps)
+        scores = np.exp((maps[0] - maps[0].max(1, keepdims=True)).astype(np.float64))
+        return np.asarray(scores / scores.sum(1, keepdims=True))
+
+
+def shrink(ink: Floats, middle: float) -> Floats:
+    """Return the rows of a line around `middle` at half its resolution, (ROWS, 2 * frames)."""
+    top, (height, width) = round(middle) - ROWS, ink.shape
+    rows = np.zeros((2 * ROWS, -(-width // STRIDE) * STRIDE), np.float32)
+    first, last = max(top, 0), min(top + 2 * ROWS, height)
+    rows[max(first - top, 0) : max(last - top, 0), :width] = ink[first : max(last, first)]
+    return np.asarray(rows.reshape(ROWS, 2, -1, 2).mean((1, 3)))
+
+
+def find_texts(probabilities: Doubles) -> dict[str, float]:
+    """Find probable texts, and the logs of their probabilities; the empty text is one of them.
+
+    A beam search: the texts of the first frames that are probable continue with the next frame.
+
+    Args:
+        probabilities: (F, 11) of `LineNet.read`.
+    """
+    # Of each text: the probabilities of the ways that end without a digit, and with its last digit.
+    beam, scale = {"": (1.0, 0.0)}, 0.0
+    for frame in np.maximum(probabilities, _LEAST).tolist():
+        seen = [digit for digit in range(NO_DIGIT) if frame[digit] > _SEEN]
+        longer = dict[str, tuple[float, float]]()
+        for text, (after, inside) in beam.items():
+            last, whole = int(text[-1]) if text else NO_DIGIT, after + inside
+            old = longer.get(text, (0.0, 0.0))
+            longer[text] = old[0] + whole * frame[NO_DIGIT], old[1] + inside * frame[last]
+            for digit in seen:
+                old = longer.get(f"{text}{digit}", (0.0, 0.0))
+                start = after if digit == last else whole
+                longer[f"{text}{digit}"] = old[0], old[1] + start * frame[digit]
+        kept = set(longer)
+        if len(longer) > _TEXTS + 1:
+            kept = {"", *nlargest(_TEXTS, longer, key=lambda text: sum(longer[text]))}
+        total = sum(sum(longer[text]) for text in kept)
+        scale += log(total)
+        beam = {text: (longer[text][0] / total, longer[text][1] / total) for text in kept}
+    least = float(np.finfo(float).tiny)
+    return {text: scale + log(max(sum(ways), least)) for text, ways in beam.items()}
+
+
+@cache
+def load_line_net() -> LineNet:
+    """Load the line net of the package, once in each process."""
+    tensors = load_tensors(files("nanograd.numbers").joinpath("line_net.safetensors").read_bytes())
+    weights, biases = (
+        [each.astype(np.float32) for name, each in sorted(tensors.items()) if name.endswith(kind)]
+        for kind in ("weight", "bias")
+    )
+    return LineNet(weights, biases)

@@ -1,0 +1,254 @@
+"""Train the line net of `nanograd.numbers` on lines of MNIST's training digits.
+
+    python -m scripts.make_line_net --data FOLDER_OF_MNIST --lines-in FOLDER
+
+One half of the lines is drawn or photographed, and found as in use. The folder keeps these lines,
+so a stopped run continues. The other half is drawn anew for each batch, in the size in which the
+net sees it. The net maximises the probability of their texts. PyTorch is needed (`.[bench]`).
+
+The weights also depend on the processor. The net in the package was trained for 74 minutes on two
+cores that did other work besides, while its lines were still drawn. So this script does not make
+the same file again.
+
+References:
+    Graves et al. (2006), "Connectionist temporal classification".
+    Ioffe & Szegedy (2015), "Batch normalization".
+    Loshchilov & Hutter (2019), "Decoupled weight decay regularization" (AdamW).
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+
+from nanograd.numbers import line_net
+from nanograd.numbers.lattice import NO_DIGIT
+from nanograd.runtime.arrays import Bytes, Floats
+from nanograd.runtime.json_files import JsonObject
+from scripts import recipes
+from scripts.lines import SETTINGS, choose_digits, draw_lines, save_arrays
+from scripts.make_model import DATA_SHA256
+from simulators.strings import HEIGHT, Style, write
+
+OUTPUT = Path(line_net.__file__).with_name("line_net.safetensors")
+SHA256 = "eb68731d1e4904f0187335e6391f12d8b66efb25727533252c4cce7c7a6f6a83"
+
+# Number of lines that are found, and of lines in a file; number of batches, and lines in a batch.
+LINES, TASK, STEPS, BATCH = 26_000, 200, 9_000, 64
+# Largest learning rate, weight decay, and share of maps that are dropped.
+_RATE, _DECAY, _DROPOUT = 3e-3, 0.02, 0.1
+# Maps of each layer, the height and width of its windows, and of the squares of which it returns
+# the maximum.
+_LAYERS = (
+    (16, (5, 5), (2, 2)), (32, (5, 5), (2, 1)), (64, (3, 3), (3, 1)),
+    (128, (3, 5), (1, 1)), (96, (1, 5), (1, 1)),
+)  # fmt: skip
+# Share of the new weights in their moving average after each batch.
+_NEW = 0.002
+# Loss above which a line has no weight at the end of the training; before, it is larger.
+_HOPELESS = 12.0
+# Standard deviations of the distortions: logs of width and height, slant, shift as a share of the
+# height, slope, and the difference of pens, which half of the lines have.
+_VARY = {"width": 0.1, "height": 0.07, "slant": 0.12, "shift": 0.05, "slope": 0.012, "pen": 0.3}
+# Empty columns on both sides of the lines of a batch.
+_MARGIN = 4
+
+Sample = tuple[str, Bytes]
+
+
+def find_lines(seed: int, name: str, folder: Path) -> None:
+    """Draw and find lines, and save their texts and their ink as the net sees it."""
+    path = folder / f"{seed}.npz"
+    if path.exists():
+        return
+    lines = list(draw_lines(name, np.random.default_rng([seed, 31]), TASK))
+    inks = [line_net.shrink(each.ink, (each.top + each.bottom) / 2) for _, each in lines]
+    arrays = {
+        "texts": np.array([text for text, _ in lines]),
+        "ends": np.cumsum([ink.shape[1] for ink in inks]),
+        "ink": np.round(255 * np.concatenate(inks, 1)).astype(np.uint8),
+    }
+    save_arrays(path, arrays)
+
+
+def load_lines(paths: Sequence[Path]) -> list[Sample]:
+    """Load saved lines."""
+    samples = list[Sample]()
+    for path in paths:
+        arrays = np.load(path)
+        inks = np.split(arrays["ink"], arrays["ends"][:-1], axis=1)
+        samples += zip(arrays["texts"].tolist(), inks, strict=True)
+    return samples
+
+
+def draw_line(name: str, draw: Generator) -> Sample:
+    """Draw a line in about the size that `nanograd.numbers.locate` would give it."""
+    digits, text = choose_digits(name, draw)
+    images = list(digits.reshape(-1, 28, 28))
+    style = Style(
+        touching=draw.random() < 0.6,
+        marks=draw.choice([0.2, 0.5]) * (draw.random() < 0.2) if images else 0.75,
+        pale=0.2 * (draw.random() < 0.1),
+        links=0.3 * (draw.random() < 0.1),
+        wobble=0.0 if draw.random() < 0.5 else max(0.0, draw.uniform(-2, 2)),
+        spread=draw.choice([1.0, 1.0, 1.5, 2.0]),
+    )
+    ink = write(images, style, draw)
+    rows = np.flatnonzero(ink.max(1) > 90)
+    if not len(rows):
+        return draw_line(name, draw)
+    # A line is higher than its digits, which do not stand on one level.
+    usual = (rows[-1] - rows[0] + 1) / (draw.uniform(1, 1.35) if len(text) > 1 else 1)
+    scale = np.clip(HEIGHT / usual * np.exp(draw.normal(0, 0.04)), 0.6, 1.5)
+    size = [round(side * scale) for side in reversed(ink.shape)]
+    line = Image.fromarray(ink).resize(size, Image.Resampling.BOX)
+    middle = scale * (rows[0] + rows[-1] + 1) / 2 + draw.normal(0, 1.4)
+    shrunk = line_net.shrink(np.asarray(line, np.float32), middle)
+    return text, np.round(shrunk).astype(np.uint8)
+
+
+def draw_batches(name: str, seed: int) -> Iterator[list[Sample]]:
+    """Yield batches of new lines with similar widths."""
+    draw = np.random.default_rng([seed, 77])
+    while True:
+        lines = [draw_line(name, draw) for _ in range(8 * BATCH)]
+        lines.sort(key=lambda line: line[1].shape[1])
+        yield from (lines[start : start + BATCH] for start in range(0, len(lines), BATCH))
+
+
+def take_batches(lines: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Yield batches of saved lines with similar widths."""
+    draw, widths = np.random.default_rng(0), np.array([ink.shape[1] for _, ink in lines])
+    while True:
+        order = np.argsort(widths * draw.uniform(0.75, 1.3, len(widths)))[draw.integers(BATCH) :]
+        for place in draw.permutation(len(order) // BATCH):
+            yield [lines[number] for number in order[place * BATCH :][:BATCH]]
+
+
+def build() -> Any:
+    """Build the net in PyTorch: (lines, 1, ROWS, width) to (lines, 11, 1, frames)."""
+    from torch import nn  # noqa: PLC0415 - only needed to train
+
+    layers, inputs = list[Any](), 1
+    for number, (outputs, size, square) in enumerate(_LAYERS):
+        rows = size[0] // 2 if square != (1, 1) else 0
+        conv = nn.Conv2d(inputs, outputs, size, padding=(rows, size[1] // 2), bias=False)
+        layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(square)]
+        layers += [nn.Dropout2d(_DROPOUT)] if number == len(_LAYERS) - 2 else []
+        inputs = outputs
+    return nn.Sequential(*layers, nn.Conv2d(inputs, NO_DIGIT + 1, 1))
+
+
+def vary(ink: Any) -> Any:
+    """Distort lines, (lines, 1, ROWS, width), by one affine map and one pen each."""
+    import torch  # noqa: PLC0415
+    from torch.nn import functional  # noqa: PLC0415
+
+    count, _, height, width = ink.shape
+    normal = {name: size * torch.randn(count) for name, size in _VARY.items()}
+    maps = torch.zeros(count, 2, 3)
+    maps[:, 0, 0] = torch.exp(normal["width"]).clamp(0.8, 1.3)
+    maps[:, 0, 1] = normal["slant"] * height / width
+    maps[:, 0, 2] = maps[:, 0, 0] - 1  # the left end stays
+    maps[:, 1, 0] = normal["slope"] * width / height
+    maps[:, 1, 1], maps[:, 1, 2] = torch.exp(normal["height"]), normal["shift"]
+    places = functional.affine_grid(maps, list(ink.shape), align_corners=False)
+    ink = functional.grid_sample(ink, places, align_corners=False)
+    pen = normal["pen"].clamp(-0.7, 0.7).view(-1, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.5)
+    extreme = pen.sign() * functional.max_pool2d(pen.sign() * ink, 3, 1, 1)
+    return ink + pen.abs() * (extreme - ink)
+
+
+def train(batches: Iterator[Sequence[Sample]]) -> dict[str, Floats]:
+    """Train the net, and return the moving average of its weights, as `LineNet` needs them."""
+    import torch  # noqa: PLC0415
+    from torch.nn import functional  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    net = build()
+    mean = {name: each.clone() for name, each in net.state_dict().items()}
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=_DECAY, betas=(0.9, 0.98))
+    for step in range(1, STEPS + 1):
+        left = 1 - step / STEPS
+        optimizer.param_groups[0]["lr"] = _RATE * min(step / 300, 1, 1.25 * left + 0.001)
+        lines = next(batches)
+        # A line may become wider by a quarter.
+        width = round(1.25 * max(ink.shape[1] for _, ink in lines)) + 2 * _MARGIN
+        ink = np.zeros((len(lines), 1, line_net.ROWS, width + width % 2), np.float32)
+        for place, (_, each) in zip(ink, lines, strict=True):
+            place[0, :, _MARGIN : _MARGIN + each.shape[1]] = each / 255
+        texts = torch.tensor([int(digit) for text, _ in lines for digit in text])
+        scores = functional.log_softmax(net(vary(torch.from_numpy(ink)))[:, :, 0], 1)
+        frames, lengths = [scores.shape[2]] * len(lines), [len(text) for text, _ in lines]
+        losses = functional.ctc_loss(
+            *(scores.permute(2, 0, 1), texts, frames, lengths),
+            blank=NO_DIGIT,
+            reduction="none",
+            zero_infinity=True,
+        )
+        loss = (losses * (losses < _HOPELESS * STEPS / step)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        for name, each in net.state_dict().items():
+            if each.is_floating_point():
+                mean[name].lerp_(each, max(_NEW, 50 / (step + 50)))
+        if step % 100 == 0:
+            print(f"{step} of {STEPS}: loss {loss:.3f}", flush=True)
+    net.load_state_dict(mean)
+    return fold(net)
+
+
+def fold(net: Any) -> dict[str, Floats]:
+    """Return weights, (height, width, inputs, outputs), with the normalisation of batches."""
+    convolutions = [
+        each for each in net if hasattr(each, "kernel_size") and hasattr(each, "weight")
+    ]
+    norms = [each for each in net if hasattr(each, "running_var")]
+    folded = dict[str, Floats]()
+    for number, each in enumerate(convolutions):
+        weight, bias = each.weight.detach().permute(2, 3, 1, 0), each.bias
+        if number < len(norms):
+            norm = norms[number]
+            factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+            weight, bias = weight * factor, norm.bias - norm.running_mean * factor
+        folded[f"{number}.weight"] = weight.detach().contiguous().numpy()
+        folded[f"{number}.bias"] = bias.detach().numpy()
+    return folded
+
+
+def recipe() -> JsonObject:
+    """Return all settings on which the net depends."""
+    layers = [[maps, *size, *square] for maps, size, square in _LAYERS]
+    net = {"layers": layers, "rate": _RATE, "decay": _DECAY, "dropout": _DROPOUT, "new": _NEW}
+    work = {"lines": LINES, "steps": STEPS, "batch": BATCH, "hopeless": _HOPELESS, "vary": _VARY}
+    return {"data_sha256": DATA_SHA256, **SETTINGS, **net, **work}
+
+
+def main() -> None:
+    """Draw and find lines, train the net and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default="auto", help="folder of MNIST")
+    parser.add_argument("--lines-in", type=Path, required=True, help="folder of the lines")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    given = parser.parse_args()
+    given.lines_in.mkdir(exist_ok=True)
+    seeds = range(LINES // TASK)
+    with Pool(given.processes) as pool:
+        pool.map(partial(find_lines, name=given.data, folder=given.lines_in), seeds, chunksize=1)
+    found = take_batches(load_lines([given.lines_in / f"{seed}.npz" for seed in seeds]))
+    pairs = zip(found, draw_batches(given.data, 0), strict=True)
+    net = train(batch for pair in pairs for batch in pair)
+    recipes.save(net, given.output, recipe())
+
+
+if __name__ == "__main__":
+    main()
