@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from nanograd.digits.dataset import Dataset
+from nanograd.distributed import group as groups
 from nanograd.distributed.group import RayGroup
-from nanograd.distributed.members import MAX_FAILURES
 from nanograd.errors import ClusterError, Stopped
 from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec
@@ -132,7 +132,8 @@ def test_frozen_worker_is_replaced(run):
     assert noticed_s(events, "lost") < LONGEST_S
 
 
-@pytest.mark.parametrize("num_kills", [20, pytest.param(200, marks=pytest.mark.soak)])
+# After the first quarter, more kills follow than SLACK: a resource lost by each kill is noticed.
+@pytest.mark.parametrize("num_kills", [13, pytest.param(200, marks=pytest.mark.soak)])
 def test_many_kills_in_one_run_change_no_bit(run, digits, num_kills):
     victims = ["server" if kill % 5 == 4 else str(kill % 3) for kill in range(num_kills)]
     held: list[list[int]] = []
@@ -159,19 +160,20 @@ def test_many_kills_in_one_run_change_no_bit(run, digits, num_kills):
             # A machine that is busy with others may be too slow for an actor's deadline.
             assert lost[-1][-1] == victims[len(lost) - 1] or event.get("how") != "killed"
     assert all(victim in those for victim, those in zip(victims, lost, strict=True))
-    for before, after in zip(held[num_kills // 2], held[-1], strict=True):
+    for before, after in zip(held[num_kills // 4], held[-1], strict=True):
         assert after <= before + SLACK
 
 
 @pytest.mark.parametrize("num_segments", [0, 1])
 def test_failures_end_the_run_only_when_no_round_is_applied_between_them(
-    start_group, use_servers, recipe, digits, num_segments
+    start_group, use_servers, recipe, digits, num_segments, monkeypatch
 ):
     use_servers(dies_after(num_segments))
     group = start_group(recipe, 2)
 
     if num_segments:
-        for until in range(1, MAX_FAILURES + 3):
+        monkeypatch.setattr(groups, "MAX_FAILURES", 2)
+        for until in range(1, 5):
             group.advance(until)
             group.snapshot()
         assert bits(group.snapshot()) == bits(train_locally(recipe, digits, until))

@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from nanograd.digits.dataset import Dataset
+from nanograd.distributed import group as groups
 from nanograd.distributed import members, servers
 from nanograd.errors import ClusterError, Stopped, UnavailableError
 from nanograd.settings.train_spec import TrainSpec
@@ -98,6 +99,7 @@ def test_shards_that_never_arrive_are_reported_and_end_the_run(
     use_workers(actors.TakesNothing)
     monkeypatch.setattr(members, "CHECK_S", 0.2)
     monkeypatch.setattr(members, "MAX_TAKE_S", 1.0)
+    monkeypatch.setattr(groups, "MAX_FAILURES", 1)
 
     with pytest.raises(ClusterError, match="shards did not reach worker 0"):
         start_group(recipe, 1)
