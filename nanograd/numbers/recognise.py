@@ -28,7 +28,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the pi
 # Thinnest pen in pixels of a line.
 _THINNEST = 2.0
 # Minimum lead of a path over having no digit: for each digit, and for all of them.
-_LEAD_OF_A_DIGIT, _LEAD = 3.0, 12.0
+_LEAD_OF_A_DIGIT, _LEAD = 2.0, 12.0
 # A picture is searched in other ways unless each line has more than the confidence _SURE. A line
 # with less than _DOUBTFUL counts against a result, and each line must be worth _LEAST certain
 # digits. Longest sides in pixels of the other copies. Of 740 photos of training digits, 644 were
