@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from io import BytesIO
 from math import isnan
@@ -57,6 +58,12 @@ def embed_image(
 
 def render(template: str, **values: Any) -> str:
     """Fill in a template of `page/`; a missing value is an error."""
+    return str(_environment().get_template(template).render(values))
+
+
+@cache
+def _environment() -> Any:
+    """Load the templates, which are compiled once in each process."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -69,7 +76,7 @@ def render(template: str, **values: Any) -> str:
     environment.globals |= {"asset": asset, "chart_size": (WIDTH, HEIGHT)}
     environment.filters |= {"percent": percent, "thousands": "{:,}".format, "json": json.dumps}
     environment.filters["count_of"] = count
-    return environment.get_template(template).render(values)
+    return environment
 
 
 def asset(name: str) -> str:
