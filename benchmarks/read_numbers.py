@@ -10,7 +10,7 @@ is right and it is the only line found.
 - tesseract: Debian's `tesseract --psm 7`, digits only, on the first `--tesseract` pictures, and on
   a tenth as many photos of each kind.
 
-The rules and the judge were chosen on lines of training images (`--part train`), except that photos
+The rules and the nets were chosen on lines of training images (`--part train`), except that photos
 of test images showed three faults: wires of bindings, rings at the border and hues were misjudged.
 """
 
