@@ -6,9 +6,10 @@ One half of the lines is drawn or photographed, and found as in use. The folder 
 so a stopped run continues. The other half is drawn anew for each batch, in the size in which the
 net sees it. The net maximises the probability of their texts. PyTorch is needed (`.[bench]`).
 
-The weights also depend on the processor. The net in the package was trained for 74 minutes on two
-cores that did other work besides, while its lines were still drawn. So this script does not make
-the same file again.
+The weights also depend on the processor. The net in the package was trained in two parts, of 42 and
+37 minutes on two cores that did other work besides. The first part had fewer lines, no blur and no
+other brightness. In the second part, two of five batches were drawn anew, and 1,700 of the lines
+were photos and forms only. So this script does not make the same file again.
 
 References:
     Graves et al. (2006), "Connectionist temporal classification".
@@ -37,10 +38,10 @@ from scripts.make_model import DATA_SHA256
 from simulators.strings import HEIGHT, Style, write
 
 OUTPUT = Path(line_net.__file__).with_name("line_net.safetensors")
-SHA256 = "eb68731d1e4904f0187335e6391f12d8b66efb25727533252c4cce7c7a6f6a83"
+SHA256 = "e9bde41a185245575c7b228c03098f249e17ad1040cf83ef32715e619be1eba6"
 
 # Number of lines that are found, and of lines in a file; number of batches, and lines in a batch.
-LINES, TASK, STEPS, BATCH = 26_000, 200, 9_000, 64
+LINES, TASK, STEPS, BATCH = 28_000, 200, 9_000, 64
 # Largest learning rate, weight decay, and share of maps that are dropped.
 _RATE, _DECAY, _DROPOUT = 3e-3, 0.02, 0.1
 # Maps of each layer, the height and width of its windows, and of the squares of which it returns
@@ -54,8 +55,13 @@ _NEW = 0.002
 # Loss above which a line has no weight at the end of the training; before, it is larger.
 _HOPELESS = 12.0
 # Standard deviations of the distortions: logs of width and height, slant, shift as a share of the
-# height, slope, and the difference of pens, which half of the lines have.
-_VARY = {"width": 0.1, "height": 0.07, "slant": 0.12, "shift": 0.05, "slope": 0.012, "pen": 0.3}
+# height, slope, and the difference of pens and the log of brightness, which half of the lines have.
+_VARY = {
+    "width": 0.1, "height": 0.07, "slant": 0.12, "shift": 0.05, "slope": 0.012, "pen": 0.3,
+    "brightness": 0.25,
+}  # fmt: skip
+# Share of the lines that are blurred.
+_BLURRED = 0.3
 # Empty columns on both sides of the lines of a batch.
 _MARGIN = 4
 
@@ -146,7 +152,7 @@ def build() -> Any:
 
 
 def vary(ink: Any) -> Any:
-    """Distort lines, (lines, 1, ROWS, width), by one affine map and one pen each."""
+    """Distort lines, (lines, 1, ROWS, width), by one affine map, pen, blur and brightness each."""
     import torch  # noqa: PLC0415
     from torch.nn import functional  # noqa: PLC0415
 
@@ -160,9 +166,15 @@ def vary(ink: Any) -> Any:
     maps[:, 1, 1], maps[:, 1, 2] = torch.exp(normal["height"]), normal["shift"]
     places = functional.affine_grid(maps, list(ink.shape), align_corners=False)
     ink = functional.grid_sample(ink, places, align_corners=False)
-    pen = normal["pen"].clamp(-0.7, 0.7).view(-1, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.5)
+    pen, brightness = (
+        normal[name].view(-1, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.5)
+        for name in ("pen", "brightness")
+    )
     extreme = pen.sign() * functional.max_pool2d(pen.sign() * ink, 3, 1, 1)
-    return ink + pen.abs() * (extreme - ink)
+    ink = ink + pen.abs().clamp(max=0.7) * (extreme - ink)
+    blur = torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < _BLURRED)
+    ink = ink + blur * (functional.avg_pool2d(ink, 3, 1, 1) - ink)
+    return (ink * brightness.exp()).clamp(0, 1)
 
 
 def train(batches: Iterator[Sequence[Sample]]) -> dict[str, Floats]:
@@ -229,6 +241,7 @@ def recipe() -> JsonObject:
     layers = [[maps, *size, *square] for maps, size, square in _LAYERS]
     net = {"layers": layers, "rate": _RATE, "decay": _DECAY, "dropout": _DROPOUT, "new": _NEW}
     work = {"lines": LINES, "steps": STEPS, "batch": BATCH, "hopeless": _HOPELESS, "vary": _VARY}
+    work["blurred"] = _BLURRED
     return {"data_sha256": DATA_SHA256, **SETTINGS, **net, **work}
 
 
