@@ -13,7 +13,6 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pq
 
 from nanograd.digits.dataset import Dataset
@@ -277,6 +276,8 @@ def decode(data: bytes, schema: pa.Schema, format_: str) -> pa.Table:
     """Read columns of a file that `OutputFiles` wrote as parquet, csv or jsonl."""
     if not data:  # JSON lines without a row
         return schema.empty_table()
+    import pyarrow.dataset as pa_dataset  # noqa: PLC0415 - it imports pandas, if that is installed
+
     formats = {
         "parquet": pa_dataset.ParquetFileFormat(),
         "csv": pa_dataset.CsvFileFormat(pa_csv.ParseOptions(newlines_in_values=True)),
