@@ -4,10 +4,12 @@ A line is drawn or photographed (`simulators`), and found by the package itself.
 package also cuts it into pieces. The data and the seed determine the lines.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from io import BytesIO
+from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +214,27 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     with new.open("wb") as stream:
         np.savez(stream, **arrays)
     new.replace(path)
+
+
+def draw_files(
+    script: str, output: Path, count: int, draw: Callable[[int, str, Path], None]
+) -> tuple[list[Path], Namespace]:
+    """Read the arguments of a script, and draw its files of lines in several processes.
+
+    Args:
+        script: documentation of the script.
+        output: the file that it writes by default.
+        count: number of files, seed.npz.
+        draw: draws the file of a seed, from the data of a name, into a folder.
+    """
+    parser = ArgumentParser(description=script.split("\n", maxsplit=1)[0])
+    parser.add_argument("--data", default="auto", help="folder of MNIST")
+    parser.add_argument("--lines-in", type=Path, required=True, help="folder of the lines")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=output)
+    given = parser.parse_args()
+    given.lines_in.mkdir(exist_ok=True)
+    with Pool(given.processes) as pool:
+        tasks = ((seed, given.data, given.lines_in) for seed in range(count))
+        pool.starmap(draw, tasks, chunksize=1)
+    return [given.lines_in / f"{seed}.npz" for seed in range(count)], given

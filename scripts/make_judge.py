@@ -24,11 +24,8 @@ References:
     Loshchilov & Hutter (2019), "Decoupled weight decay regularization" (AdamW).
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +38,7 @@ from nanograd.numbers.pieces import CONTEXT
 from nanograd.runtime.arrays import Doubles, Floats, Ints, Mask
 from nanograd.runtime.json_files import JsonObject
 from scripts import recipes
-from scripts.lines import SETTINGS, TASK, Lines, make_lines
+from scripts.lines import SETTINGS, TASK, Lines, draw_files, make_lines
 from scripts.make_model import DATA_SHA256
 
 OUTPUT = Path(judge.__file__).with_name("judge.safetensors")
@@ -311,17 +308,7 @@ def save(net: Mapping[str, Floats], file: Path) -> None:
 
 def main() -> None:
     """Draw the lines, train the nets and write the judge."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", default="auto", help="folder of MNIST")
-    parser.add_argument("--lines-in", type=Path, required=True, help="folder of the lines")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    given = parser.parse_args()
-    given.lines_in.mkdir(exist_ok=True)
-    make = partial(make_lines, name=given.data, folder=given.lines_in)
-    with Pool(given.processes) as pool:
-        pool.map(make, range(LINES // TASK), chunksize=1)
-    paths = [given.lines_in / f"{number}.npz" for number in range(LINES // TASK)]
+    paths, given = draw_files(__doc__, OUTPUT, LINES // TASK, make_lines)
     save(train(paths), given.output)
 
 

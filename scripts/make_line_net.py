@@ -17,10 +17,7 @@ References:
     Loshchilov & Hutter (2019), "Decoupled weight decay regularization" (AdamW).
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
-from functools import partial
-from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +30,7 @@ from nanograd.numbers.lattice import NO_DIGIT
 from nanograd.runtime.arrays import Bytes, Floats
 from nanograd.runtime.json_files import JsonObject
 from scripts import recipes
-from scripts.lines import SETTINGS, choose_digits, draw_lines, save_arrays
+from scripts.lines import SETTINGS, choose_digits, draw_files, draw_lines, save_arrays
 from scripts.make_model import DATA_SHA256
 from simulators.strings import HEIGHT, Style, write
 
@@ -247,18 +244,8 @@ def recipe() -> JsonObject:
 
 def main() -> None:
     """Draw and find lines, train the net and write it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", default="auto", help="folder of MNIST")
-    parser.add_argument("--lines-in", type=Path, required=True, help="folder of the lines")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    given = parser.parse_args()
-    given.lines_in.mkdir(exist_ok=True)
-    seeds = range(LINES // TASK)
-    with Pool(given.processes) as pool:
-        pool.map(partial(find_lines, name=given.data, folder=given.lines_in), seeds, chunksize=1)
-    found = take_batches(load_lines([given.lines_in / f"{seed}.npz" for seed in seeds]))
-    pairs = zip(found, draw_batches(given.data, 0), strict=True)
+    paths, given = draw_files(__doc__, OUTPUT, LINES // TASK, find_lines)
+    pairs = zip(take_batches(load_lines(paths)), draw_batches(given.data, 0), strict=True)
     net = train(batch for pair in pairs for batch in pair)
     recipes.save(net, given.output, recipe())
 

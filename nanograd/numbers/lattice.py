@@ -55,12 +55,11 @@ def best_path(pieces: Pieces, scores: Doubles, texts: Mapping[str, float]) -> Pa
     best = _spell_best(pieces, scores)
     if best is None:
         return None
-    values = {best: min(texts.values()), **texts}
-    spelt, whole = list(values), np.array(list(values.values()))
-    sums, paths = _spell(pieces, scores, spelt)
-    whole = (sums + WHOLE * whole) / (1 + WHOLE)
-    chosen = int(whole.argmax())
-    probabilities = np.exp(whole - np.logaddexp.reduce(whole))
+    texts = {best: min(texts.values()), **texts}
+    sums, paths = _spell(pieces, scores, list(texts))
+    values = (sums + WHOLE * np.array(list(texts.values()))) / (1 + WHOLE)
+    chosen = int(values.argmax())
+    probabilities = np.exp(values - np.logaddexp.reduce(values))
     own, classes = paths[chosen]
     shares = np.zeros((len(own), NO_DIGIT + 1))
     for number in np.flatnonzero(probabilities > _LEAST).tolist():
@@ -72,7 +71,7 @@ def best_path(pieces: Pieces, scores: Doubles, texts: Mapping[str, float]) -> Pa
         classes=classes,
         shares=np.minimum(shares, 1.0),
         probability=float(probabilities[chosen]),
-        lead=float(whole[chosen] - whole[spelt.index("")]),
+        lead=float(values[chosen] - values[list(texts).index("")]),
     )
 
 

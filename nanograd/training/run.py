@@ -84,8 +84,8 @@ class TrainingRun:
             num_images = len(self._training) + num_variants(len(self._training), net.variants)
             if num_images < net.shards:
                 flag = "shards" if len(data.train) < net.shards else "validation-split"
-                numbers = count(num_images, "training image"), count(net.shards, "shard")
-                text = " cannot fill ".join(numbers)
+                images, shards = count(num_images, "training image"), count(net.shards, "shard")
+                text = f"{images} cannot fill {shards}"
                 raise DataError(f"{text}; lower --{flag}")
             self.recipes.append(make_recipe(net, num_images))
 
