@@ -4,7 +4,6 @@ import glob
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,8 +33,6 @@ _LAKES = {
     ".hoodie": ("", "a Hudi table", "hudi"),
 }
 
-# Number of files in an object store whose first bytes are read at the same time.
-_NUM_THREADS = 16
 # `content_of` a file in an object store hashes this many bytes at its start and at its end.
 _END_BYTES = 65_536
 _translate = lru_cache(maxsize=8)(glob_translate)  # to a regular expression
@@ -379,8 +376,8 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     visible = [InputFile(*each) for each in listed if _takes(place, each[0])]
     if is_glob and not visible:
         raise DataError(f"{place}: there is no such file or folder; check the path")
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:  # reads the first bytes of unknown suffixes
-        wanted = list(pool.map(lambda file: _is_wanted(file.place, suffixes), visible))
+    # This reads the first bytes of files with other suffixes.
+    wanted = storage.map_all(lambda file: _is_wanted(file.place, suffixes), visible)
     for file, is_wanted in zip(visible, wanted, strict=True):
         is_taken = is_wanted or _is_named(place, file.place)
         yield file.place, file, "" if is_taken else _OTHERS

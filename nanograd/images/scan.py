@@ -6,7 +6,6 @@ may have different types, if one type can hold them; a value that does not fit i
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -34,8 +33,6 @@ from nanograd.settings.specs import ReadOptions
 
 _NOTHING = pa.schema([])
 ALL = "*"  # keeps all columns except the images
-# Number of footers that are read at the same time from an object store.
-_NUM_THREADS = 16
 
 
 class ScannedFile(NamedTuple):
@@ -125,11 +122,9 @@ def scan_files(
             return scanned._replace(rejected=Rejected(origin, Reason.WRONG_SCHEMA, detail))
         return scanned._replace(num_bytes=num_bytes, more=tuple(more), columns=found)
 
-    if any(storage.is_remote(file.place) for file in files):
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            scanned = list(pool.map(scan, files))
-    else:  # for local files, threads would be slower
-        scanned = list(map(scan, files))
+    are_remote = any(storage.is_remote(file.place) for file in files)
+    # For local files, threads would be slower.
+    scanned = storage.map_all(scan, files) if are_remote else list(map(scan, files))
     if len(files) < len(all_files):  # earlier commands have used the other files
         return scanned, partitions
     own, whole = [each.schema for each in scanned], [each.whole for each in scanned]

@@ -21,7 +21,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -41,8 +40,6 @@ CORRECTIONS = "_corrections.pq"
 _CLEARED = "_cleared"
 # The name of a file of a part, which may be in the folders of --partition-by.
 _PART_FILE = re.compile(r"([^/]+/)?([^/=]+=[^/]*/)*part-[0-9a-f]{16}(-\d+)?\.\w+")
-# Number of files that are read at the same time.
-_NUM_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +133,8 @@ def find_lost(
     }
     if verify:
         left = sorted(files.keys() - lost)
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            sums = pool.map(lambda name: storage.checksum(storage.read(found[name][0])), left)
-            lost |= {n for n, sha256 in zip(left, sums, strict=True) if sha256 != files[n].sha256}
+        sums = storage.map_all(lambda name: storage.checksum(storage.read(found[name][0])), left)
+        lost |= {n for n, sha256 in zip(left, sums, strict=True) if sha256 != files[n].sha256}
     return lost
 
 
@@ -290,8 +286,7 @@ def read_receipts(folder: str) -> dict[str, Receipt]:
     """Read all receipts in a folder, by the ids of their parts."""
     names = storage.names(storage.join(folder, RECEIPTS))
     files = [storage.join(folder, RECEIPTS, name) for name in names if name.endswith(".json")]
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        receipts = list(map(Receipt.from_json, pool.map(json_files.read_manifest, files)))
+    receipts = map(Receipt.from_json, storage.map_all(json_files.read_manifest, files))
     return {receipt.part: receipt for receipt in receipts}
 
 
@@ -307,8 +302,7 @@ def commit_files(folder: str, files: Mapping[str, Any]) -> dict[str, Written]:
         storage.commit(storage.join(folder, name), data)
         return Written(len(data), storage.checksum(data))
 
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:  # most of the time is waiting for the disk
-        return dict(zip(files, pool.map(commit, files, files.values()), strict=True))
+    return dict(zip(files, storage.map_all(commit, files, files.values()), strict=True))
 
 
 def remove_other_parts(

@@ -16,7 +16,6 @@ list is made again.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import ceil
 from typing import cast
@@ -44,8 +43,6 @@ REVIEW, OF_PARTS = "_review.pq", "_review"
 MAX_ROWS, MAX_OF_PART, LEAST_OF_PART = 100_000, 10_000, 200
 # A part keeps up to this multiple of its share, because doubtful rows may be in few parts.
 _CONCENTRATION = 4
-# Number of files of parts that are read at the same time.
-_NUM_THREADS = 16
 _MADE_OF = b"nanograd.made_of"
 
 _PIXELS = pa.field("pixels", pa.binary(NUM_PIXELS))
@@ -115,16 +112,15 @@ def write_review(
                 return
     rows = pa.Table.from_batches([], _columns(spec, kept, _PIXELS)[1])
     places = [storage.join(spec.output, name) for name in sorted(files)]
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        # The files are sorted by doubt. Their rows are large, so read only those to list.
-        doubts = list(pool.map(_read_doubts, places))
-        least = max([_least(spec), *np.sort(np.concatenate([[], *doubts]))[-number:][:1]])
-        numbers = [int((doubt >= least).sum()) for doubt in doubts]
-        for start in range(0, len(places), _NUM_THREADS):
-            some = slice(start, start + _NUM_THREADS)
-            found = pool.map(_read_first, places[some], numbers[some])
-            tables = [table.cast(rows.schema) for table in found]
-            rows = _first(pa.concat_tables([rows, *tables]), number)
+    # The files are sorted by doubt. Their rows are large, so read only those to list.
+    doubts = storage.map_all(_read_doubts, places)
+    least = max([_least(spec), *np.sort(np.concatenate([[], *doubts]))[-number:][:1]])
+    numbers = [int((doubt >= least).sum()) for doubt in doubts]
+    for start in range(0, len(places), storage.NUM_THREADS):
+        some = slice(start, start + storage.NUM_THREADS)
+        found = storage.map_all(_read_first, places[some], numbers[some])
+        tables = [table.cast(rows.schema) for table in found]
+        rows = _first(pa.concat_tables([rows, *tables]), number)
     if spec.review_below is None and len(rows) < number:
         text = f"{REVIEW} has {len(rows):,} of {number:,} rows, because parts keep no more"
         listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))

@@ -14,14 +14,14 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
@@ -31,8 +31,8 @@ from nanograd.runtime import machine
 _TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_BYTES = 4 << 30  # of a decompressed file; enough for a million images as CSV
-# Concurrent removals in an object store; each takes a few round trips.
-_NUM_REQUESTS = 16
+# Number of calls of `map_all` at the same time.
+NUM_THREADS = 16
 # The `@` of these addresses names a container, or a user without a password.
 _ADDRESS = re.compile(r"((abfs|wasb)s?|hdfs)://[^/:@]*@|gs://anonymous@", re.IGNORECASE)
 # Patterns in pyarrow's error messages, and the likely cause; the first match counts.
@@ -42,6 +42,14 @@ _CAUSES = {
     "AWS Error UNKNOWN ": "this store lacks a part of Amazon's S3, or AWS_ENDPOINT_URL is not the "
     "address of one",
 }
+
+R = TypeVar("R")
+
+
+def map_all(function: Callable[..., R], *arguments: Iterable[Any]) -> list[R]:
+    """Call a function as `map` does, but several times at once: most calls wait for the storage."""
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        return list(pool.map(function, *arguments))
 
 
 def is_remote(place: str) -> bool:
@@ -344,8 +352,7 @@ def remove(place: str) -> None:
             if kind != "Directory":
                 return
             below = _listed(place, recursive=True)
-            with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
-                list(pool.map(remove_file, [each.path for each in below if each.is_file]))
+            map_all(remove_file, [each.path for each in below if each.is_file])
             folders = [each.path for each in below if not each.is_file]
             for folder in [*sorted(folders, reverse=True), path]:
                 with suppress(FileNotFoundError):
