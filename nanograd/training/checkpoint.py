@@ -55,27 +55,22 @@ class CheckpointSaver:
 
     Args:
         folder: folder or URI of the checkpoints.
-        identity: identity of the run.
+        start: the newest checkpoint, or the first state; it has the identity of the run.
         listener: receives the warnings.
-        round_: next round of the newest checkpoint; 0 without one.
-        train_s: seconds of training of the newest checkpoint; 0 without one.
         check: called before each save; raises if another process has taken over the run.
     """
 
     def __init__(
         self,
         folder: str,
-        identity: JsonObject,
+        start: Checkpoint,
         listener: Listener,
-        *,
-        round_: int = 0,
-        train_s: float = 0.0,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._folder, self._identity, self._listener = folder, identity, listener
+        self._folder, self._identity, self._listener = folder, start.identity, listener
         self._check = check
-        self._saved_round, self._tried_s, self._num_failures = round_, train_s, 0
-        self._interval_s = INTERVAL_S
+        self._saved_round, self._tried_s = start.snapshot.round, start.history.train_s
+        self._interval_s, self._num_failures = INTERVAL_S, 0
 
     @property
     def is_slow(self) -> bool:

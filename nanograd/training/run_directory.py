@@ -9,7 +9,7 @@ the first epochs do not depend on their number. A command with another identity 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import gmtime, strftime
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
@@ -132,15 +132,8 @@ class RunDirectory:
             self.require_same(start.identity)
             done = f"{start.snapshot.round:,} of {recipe.num_rounds:,} rounds"
             self._listener(info(f"continuing after {done}"))
-        saver = CheckpointSaver(
-            folder,
-            self.identity,
-            self._listener,
-            round_=start.snapshot.round,
-            train_s=start.history.train_s,
-            check=self._check,
-        )
-        return start, saver
+            start = replace(start, identity=self.identity)
+        return start, CheckpointSaver(folder, start, self._listener, self._check)
 
     def write_metrics(self, histories: Sequence[History]) -> None:
         """Write metrics.jsonl with a line for each epoch; if that fails, emit a warning."""

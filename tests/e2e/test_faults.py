@@ -41,7 +41,7 @@ from tests.helpers.store_faults import (
     Proxy,
 )
 from tests.helpers.stores import Store
-from tests.training.test_checkpoint import IDENTITY, some_checkpoint, vector_bits
+from tests.training.test_checkpoint import some_checkpoint, vector_bits
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def save_rounds(place: str, *rounds: int) -> bool:
     events: list[Event] = []
     for round_ in rounds:
         some = some_checkpoint(round_)
-        CheckpointSaver(place, IDENTITY, events.append).save(some.snapshot, some.history)
+        CheckpointSaver(place, some_checkpoint(0), events.append).save(some.snapshot, some.history)
     return not any("cannot write" in str(event) for event in events)
 
 

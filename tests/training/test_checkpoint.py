@@ -112,14 +112,14 @@ def test_damaged_checkpoints_of_later_rounds_displace_no_saved_one(
         (tmp_path / name).write_bytes(b"damaged")
 
     for round_ in (1, 2, 3, 4, 5):
-        save_with(CheckpointSaver(str(tmp_path), IDENTITY, ignore), round_)
+        save_with(CheckpointSaver(str(tmp_path), some_checkpoint(0), ignore), round_)
         assert newest_of(tmp_path) == (vector_bits(some_checkpoint(round_)), [])
     assert rounds_in(tmp_path) == [3, 4, 5]
 
 
 def test_third_failure_in_a_row_ends_the_run_and_names_the_newest_checkpoint(tmp_path):
     events, folder = Events(), tmp_path / "checkpoints"
-    writer = CheckpointSaver(str(folder), IDENTITY, events.append)
+    writer = CheckpointSaver(str(folder), some_checkpoint(0), events.append)
     save_with(writer, 7)
     folder.rename(tmp_path / "kept")
     folder.write_bytes(b"")  # no folder can be made here
@@ -142,7 +142,7 @@ def test_slow_saves_are_further_apart_and_a_warning_says_so_once(tmp_path, monke
     monkeypatch.setattr(storage, "commit", commit_slowly)
     monkeypatch.setattr(checkpoints, "monotonic", lambda: clock[0])
     events = Events()
-    writer = CheckpointSaver(str(tmp_path), IDENTITY, events.append)
+    writer = CheckpointSaver(str(tmp_path), some_checkpoint(0), events.append)
 
     due = []
     for number in (0, 1):
@@ -160,7 +160,8 @@ def test_last_round_that_cannot_be_saved_is_never_called_saved(tmp_path, monkeyp
     monkeypatch.setattr(checkpoints, "RETRY_S", 0.1)
     (tmp_path / "checkpoints").write_bytes(b"")
     events, some = Events(), some_checkpoint(8)
-    writer = CheckpointSaver(str(tmp_path / "checkpoints"), IDENTITY, events.append, round_=round_)
+    folder, start = str(tmp_path / "checkpoints"), some_checkpoint(round_)
+    writer = CheckpointSaver(folder, start, events.append)
 
     named = f"round {round_ - 1}" if round_ else "no checkpoint exists"
     with pytest.raises(StorageError, match=named):
@@ -174,7 +175,7 @@ def test_last_round_is_saved_once_as_soon_as_the_disk_has_space(tmp_path, monkey
     folder, some = tmp_path / "checkpoints", some_checkpoint(8)
     folder.write_bytes(b"")
 
-    writer = CheckpointSaver(str(folder), IDENTITY, lambda event: folder.unlink())
+    writer = CheckpointSaver(str(folder), some_checkpoint(0), lambda event: folder.unlink())
     writer.save_last(some.snapshot, some.history)
 
     assert newest_of(folder) == (vector_bits(some), [])

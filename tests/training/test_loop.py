@@ -24,6 +24,7 @@ from nanograd.training.worker import Contribution, Worker
 from tests.helpers import runs
 from tests.helpers.gradients import loss_and_gradients
 from tests.helpers.runs import bits
+from tests.training.test_checkpoint import some_checkpoint
 
 SETTINGS = {**runs.SETTINGS, "learning_rate": 0.003, "pixels": "unit", "ema": 0.9, "epochs": 3}
 NOTHING = Dataset(np.zeros((0, 784), np.uint8), np.zeros(0, np.uint8))
@@ -37,7 +38,7 @@ class MemorySaver(CheckpointSaver):
     is_slow = False
 
     def __init__(self) -> None:
-        super().__init__("", {}, ignore)
+        super().__init__("", some_checkpoint(0), ignore)
         self.snapshot: Snapshot | None = None
         self.history = History()
         self.rounds: list[int] = []
