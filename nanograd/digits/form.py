@@ -1,6 +1,7 @@
 """MNIST's form of an image: longest side 20, centre of mass in the middle of 28 x 28."""
 
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -106,6 +107,11 @@ def centre_of_mass(image: Bytes) -> tuple[float, float]:
 
 def to_png(image: Bytes) -> bytes:
     """Encode a uint8 image, (28, 28) or (784,), as PNG."""
+    return encode_png(Image.fromarray(image.reshape(SIDE, SIDE)))
+
+
+def encode_png(picture: Image.Image, **options: Any) -> bytes:
+    """Encode a picture as PNG, with these options of Pillow."""
     stream = BytesIO()
-    Image.fromarray(image.reshape(SIDE, SIDE)).save(stream, "PNG")
+    picture.save(stream, "PNG", **options)
     return stream.getvalue()

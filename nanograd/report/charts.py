@@ -1,7 +1,6 @@
 """Charts, which consist of shapes; `page/parts.html` writes them as SVG, `draw_png` as PNG."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from math import ceil, floor, log10
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from nanograd.digits.dataset import NUM_CLASSES
+from nanograd.digits.form import encode_png
 from nanograd.runtime.arrays import Ints
 
 # Size of a chart in pixels, and the area between its axes. It is legible on a phone of 360 pixels.
@@ -239,6 +239,4 @@ def draw_png(charts: Sequence[Chart]) -> bytes:
                 width = scale if shape.style in ("grid", "axis") else round(2.5 * scale)
                 draw.line(points, colour, width, joint="curve")
         sheet.paste(image.reduce(_FINER), (size[0] * number, 0))
-    stream = BytesIO()
-    sheet.save(stream, "PNG", optimize=True)
-    return stream.getvalue()
+    return encode_png(sheet, optimize=True)

@@ -5,12 +5,12 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from io import BytesIO
 from math import isnan
 from typing import Any, NamedTuple
 
 from PIL import Image
 
+from nanograd.digits.form import encode_png
 from nanograd.report.charts import HEIGHT, WIDTH, Chart, draw_png
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes
@@ -50,10 +50,9 @@ def embed_image(
     pixels: Bytes, alt: str, caption: Sequence[str] = (), title: str = ""
 ) -> InlineImage:
     """Encode (height, width) grey or (height, width, 4) RGBA pixels as PNG."""
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    data = b64encode(encode_png(Image.fromarray(pixels), optimize=True)).decode()
     height, width = pixels.shape[:2]
-    return InlineImage(b64encode(stream.getvalue()).decode(), width, height, alt, caption, title)
+    return InlineImage(data, width, height, alt, caption, title)
 
 
 def render(template: str, **values: Any) -> str:

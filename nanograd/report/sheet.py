@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
 from math import floor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -21,6 +20,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from nanograd.digits.form import encode_png
 from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
 from nanograd.images.columns import ImageKind, find_image_column
 from nanograd.images.inputs import Origin, expand_pictures, is_table
@@ -235,9 +235,7 @@ def draw_sheet(inspections: Sequence[Inspection], model: str) -> bytes:
         top += height
     about = PngInfo()
     about.add_text("Software", SOFTWARE)
-    stream = BytesIO()
-    sheet.save(stream, "PNG", pnginfo=about)
-    return stream.getvalue()
+    return encode_png(sheet, pnginfo=about)
 
 
 def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
