@@ -5,10 +5,9 @@ from math import floor
 from os.path import commonprefix
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nanograd.images.inputs import Origin
-from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, read
+from nanograd.images.writers import NUMBERS, QUARANTINE, WITHOUT_PROBABILITIES, read
 from nanograd.jobs.output import Manifest
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
@@ -22,8 +21,6 @@ _MOST, _FEW = 40, 10
 _NAME_WIDTH, _NOTE_WIDTH = 44, 60
 
 _SOURCE = ("path", "source_file", "source_row")
-_COLUMNS = (*_SOURCE, "prediction", "confidence", "unfamiliarity", "label")
-_SHOWN = pa.schema([PREDICTIONS.field(name) for name in _COLUMNS])
 _LINES = pa.schema([NUMBERS.field(name) for name in (*_SOURCE, "line", "text", "confidence")])
 
 
@@ -42,9 +39,10 @@ def preview_rows(output: str) -> str:
     if any("=" in name for receipt in receipts for name in receipt.files):
         return ""
     num_rows = sum(receipt.counts.rows for receipt in receipts)
-    tables, rows = {"predictions": _SHOWN, "quarantine": QUARANTINE}, list[JsonObject]()
+    tables = {"predictions": WITHOUT_PROBABILITIES, "quarantine": QUARANTINE}
     if any(name.startswith("numbers/") for receipt in receipts for name in receipt.files):
         tables = {"numbers": _LINES, "quarantine": QUARANTINE}
+    rows = list[JsonObject]()
     for receipt in receipts:
         for name in receipt.files:
             if columns := tables.get(name.partition("/")[0]):
@@ -57,8 +55,7 @@ def preview_rows(output: str) -> str:
         return "\n".join(_lines(rows, _folder(rows)))
     review, least = storage.join(output, REVIEW), list[JsonObject]()
     if storage.exists(review):
-        table = pq.read_table(pa.BufferReader(storage.read(review)), columns=list(_COLUMNS))
-        least = table.slice(0, _FEW).to_pylist()
+        least = read(review, WITHOUT_PROBABILITIES).slice(0, _FEW).to_pylist()
     folder = _folder([*rows, *least])
     lines = [f"the first of {count(num_rows, 'row')}:", *_lines(rows[:_FEW], folder)]
     if least:

@@ -36,6 +36,7 @@ PREDICTIONS = pa.schema(
         ("label", pa.int8()),
     ]
 )
+WITHOUT_PROBABILITIES = pa.schema([each for each in PREDICTIONS if each.name != "probabilities"])
 # The lines of digits in pictures.
 NUMBERS = pa.schema(
     [
@@ -272,23 +273,20 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
     return sink.getvalue()
 
 
-def decode(data: bytes, schema: pa.Schema, format_: str) -> pa.Table:
-    """Read columns of a file that `OutputFiles` wrote as parquet, csv or jsonl."""
-    if not data:  # JSON lines without a row
+def read(place: str, schema: pa.Schema) -> pa.Table:
+    """Read columns of a file of an output, whose suffix is its format."""
+    if not (data := storage.read(place)):  # JSON lines without a row
         return schema.empty_table()
     import pyarrow.dataset as pa_dataset  # noqa: PLC0415 - it imports pandas, if that is installed
 
     formats = {
         "parquet": pa_dataset.ParquetFileFormat(),
+        "pq": pa_dataset.ParquetFileFormat(),
         "csv": pa_dataset.CsvFileFormat(pa_csv.ParseOptions(newlines_in_values=True)),
         "jsonl": pa_dataset.JsonFileFormat(),
     }
-    return formats[format_].make_fragment(pa.BufferReader(data)).to_table(schema)
-
-
-def read(place: str, schema: pa.Schema) -> pa.Table:
-    """Read columns of a file that `OutputFiles` wrote, whose suffix is its format."""
-    return decode(storage.read(place), schema, place.rpartition(".")[2])
+    format_ = formats[place.rpartition(".")[2]]
+    return format_.make_fragment(pa.BufferReader(data)).to_table(schema)
 
 
 def _to_json_values(column: pa.ChunkedArray) -> list[Any]:

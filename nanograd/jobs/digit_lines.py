@@ -19,7 +19,7 @@ from PIL import Image
 
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.images.reader import Batch
-from nanograd.images.writers import NUMBERS, PREDICTIONS
+from nanograd.images.writers import NUMBERS, PREDICTIONS, WITHOUT_PROBABILITIES
 from nanograd.jobs.receipts import PredictionCounts
 from nanograd.models.model import Assessment, Model
 from nanograd.models.reference import UNFAMILIAR
@@ -34,8 +34,7 @@ PLACE = pa.schema([(name, pa.int32()) for name in ("line", "position", *_SIDES)]
 
 def predicted_fields(spec: PredictSpec) -> list[pa.Field]:
     """Return the columns of predictions that follow the kept columns."""
-    left_out = ["probabilities"] if spec.no_probabilities else []
-    own = [field for field in PREDICTIONS if field.name not in left_out]
+    own = WITHOUT_PROBABILITIES if spec.no_probabilities else PREDICTIONS
     return [*own, *(PLACE if spec.digits == "many" else ())]
 
 

@@ -45,8 +45,8 @@ MAX_ROWS, MAX_OF_PART, LEAST_OF_PART = 100_000, 10_000, 200
 _CONCENTRATION = 4
 _MADE_OF = b"nanograd.made_of"
 
-_PIXELS = pa.field("pixels", pa.binary(NUM_PIXELS))
-_IMAGE = pa.field("image", PICTURE)
+PIXELS = pa.field("pixels", pa.binary(NUM_PIXELS))
+IMAGE = pa.field("image", PICTURE)
 ORDER = [("doubt", "descending"), ("source_file", "ascending"), ("source_row", "ascending")]
 
 
@@ -60,7 +60,7 @@ class PartReview:
         if spec.review_below is not None or spec.digits == "many":
             self._limit = MAX_OF_PART
         self._least = _least(spec)
-        self._columns, self._schema = _columns(spec, kept, _PIXELS)
+        self._columns, self._schema = _columns(spec, kept, PIXELS)
         self._rows = pa.Table.from_batches([], self._schema)
 
     def add(self, predictions: pa.Table, images: NDArray[np.uint8]) -> None:
@@ -72,7 +72,7 @@ class PartReview:
             return
         rows = predictions.select(self._columns).take(pa.array(chosen))
         buffers = [None, pa.py_buffer(np.ascontiguousarray(images[chosen]))]
-        pixels = pa.Array.from_buffers(_PIXELS.type, len(chosen), buffers)
+        pixels = pa.Array.from_buffers(PIXELS.type, len(chosen), buffers)
         rows = pa.table([*rows.columns, pa.array(doubt[chosen]), pixels], self._schema)
         self._rows = _first(pa.concat_tables([self._rows, rows]), self._limit)
         if len(self._rows) == self._limit:
@@ -110,7 +110,7 @@ def write_review(
         with suppress(pa.ArrowException), storage.open_file(place) as stream:
             if (pq.read_schema(stream).metadata or {}).get(_MADE_OF) == made_of:
                 return
-    rows = pa.Table.from_batches([], _columns(spec, kept, _PIXELS)[1])
+    rows = pa.Table.from_batches([], _columns(spec, kept, PIXELS)[1])
     places = [storage.join(spec.output, name) for name in sorted(files)]
     # The files are sorted by doubt. Their rows are large, so read only those to list.
     doubts = storage.map_all(_read_doubts, places)
@@ -128,7 +128,7 @@ def write_review(
     pictures = encode_plain(pixels.reshape(-1, NUM_PIXELS))
     fields = [pa.array(pictures, pa.binary()), rows.column("path").combine_chunks()]
     columns = [*rows.columns[:-1], pa.StructArray.from_arrays(fields, fields=list(PICTURE))]
-    listed = pa.table(columns, _columns(spec, kept, _IMAGE)[1])
+    listed = pa.table(columns, _columns(spec, kept, IMAGE)[1])
     data = to_parquet(listed.replace_schema_metadata({_MADE_OF: made_of}))
     if not (spec.verify and storage.exists(place) and storage.read(place) == data):
         storage.commit(place, data)

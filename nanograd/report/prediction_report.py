@@ -10,16 +10,15 @@ from io import BytesIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from nanograd.errors import DataError, StorageError, UnreadableError
 from nanograd.images.inputs import Origin, roots_of
 from nanograd.images.reader import read_pictures
-from nanograd.images.writers import QUARANTINE, read
+from nanograd.images.writers import QUARANTINE, WITHOUT_PROBABILITIES, read
 from nanograd.jobs.output import METRICS, SUMMARY, Manifest, files_of
 from nanograd.jobs.receipts import Detail, PredictionCounts
-from nanograd.jobs.review import OF_PARTS, ORDER, REVIEW
+from nanograd.jobs.review import IMAGE, OF_PARTS, ORDER, PIXELS, REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics
 from nanograd.report import accuracy
@@ -54,20 +53,15 @@ def build(folder: str) -> Report:
             if (made := Manifest.find(place)).job.get("command") == "ingest":
                 by_ingest += _quarantined(place, made)
     # The list of the most doubtful rows or, if they are few, all rows that parts keep.
-    doubtful, num_listed = pa.table({}), None
+    doubtful, num_listed = _read_doubtful(folder, [], PIXELS), None
     if storage.exists(storage.join(folder, REVIEW)):
-        doubtful = _read_doubtful(folder, [REVIEW])
+        doubtful = _read_doubtful(folder, [REVIEW], IMAGE)
         num_listed = len(doubtful)
         names = [n for n in sorted(files_of(manifest.receipts)) if n.startswith(f"{OF_PARTS}/")]
         if num_listed < accuracy.NUM_SHOWN and names:
-            doubtful = _read_doubtful(folder, names)
-    unfamiliar = doubtful
-    if len(doubtful):
-        # Python has no value for some kept columns, such as a date after the year 9999.
-        names = doubtful.column_names
-        doubtful = doubtful.select(names[names.index("path") :])
-        unfamiliar = doubtful.filter(pc.greater(doubtful["unfamiliarity"], UNFAMILIAR))
-        unfamiliar = unfamiliar.sort_by([("unfamiliarity", "descending")])
+            doubtful = _read_doubtful(folder, names, PIXELS)
+    unfamiliar = doubtful.filter(pc.greater(doubtful["unfamiliarity"], UNFAMILIAR))
+    unfamiliar = unfamiliar.sort_by([("unfamiliarity", "descending")])
     calibration = review = None
     if counts.labelled:
         sums = counts.millionths_by_confidence / 1e6
@@ -128,11 +122,11 @@ def _plots(
     return plots
 
 
-def _read_doubtful(folder: str, names: Sequence[str]) -> pa.Table:
-    """Read review lists of a prediction, the most doubtful row first."""
-    data = (storage.read(storage.join(folder, name)) for name in names)
-    tables = [pq.read_table(pa.BufferReader(each)) for each in data]
-    return pa.concat_tables(tables).sort_by(ORDER)
+def _read_doubtful(folder: str, names: Sequence[str], picture: pa.Field) -> pa.Table:
+    """Read review lists of a prediction, the most doubtful row first, without kept columns."""
+    columns = pa.schema([*WITHOUT_PROBABILITIES, ("doubt", pa.float32()), picture])
+    tables = [read(storage.join(folder, name), columns) for name in names]
+    return pa.concat_tables([columns.empty_table(), *tables]).sort_by(ORDER)
 
 
 def _quarantined(folder: str, manifest: Manifest) -> list[Detail]:

@@ -109,7 +109,7 @@ def test_rows_are_named_by_the_picture_or_else_by_the_file(case, format_):
             [
                 row
                 for each in sorted((case.out / name).iterdir())
-                for row in writers.decode(each.read_bytes(), schema, format_).to_pylist()
+                for row in writers.read(str(each), schema).to_pylist()
             ]
             for name, schema in (("predictions", PATHS), ("quarantine", PATHS))
         )
