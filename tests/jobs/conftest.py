@@ -10,6 +10,7 @@ import pytest
 
 from nanograd import commands
 from nanograd.digits.dataset import Mnist
+from nanograd.images.writers import read
 from nanograd.jobs.job import Job
 from nanograd.jobs.predict import PredictWork, plan
 from nanograd.models import model as model_io
@@ -85,6 +86,11 @@ class Case:
         """Return all rows of predictions or quarantine in the order of their sources."""
         order = [("source_file", "ascending"), ("source_row", "ascending")]
         return pq.read_table(self.out / name, partitioning=None).sort_by(order)
+
+    def read(self, name: str, columns: Any) -> pa.Table:
+        """Return columns of predictions, quarantine or numbers in any format."""
+        files = sorted((self.out / name).iterdir())
+        return pa.concat_tables([read(str(file), pa.schema(columns)) for file in files])
 
     def quarantine(self) -> list[tuple[str, int | None, str]]:
         """Return file, row and reason of each line of quarantine."""

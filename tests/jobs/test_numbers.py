@@ -12,7 +12,7 @@ from PIL import Image
 
 import nanograd
 from nanograd.console.preview import preview_rows
-from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, decode
+from nanograd.images.writers import NUMBERS, QUARANTINE, WITHOUT_PROBABILITIES
 from nanograd.jobs.digit_lines import PLACE
 from nanograd.models import model as model_io
 from nanograd.numbers.recognise import read_numbers
@@ -55,19 +55,12 @@ def pictures(case: Case) -> Case:
     return case
 
 
-def read(case: Case, name: str, format_: str, columns: pa.Schema) -> pa.Table:
-    files = sorted((case.out / name).iterdir())
-    return pa.concat_tables([decode(file.read_bytes(), columns, format_) for file in files])
-
-
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
 def test_each_picture_is_in_numbers_or_in_quarantine(pictures, format_):
     figures = pictures.run(digits="many", format=format_)
 
-    numbers = read(pictures, "numbers", format_, NUMBERS)
-    columns = [field for field in (*PREDICTIONS, *PLACE) if field.name != "probabilities"]
-    digits = read(pictures, "predictions", format_, pa.schema(columns))
-    lost = read(pictures, "quarantine", format_, QUARANTINE)
+    numbers, lost = pictures.read("numbers", NUMBERS), pictures.read("quarantine", QUARANTINE)
+    digits = pictures.read("predictions", [*WITHOUT_PROBABILITIES, *PLACE])
     assert figures["rows"] == 5
     assert figures["predicted"] == 3
     assert figures["quarantined"] == len(lost) == 2

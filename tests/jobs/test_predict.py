@@ -20,7 +20,6 @@ from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import DataError, OutputExistsError
-from nanograd.images import writers
 from nanograd.images.writers import write_pictures
 from nanograd.jobs.job import run_job
 from nanograd.jobs.part import run_local
@@ -32,7 +31,7 @@ from tests.helpers.image_columns import NUMBER_COLUMNS, PICTURE_COLUMNS, Pixels,
 from tests.helpers.models import some_model
 from tests.jobs.conftest import ROWS, Case
 
-PATHS = pa.schema([("path", pa.string()), ("source_file", pa.string())])
+PATHS = [("path", pa.string()), ("source_file", pa.string())]
 COLUMNS = PICTURE_COLUMNS | NUMBER_COLUMNS
 
 
@@ -105,14 +104,7 @@ def test_rows_are_named_by_the_picture_or_else_by_the_file(case, format_):
     for inputs in ([case.folder / "rows"], [file, text]):
         case.run(*inputs, format=format_, overwrite=True, review_share=1.0)
 
-        found, lost = (
-            [
-                row
-                for each in sorted((case.out / name).iterdir())
-                for row in writers.read(str(each), schema).to_pylist()
-            ]
-            for name, schema in (("predictions", PATHS), ("quarantine", PATHS))
-        )
+        found, lost = (case.read(n, PATHS).to_pylist() for n in ("predictions", "quarantine"))
         review = pq.read_table(case.out / "_review.pq").to_pylist()
         names = [each["path"] for each in found]
         assert sorted(names) == sorted(each["path"] for each in review)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.errors import DataError, OutputExistsError, UsageError
-from nanograd.images.writers import PREDICTIONS, QUARANTINE, decode
+from nanograd.images.writers import PREDICTIONS, QUARANTINE
 from tests.helpers.image_columns import fixed_list, raw
 from tests.jobs.conftest import ROWS
 
@@ -309,9 +309,8 @@ def test_text_that_is_not_utf8_fails_no_row(format_, partition_by, case, images)
 
     assert (figures["predicted"], figures["labelled"]) == (ROWS, ROWS - 1)
     if not partition_by:
-        [file] = (case.out / "predictions").iterdir()
-        read = decode(file.read_bytes(), pa.schema([("writer", pa.string())]), format_)
-        assert read["writer"].to_pylist() == [*["7"] * (ROWS - 1), "J\\xfcrgen"]
+        table = case.read("predictions", [("writer", pa.string())])
+        assert table["writer"].to_pylist() == [*["7"] * (ROWS - 1), "J\\xfcrgen"]
 
 
 def test_output_is_cut_by_rows_and_by_values(case, images):
@@ -367,15 +366,8 @@ def test_each_row_has_its_columns_to_keep_in_predictions_or_quarantine(case, ima
     figures = case.run(keep=("id", "Reason"), format=format_, max_broken_files=1)
 
     names = ["id", "input_Reason", "source_row"]
-    columns = pa.schema(
-        [("id", pa.string()), ("input_Reason", pa.int64()), ("source_row", "int64")]
-    )
-    found = {
-        name: pa.concat_tables(
-            [decode(file.read_bytes(), columns, format_) for file in (case.out / name).iterdir()]
-        ).to_pylist()
-        for name in ("predictions", "quarantine")
-    }
+    columns = [("id", pa.string()), ("input_Reason", pa.int64()), ("source_row", pa.int64())]
+    found = {n: case.read(n, columns).to_pylist() for n in ("predictions", "quarantine")}
     assert len(found["quarantine"]) == figures["quarantined"] + 1
     every = [row for rows in found.values() for row in rows if row["source_row"] is not None]
     assert sorted(row["id"] for row in every) == sorted(
