@@ -33,7 +33,6 @@ import os
 import platform
 import secrets
 import select
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ _SPINS = 2000
 # Seconds after which a waiting process checks its deadline and whether its peers are alive.
 _CHECK_S = 20e-3
 _WORD_BYTES, _FLOAT_BYTES = 8, 4
-_CAN_SHARE = sys.platform == "linux" and platform.machine() == "x86_64"
+_CAN_SHARE = platform.machine() == "x86_64"
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE, _ALL = 202, 0, 1, 2**31 - 1
 
 
@@ -331,7 +330,7 @@ def create(
     os.set_blocking(bell[1], False)
     try:
         descriptor = os.memfd_create("nanograd", os.MFD_CLOEXEC) if _CAN_SHARE else -1
-    except (AttributeError, OSError):  # Python or Linux is too old, or a sandbox refuses it
+    except OSError:  # Linux is too old, or a sandbox refuses it
         descriptor = -1  # so vectors travel through calls
     address = MemoryAddress(
         process=machine.owner(),

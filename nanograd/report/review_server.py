@@ -59,7 +59,7 @@ def serve(decisions: Decisions, spec: ReviewSpec, listener: Listener) -> None:
         raise UnavailableError(f"{text}; choose another --port") from error
     with server, suppress(KeyboardInterrupt):
         listener(info(f"review the rows at {server.address(server.token)} (Ctrl-C ends it)"))
-        if not spec.no_browser and (sys.platform == "darwin" or any(map(os.getenv, _BROWSERS))):
+        if not spec.no_browser and any(map(os.getenv, _BROWSERS)):
             address = server.address(server.one_time_token)
             # The start of a browser may wait until the page is loaded.
             Thread(target=webbrowser.open, args=[address], daemon=True).start()

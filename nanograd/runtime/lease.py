@@ -19,13 +19,12 @@ References:
 import json
 import os
 import platform
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from random import SystemRandom
 from threading import Event as StopSignal
 from threading import Lock, Thread
-from time import clock_gettime, monotonic, sleep
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic, sleep
 from typing import NamedTuple
 
 from nanograd.errors import DataError, NanogradError, OutputExistsError, StorageError
@@ -38,9 +37,9 @@ _POLL_S = 0.2
 # A process that has not renewed its claim for this share of the lease's time counts it as lost. The
 # rest allows for clocks that differ in speed.
 _LATE = 0.75
-# CLOCK_BOOTTIME, where it exists, includes the time in which this machine is suspended, because
-# other machines do not wait for it.
-CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+# A clock that includes the time in which this machine is suspended, because other machines do not
+# wait for it.
+CLOCK = CLOCK_BOOTTIME
 
 
 class Claim(NamedTuple):

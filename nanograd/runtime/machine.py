@@ -23,11 +23,7 @@ def num_cpus(root: Path = Path("/")) -> int:
     References:
         Linux kernel documentation, "Control Group v2", cpu.max; "CFS Bandwidth Control" (v1).
     """
-    if hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-    else:  # macOS
-        allowed = getattr(os, "process_cpu_count", os.cpu_count)() or 1
-    return max(1, int(min([allowed, *_quotas(root)])))
+    return max(1, int(min([len(os.sched_getaffinity(0)), *_quotas(root)])))
 
 
 def _quotas(root: Path) -> Iterator[float]:
@@ -35,7 +31,7 @@ def _quotas(root: Path) -> Iterator[float]:
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return  # not Linux
+        return  # Linux without control groups
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -87,7 +83,7 @@ def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         name = boot + str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # not Linux
+    except OSError:  # a sandbox without these files
         name = f"{platform.node()} {uuid.getnode()}"
     return sha256(name.encode()).hexdigest()[:10]
 
@@ -100,6 +96,6 @@ def _start(pid: int) -> str:
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # not Linux
+    except OSError:  # it has ended
         return ""
     return "" if state in "ZX" else fields[18]

@@ -44,16 +44,6 @@ def test_cpus_are_those_of_the_control_group(tmp_path, monkeypatch, groups, limi
     assert machine.num_cpus(tmp_path) == expected
 
 
-@pytest.mark.parametrize("count", [7, None])
-def test_cpus_are_those_of_the_affinity_or_all(tmp_path, monkeypatch, count):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7})
-    assert machine.num_cpus(tmp_path) == 3
-
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "process_cpu_count", lambda: count, raising=False)
-    assert machine.num_cpus(tmp_path) == (count or 1)
-
-
 def test_process_is_alive_until_it_ends():
     program = "from nanograd.runtime import machine; print(machine.owner(), flush=True); input()"
     with subprocess.Popen(
