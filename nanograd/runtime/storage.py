@@ -21,7 +21,7 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
@@ -113,52 +113,33 @@ def checksum(data: bytes) -> str:
 
 
 @contextmanager
-def reading(place: str) -> Iterator[None]:
-    """Convert errors of reading inside a with block into errors that name the place.
+def accessing(place: str, how: Literal["read", "write"]) -> Iterator[None]:
+    """Convert errors of reading or writing inside a with block into errors that name the place.
 
     Raises:
-        DataError: the file does not exist, it is a folder, or the kind of URI is unknown.
-        StorageError: any other failure, such as an unreachable object store.
-    """
-    with _failing("read", place):
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"{place}: there is no such file; check the path") from error
-
-
-@contextmanager
-def writing(place: str) -> Iterator[None]:
-    """Convert errors of writing inside a with block into errors that name the place.
-
-    Raises:
-        DataError: the place is a folder, or the kind of URI is unknown.
+        DataError: the file to read does not exist, it is a folder, or the kind of URI is unknown.
         StorageError: any other failure, such as a full disk or an unreachable object store.
     """
-    with _failing("write", place):
-        yield
-
-
-@contextmanager
-def _failing(verb: str, place: str) -> Iterator[None]:
     try:
         yield
     except IsADirectoryError as error:
         raise DataError(f"{place}: this is a folder where a file is expected") from error
     except OSError as error:
+        if how == "read" and isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise DataError(f"{place}: there is no such file; check the path") from error
         reason = error.strerror
         if not reason:  # an error of pyarrow, which may not name the likely cause
             text = str(error)
             causes = (cause for pattern, cause in _CAUSES.items() if re.search(pattern, text))
             reason = ": ".join([text.strip().rstrip(":"), *islice(causes, 1)])
-        raise StorageError(f"cannot {verb} {place}: {reason}") from error
+        raise StorageError(f"cannot {how} {place}: {reason}") from error
     except ValueError as error:  # pyarrow's ArrowInvalid for an unknown kind of URI
         raise DataError(f"{place}: {error}") from error
 
 
 def read(place: str, max_bytes: int | None = None) -> bytes:
-    """Read a file, or at most `max_bytes` from its beginning; see `reading` for the errors."""
-    with reading(place):
+    """Read a file, or at most `max_bytes` from its beginning; see `accessing` for the errors."""
+    with accessing(place, "read"):
         if is_remote(place):
             filesystem, path = arrow_filesystem(place)
             with filesystem.open_input_stream(path, compression=None) as stream:
@@ -193,7 +174,7 @@ def open_file(place: str) -> Any:
     """Open a file for random access, as a pyarrow file."""
     import pyarrow as pa
 
-    with reading(place):
+    with accessing(place, "read"):
         if not is_remote(place):
             # A Path takes longer than opening the file.
             return pa.OSFile(os.fsencode(place if place.startswith("/") else local_path(place)))
@@ -212,7 +193,7 @@ def commit(place: str, data: bytes) -> None:
         with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(data)
 
-    with writing(place):
+    with accessing(place, "write"):
         if is_remote(place):
             # Upload in another thread. An exception in this thread, for example after SIGTERM,
             # would close the stream early, and closing makes the incomplete file visible.
@@ -249,7 +230,7 @@ def leases(place: str) -> list[str]:
 
 
 def _all_names(place: str) -> list[str]:
-    with reading(place):
+    with accessing(place, "read"):
         if is_remote(place):
             return sorted(info.base_name for info in _listed(place, allow_not_found=True))
         folder = local_path(place)
@@ -269,7 +250,7 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
 
     Links are followed; links to nothing are left out. Names need not be UTF-8 on a local disk.
     """
-    with reading(place):
+    with accessing(place, "read"):
         if is_remote(place):
             filesystem, path = arrow_filesystem(place)
             info = filesystem.get_file_info(path)
@@ -311,7 +292,7 @@ def is_file(place: str) -> bool:
 
 
 def _kind(place: str) -> str:
-    with reading(place):
+    with accessing(place, "read"):
         if is_remote(place):
             filesystem, path = arrow_filesystem(place)
             return str(filesystem.get_file_info(path).type.name)
@@ -338,7 +319,7 @@ def remove(place: str) -> None:
     The files of a folder are removed one by one, because some object stores refuse Amazon's request
     to remove many files at once. Then the empty objects that mark folders are removed.
     """
-    with writing(place):
+    with accessing(place, "write"):
         if is_remote(place):
             filesystem, path = arrow_filesystem(place)
 
@@ -373,7 +354,7 @@ def move(place: str, target: str) -> None:
 
     In an object store each file is copied, then removed.
     """
-    with writing(place):
+    with accessing(place, "write"):
         if not is_remote(place):
             local_path(place).replace(local_path(target))
             _sync_folder(local_path(target).parent)
@@ -394,7 +375,7 @@ def remove_leftovers(place: str, *, below: bool = True) -> None:
     if is_remote(place):
         return  # there are no such files
     pattern, folder = f".*{_TEMPORARY}", local_path(place)
-    with writing(place):
+    with accessing(place, "write"):
         for leftover in folder.rglob(pattern) if below else folder.glob(pattern):
             alive = machine.is_alive(leftover.name.split(".")[-3])
             if alive is False or (alive is None and LEASE not in leftover.name):
