@@ -183,22 +183,6 @@ def test_file_lost_during_a_run_is_74_and_the_next_command_repeats_its_part(
     assert (case.out / "_SUCCESS").exists()
 
 
-@pytest.mark.parametrize("damage", [delete, cut])
-def test_part_of_a_killed_command_whose_file_is_lost_is_done_again(case, damage):
-    case.fill(3)
-    job, work = case.plan()
-
-    def kill() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_job(job, damaging(work, kill, 2))
-    damage(first(case.out, "predictions"))
-
-    assert case.run()["rows"] == 3 * FILE_ROWS
-    assert sources(case.out) == every_row(0, 1, 2)
-
-
 def test_ingested_file_that_is_lost_is_made_again_and_a_foreign_one_named(tmp_path, sample):
     write_pictures(sample.test.take(slice(0, 30)), str(tmp_path / "png"))
     rows = tmp_path / "rows"
