@@ -133,12 +133,9 @@ def test_idx_csv_rows_and_pictures_with_test_images_are_the_same_data(
     digits, tmp_path, spelling, end
 ):
     pack: Callable[[bytes], bytes] = gzip.compress if end else bytes
-    for name, part in {
-        "train": digits.take(slice(0, 100)),
-        "test": digits.take(slice(100, 131)),
-    }.items():
-        prefix, spell = {"train": "train", "test": "t10k"}[name], SPELLINGS[spelling]
-        as_idx(part, tmp_path / "idx", prefix, lambda stem, s=spell: s(stem) + end, pack)  # type: ignore[misc]
+    for name, prefix, rows in (("train", "train", slice(100)), ("test", "t10k", slice(100, 131))):
+        part = digits.take(rows)
+        as_idx(part, tmp_path / "idx", prefix, lambda stem: SPELLINGS[spelling](stem) + end, pack)
         (tmp_path / "csv").mkdir(exist_ok=True)
         stem = "Mnist_" if spelling == "dot" else ""
         (tmp_path / "csv" / f"{stem}{name}.csv{end}").write_bytes(pack(lines(part)))
