@@ -185,13 +185,17 @@ def test_claim_that_took_long_to_write_is_withdrawn_before_others_take_it_for_st
     assert bool(storage.leases(str(tmp_path))) == holds
 
 
-@pytest.mark.parametrize(("seconds", "alive"), [(19, None), (21, False)])
-def test_claim_is_stale_by_what_was_read_after_its_time(tmp_path, slow, seconds, alive):
-    (tmp_path / f".far.k3{storage.LEASE}").write_text(json.dumps(["process 7 on far", 7, True]))
+@pytest.mark.parametrize(
+    ("seconds", "renewals", "alive"), [(19, 7, None), (21, 7, False), (21, 8, True)]
+)
+def test_claim_is_stale_by_what_was_read_after_its_time(tmp_path, slow, seconds, renewals, alive):
+    claim = tmp_path / f".far.k3{storage.LEASE}"
+    claim.write_text(json.dumps(["process 7 on far", 7, True]))
     seen: dict[str, lease.Sight] = {}
     reader = lease.Lease(str(tmp_path), 20.0)
     reader.look(seen)
     slow["now"] += seconds
+    claim.write_text(json.dumps(["process 7 on far", renewals, True]))
 
     slow["read"] = 2
     [sight] = reader.look(seen).values()
