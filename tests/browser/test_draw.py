@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -57,7 +58,7 @@ def test_page_classifies_drawings_as_python_does(page, run):
     model = model_io.load(str(run / "model"))
     images, in_page = [], []
 
-    for drawing in drawings(1, seed=3):
+    for drawing in islice(drawings(1, seed=3), 3, 6):
         page.click("#clear")
         draw(page, drawing)
         in_page.append(json.loads(page.evaluate(_CLASSIFY)))
