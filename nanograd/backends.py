@@ -9,7 +9,7 @@ from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_local, run_pa
 from nanograd.jobs.retry import run_with_retries
 from nanograd.report.trackers import guarded
 from nanograd.runtime import process
-from nanograd.runtime.events import Event, Listener, duration, info
+from nanograd.runtime.events import Listener, broadcast, duration, info
 from nanograd.settings.specs import JobSpec
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup, StartGroup
@@ -52,11 +52,7 @@ def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
         with process.one_thread():
             return run_with_retries(job, run_local(work), listener)
     listeners = [listener]
-
-    def relay(event: Event) -> None:
-        for each in listeners:
-            each(event)
-
+    everyone = broadcast(listeners)
     with ExitStack() as stack:
 
         def start_ray() -> RunParts:
@@ -68,10 +64,10 @@ def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
             return run_on_ray(work, num_actors(spec.workers))
 
         if spec.workers or spec.address:
-            return run_with_retries(job, start_ray(), relay)
+            return run_with_retries(job, start_ray(), everyone)
         text = f"running in this process; Ray starts if this takes over {_SMALL_S:.0f} s"
         listener(info(f"{text} (--workers N starts it at once)"))
-        return run_with_retries(job, run_small(work, start_ray, listener), relay)
+        return run_with_retries(job, run_small(work, start_ray, listener), everyone)
 
 
 def run_small(

@@ -109,9 +109,8 @@ def train(
             group_starter(chosen, audience) as (actors, start_group),
             stop_signals() as stop,
         ):
-            everyone = broadcast(
-                audience, *tracking, *ray_metrics(chosen, "train", place, audience)
-            )
+            metered = ray_metrics(chosen, "train", place, audience)
+            everyone = broadcast([audience, *tracking, *metered])
             run = TrainingRun(replace(chosen, workers=actors), place, data, initial)
             recipe = run.recipes[0]
             if recipe.num_warm_up >= recipe.num_rounds:

@@ -165,7 +165,7 @@ def test_listener_receives_events_and_text_log_renders_them(tmp_path):
     events: list[Event] = []
     lines: list[str] = []
 
-    listener = broadcast(events.append, nanograd.TextLog(lines.append))
+    listener = broadcast([events.append, nanograd.TextLog(lines.append)])
     run = nanograd.train(output=tmp_path / "run", listener=listener, **SETTINGS)
     again = nanograd.train(output=run.directory, listener=events.append, **SETTINGS)
 

@@ -61,7 +61,7 @@ def shown(listener: Listener, progress: bool) -> Iterator[Listener]:
             view = stack.enter_context(closing(NotebookView()))
         else:
             view = stack.enter_context(stderr_listener("auto", quiet=False, stream=sys.stderr))
-        yield view if listener is events.log_warnings else broadcast(listener, view)
+        yield view if listener is events.log_warnings else broadcast([listener, view])
 
 
 class LiveView:

@@ -77,8 +77,8 @@ def log_warnings(event: Event) -> None:
         getLogger("nanograd").warning("%s", event)
 
 
-def broadcast(*listeners: Listener) -> Listener:
-    """Return a listener that passes each event to all listeners in turn."""
+def broadcast(listeners: Sequence[Listener]) -> Listener:
+    """Return a listener that passes each event to all listeners in turn; more may be added."""
 
     def relay(event: Event) -> None:
         for listener in listeners:
