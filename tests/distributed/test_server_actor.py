@@ -157,10 +157,6 @@ def test_waiting_round_names_the_shards_it_waits_for(calls):
     assert calls.server.waiting() is None
 
 
-def update_for(recipe: Recipe) -> Update:
-    return Update(recipe)
-
-
 def half_a_slice(memory: MemorySegment, update: Update) -> None:
     memory.update(0, 3, update)
     memory.states[0, :, -7:] = np.nan
@@ -196,7 +192,7 @@ FAULTS: dict[str, tuple[Callable[[MemorySegment, Update], None], object]] = {
 def test_fault_of_a_worker_that_shares_the_update_leaves_the_last_whole_state(
     recipe, digits, fault, failure
 ):
-    nodes, plan, update = ((0, 1), (1, 2)), recipe.plan, update_for(recipe)
+    nodes, plan, update = ((0, 1), (1, 2)), recipe.plan, Update(recipe)
     workers = [Worker(recipe, {s: digits.take(plan.shard_slice(s))}) for s in range(2)]
     server = ServerActor(recipe, first_snapshot(recipe))
     memory = shared_memory.attach(server.open(nodes, is_alone=True))

@@ -40,15 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, trained: str, sample: Mnist
     return made
 
 
-def ask(question: str, files: str) -> list[tuple[object, ...]]:
-    return duckdb.execute(question, [files]).fetchall()
-
-
 def test_duckdb_polars_and_pandas_read_the_same_rows(folder):
     files = f"{folder}/out/predictions/*.parquet"
     order = ["source_file", "source_row"]
 
-    by_duckdb = ask("SELECT * FROM read_parquet(?) ORDER BY source_file, source_row", files)
+    question = "SELECT * FROM read_parquet(?) ORDER BY source_file, source_row"
+    by_duckdb = duckdb.execute(question, [files]).fetchall()
     by_polars = pl.read_parquet(files).sort(order)
     by_pandas = pd.read_parquet(folder / "out/predictions").sort_values(order)
 

@@ -18,16 +18,11 @@ def likeness(image: Bytes, other: Bytes) -> float:
 
 
 def seven(
-    size: int = 280,
-    pen: int = 20,
-    ink: int = 0,
-    paper: int = 255,
-    shift: tuple[int, int] = (0, 0),
+    pen: int = 20, ink: int = 0, paper: int = 255, shift: tuple[int, int] = (0, 0)
 ) -> Image.Image:
     """A 7 that fills the middle third of a square sheet."""
-    picture = Image.new("L", (size, size), paper)
-    points = [(size * 0.35, size * 0.3), (size * 0.65, size * 0.3), (size * 0.45, size * 0.7)]
-    moved = [(x + shift[0], y + shift[1]) for x, y in points]
+    picture = Image.new("L", (280, 280), paper)
+    moved = [(x + shift[0], y + shift[1]) for x, y in ((98, 84), (182, 84), (126, 196))]
     ImageDraw.Draw(picture).line(moved, fill=ink, width=pen, joint="curve")
     return picture
 
@@ -47,9 +42,9 @@ def coloured(
     return Image.composite(Image.new("RGB", size, paper), Image.new("RGB", size, ink), seven())
 
 
-def grid(size: int = 280) -> tuple[Doubles, Doubles]:
+def grid() -> tuple[Doubles, Doubles]:
     """Coordinates y and x of each pixel, -1 to 1."""
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    y, x = np.mgrid[-1:1:280j, -1:1:280j]
     return y, x
 
 

@@ -15,9 +15,9 @@ from tests.jobs.conftest import ROWS
 NAMES = FLAT_NAMES["pixel0"]
 
 
-def text(header: list[str], *columns: Any, end: str = "\n") -> str:
+def text(header: list[str], *columns: Any) -> str:
     rows = [header] * bool(header) + [list(map(str, each)) for each in zip(*columns, strict=True)]
-    return "".join(",".join(row) + end for row in rows)
+    return "".join(",".join(row) + "\n" for row in rows)
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def labels(sample: Mnist) -> list[int]:
     return list(map(int, sample.test.labels[:ROWS]))
 
 
-def kaggle(images: NDArray[Any], labels: list[int], end: str = "\n") -> bytes:
-    return text(["label", *NAMES], labels, *images.T, end=end).encode()
+def kaggle(images: NDArray[Any], labels: list[int]) -> bytes:
+    return text(["label", *NAMES], labels, *images.T).encode()
 
 
 def test_rows_without_labels_are_predicted(case, images):

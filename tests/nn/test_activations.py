@@ -13,8 +13,8 @@ FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
 DTYPES = [np.float32, np.float64]
 
 
-def draws(shape: tuple[int, ...], dtype: type, scale: float = 3.0) -> Floats:
-    z = np.random.default_rng(7).normal(0, scale, shape).astype(dtype)
+def draws(shape: tuple[int, ...], dtype: type) -> Floats:
+    z = np.random.default_rng(7).normal(0, 3, shape).astype(dtype)
     z.flags.writeable = False
     return z
 

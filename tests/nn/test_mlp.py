@@ -23,18 +23,18 @@ def net(activation: str = "sigmoid", loss: str = "mse", hidden: int = 7) -> Arch
     return Architecture(inputs=784, hidden=hidden, classes=10, activation=activation, loss=loss)
 
 
-def some_params(architecture: Architecture, dtype: type = np.float32) -> Params:
+def some_params(architecture: Architecture) -> Params:
     """Initial parameters with biases that are not zero."""
-    vector = init_params(architecture, seed=5).vector.astype(dtype)
-    vector += np.random.default_rng(5).uniform(-0.1, 0.1, len(vector)).astype(dtype)
+    vector = init_params(architecture, seed=5).vector.copy()
+    vector += np.random.default_rng(5).uniform(-0.1, 0.1, len(vector)).astype(np.float32)
     vector.flags.writeable = False
     return Params(vector, architecture)
 
 
-def some_batch(num_images: int, dtype: type = np.float32) -> tuple[Floats, Floats]:
+def some_batch(num_images: int) -> tuple[Floats, Floats]:
     generator = np.random.default_rng(6)
-    inputs = generator.uniform(0, 1, (num_images, 784)).astype(dtype)
-    targets = one_hot(generator.integers(0, 10, num_images).astype(np.uint8), 10).astype(dtype)
+    inputs = generator.uniform(0, 1, (num_images, 784)).astype(np.float32)
+    targets = one_hot(generator.integers(0, 10, num_images).astype(np.uint8), 10)
     inputs.flags.writeable = targets.flags.writeable = False
     return inputs, targets
 
