@@ -23,7 +23,7 @@ _STEPS = (np.arange(-SIDE - 1, SIDE + 2)[:, None] + np.arange(_PIECE)).astype(np
 
 # Numbers of images whose moments are computed together, that are deskewed together, and of rows
 # that are interpolated together; for more, the working arrays do not fit into the cache.
-_BLOCK, _BLOCK_IMAGES, _BLOCK_ROWS = 48, 512, 1536
+_BLOCK, _BLOCK_IMAGES, _BLOCK_ROWS = 48, 512, 768
 _CENTRE = 14
 # Maximum slant in horizontal pixels per row. Handwriting is never more slanted, but the measured
 # slant of a short dash can be larger.
