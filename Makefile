@@ -11,8 +11,6 @@ export OMP_NUM_THREADS := 1
 demo: $(firstword $(wildcard .venv/installed) .venv/demo)  ## the whole pipeline on the built-in sample, offline
 	$(BIN)/nanograd demo
 
-# Three processes for two cores, because tests of Ray, stores and hosts wait for much of their time.
-WAITING := -n 3 --dist loadscope
 # Tests that start no Ray, no browser and no other host.
 FAST := tests nanograd $(addprefix --ignore=tests/,browser distributed docs e2e hosts places)
 
@@ -23,8 +21,9 @@ coverage: .venv/installed  ## the branches that tests without Ray cover, and the
 	$(BIN)/pytest -n 2 --dist loadscope $(FAST) --cov=nanograd --cov-branch --cov-report=json:build/coverage.json
 	$(BIN)/python -m scripts.coverage_floors build/coverage.json
 
+# Three processes for two cores, because tests of Ray and of stores wait for much of their time.
 test: .venv/installed  ## the tests that `make check` does not run, without the slow ones
-	$(BIN)/pytest $(WAITING) tests --ignore=tests/docs
+	$(BIN)/pytest -n 3 --dist loadscope tests --ignore=tests/docs
 
 test-all: .venv/installed  ## the tests, slow ones included
 	$(BIN)/pytest -m 'not soak and not hosts and not places'
@@ -42,7 +41,7 @@ test-cluster: .venv/installed  ## three hosts as network namespaces, and an obje
 	  || which sshd rsync nft tc memcached swift-object-server >/dev/null \
 	  || { $(APT) update && $(APT) install -y --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux \
 	  memcached swift-account swift-container swift-object swift-proxy; }
-	$(BIN)/pytest $(WAITING) -m 'hosts and not soak' tests/hosts tests/e2e
+	$(BIN)/pytest -m 'hosts and not soak' tests/hosts tests/e2e
 
 test-places: .venv/installed  ## machines with limits, other Pythons and versions; needs root and the package index
 	$(BIN)/pytest -m places tests/places
