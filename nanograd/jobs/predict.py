@@ -160,8 +160,8 @@ class PredictWork:
             return
         options = ReadOptions(**part.reading.options) if part.reading else self.spec
         quarantine = read_quarantine(part)
+        process.keep_freed()
         if not part.has_tables:
-            process.keep_freed()
             pictures = [
                 (file, cast("Label", version[-1]))
                 for file, version in zip(part.files, part.versions, strict=True)
