@@ -134,7 +134,13 @@ class Model:
 
     def probabilities(self, images: Bytes) -> Floats:
         """Return the probabilities of `assess`, (N, 10) float32."""
-        return self.assess(images).probabilities
+        scores = mean_scores(self.nets, images)
+        return to_probabilities(scores, self.reference.temperature)
+
+    def compare(self, images: Bytes, digits: Ints) -> Floats:
+        """Compute the unfamiliarity of (N, 784) uint8 images as these digits, (N,) float32."""
+        pixels = deskew_images(self.nets[0].preparation, images)
+        return self.reference.unfamiliarity(pixels, digits)
 
     def predict(self, images: ArrayLike) -> Ints:
         """Classify images; return (N,) int64, 0 to 9.

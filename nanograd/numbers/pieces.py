@@ -22,6 +22,8 @@ LOW = 0.5
 GAP = 0.35
 # Height and width in pixels of the picture of the ink around a piece, at half the scale.
 CONTEXT = (14, 22)
+# Columns of this picture that the image of the piece shows.
+_INSIDE = slice((CONTEXT[1] - SIDE // 2) // 2, (CONTEXT[1] + SIDE // 2) // 2)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class _Ink:
         self.sums[:, 1:-1] = ink.cumsum(1)
         self.moments[:, 1:-1] = (ink * (columns + 0.5).astype(np.float32)).cumsum(1)
         self.sums[:, -1], self.moments[:, -1] = self.sums[:, -2], self.moments[:, -2]
+        # Sums of the ink above a row and before a column.
+        self.areas = np.zeros((self.height + 2, self.width + 2), np.float32)
+        self.areas[1:-1] = self.sums.cumsum(0)
+        self.areas[-1] = self.areas[-2]
 
 
 def cut(ink: Floats, seams: Seams, pen: float, top: float, bottom: float) -> Pieces:
@@ -83,9 +89,15 @@ def cut(ink: Floats, seams: Seams, pen: float, top: float, bottom: float) -> Pie
     )
     images = _resample(table.sums, (low, high), middle, scale, (SIDE, SIDE))
     peaks = np.maximum(images.max((1, 2), keepdims=True), 1e-6)
-    near, whole = np.minimum(scale, 1.0) / 2, (np.zeros((1, 1), int), np.full((1, 1), table.width))
-    around = _resample(table.sums, whole, (x, y), near, CONTEXT)
-    around -= _resample(table.sums, (low, high), (x, y), near, CONTEXT)
+    # The other ink: all ink, without the piece's own. An image shows a piece at twice the scale of
+    # its context, unless the piece is small or far from the middle of its image.
+    near, own = np.minimum(scale, 1.0) / 2, np.zeros((len(first), *CONTEXT), np.float32)
+    around = _resample_all(table.areas, (x, y), near, CONTEXT)
+    own[:, :, _INSIDE] = images.reshape(-1, CONTEXT[0], 2, CONTEXT[0], 2).mean((2, 4))
+    others = np.flatnonzero((scale > 1) | (middle[0] != x) | (middle[1] != y))
+    spans, centres = ([each[others] for each in pair] for pair in ((low, high), (x, y)))
+    own[others] = _resample(table.sums, spans, centres, near[others], CONTEXT)
+    around -= own
     geometry = [
         _inner_gaps(table.strong, low, high, boxes) / LINE,
         size[:, ::-1] / LINE,
@@ -151,8 +163,7 @@ def _resample(
 
     Args:
         sums: (height, line's width + 2), the sum of the ink to the left of each column of the line.
-        span: the first column of each row of a piece, and the end of its columns, (P, height), or
-            (1, 1) for all rows.
+        span: the first column of each row of a piece, and the end of its columns, (P, height).
         middle: column and row of the line in the middle of each picture, (P,).
         scale: (P,) pixels of the picture for a pixel of the line.
         size: height and width of the pictures.
@@ -180,6 +191,34 @@ def _resample(
     value = within[number, row]
     value += (place - row)[..., None] * (within[number, row + 1] - value)
     return np.asarray(np.diff(value, axis=1) * (scale**2)[:, None, None], np.float32)
+
+
+def _resample_all(
+    areas: Floats, middle: tuple[Floats, Floats], scale: Floats, size: tuple[int, int]
+) -> Floats:
+    """Scale all ink around P places to small pictures, as `_resample` does with one piece.
+
+    Args:
+        areas: (line's height + 2, line's width + 2), the sum of the ink above each row and to the
+            left of each column.
+        middle: column and row of the line in the middle of each picture, (P,).
+        scale: (P,) pixels of the picture for a pixel of the line.
+        size: height and width of the pictures.
+    """
+    places = []
+    for side, centre, end in zip(size, middle[::-1], areas.shape, strict=True):
+        place = (np.arange(side + 1) - side / 2) / scale[:, None] + centre[:, None]
+        places.append(np.clip(place, 0, end - 2).astype(np.float32))
+    down, across = places[0][:, :, None], places[1][:, None]
+    row, column = np.floor(down).astype(np.intp), np.floor(across).astype(np.intp)
+    down, across, corner = down - row, across - column, row * areas.shape[1] + column
+    flat, width = areas.ravel(), areas.shape[1]
+    upper, lower = (
+        flat.take(each) * (1 - across) + flat.take(each + 1) * across
+        for each in (corner, corner + width)
+    )
+    value = np.diff(np.diff(upper + down * (lower - upper), axis=1), axis=2)
+    return np.asarray(value * (scale**2)[:, None, None], np.float32)
 
 
 def _inner_gaps(strong: Mask, low: Ints, high: Ints, boxes: Ints) -> Floats:

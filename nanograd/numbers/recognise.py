@@ -8,6 +8,7 @@ them. The sequence of adjoining pieces with the highest sum of scores is the tex
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import log
 
 import numpy as np
 from PIL import Image
@@ -36,6 +37,7 @@ _LEAD_OF_A_DIGIT, _LEAD = 2.0, 12.0
 _SURE, _DOUBTFUL, _LEAST, _OTHER_SIDES = 0.7, 0.3, 1.0, (240, 960)
 # Scores of a line with less than _SURE are means with those of pieces slanted by these columns.
 _SLANTS = (0.1, -0.1)
+_CERTAIN = log(0.98)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,41 +76,46 @@ def divide(line: Line) -> Pieces:
 def read_line(line: Line, model: Model) -> Number | None:
     """Read a line; None without a digit."""
     pieces, judge = divide(line), load_judge()
-    pieces = pieces.take(find_likely(pieces, judge.quick_scores(pieces)))
+    quick = judge.quick_scores(pieces)
+    likely = find_likely(pieces, quick)
+    pieces = pieces.take(likely)
     texts = find_texts(load_line_net().read(line.ink, (line.top + line.bottom) / 2))
-    assessed = model.assess(pieces.images)
-    scores = judge.scores(pieces, assessed.probabilities)
-    path = best_path(pieces, scores, texts)
-    if path and path.probability < _SURE:
-        for columns in _SLANTS:
-            slanted = replace(pieces, images=slant(pieces.images, columns))
-            scores += judge.scores(slanted, assessed.probabilities)
-        path = best_path(pieces, scores / (1 + len(_SLANTS)), texts)
+    path = best_path(pieces, quick[likely], texts) if max(texts.values()) > _CERTAIN else None
+    if path is None or path.probability < _SURE:
+        probabilities = model.probabilities(pieces.images)
+        scores = judge.scores(pieces, probabilities)
+        path = best_path(pieces, scores, texts)
+        if path and path.probability < _SURE:
+            for columns in _SLANTS:
+                slanted = replace(pieces, images=slant(pieces.images, columns))
+                scores += judge.scores(slanted, probabilities)
+            path = best_path(pieces, scores / (1 + len(_SLANTS)), texts)
     if path is None or path.lead <= min(_LEAD, _LEAD_OF_A_DIGIT * (path.classes != NO_DIGIT).sum()):
         return None
-    boxes = [line.place(pieces.boxes[each]) for each in path.pieces]
-    digits, left_out = list[Digit](), list[Box]()
-    for piece, number, shares, box in zip(
-        path.pieces.tolist(), path.classes.tolist(), path.shares, boxes, strict=True
-    ):
-        if number == NO_DIGIT:
-            left_out.append(box)
-            continue
-        digits.append(
-            Digit(
-                digit=number,
-                probabilities=shares[:NO_DIGIT].astype(np.float32),
-                unfamiliarity=float(assessed.unfamiliarity[piece]),
-                box=box,
-                image=pieces.images[piece],
-            )
+    is_digit = path.classes != NO_DIGIT
+    own, read = path.pieces[is_digit], path.classes[is_digit]
+    digits = [
+        Digit(
+            digit=digit,
+            probabilities=shares[:NO_DIGIT].astype(np.float32),
+            unfamiliarity=unfamiliarity,
+            box=line.place(pieces.boxes[piece]),
+            image=pieces.images[piece],
         )
+        for piece, digit, shares, unfamiliarity in zip(
+            own.tolist(),
+            read.tolist(),
+            path.shares[is_digit],
+            model.compare(pieces.images[own], read).tolist(),
+            strict=True,
+        )
+    ]
     return Number(
         text="".join(str(each.digit) for each in digits),
         confidence=path.probability,
         box=around([each.box for each in digits]),
         digits=tuple(digits),
-        left_out=tuple(left_out),
+        left_out=tuple(line.place(pieces.boxes[each]) for each in path.pieces[~is_digit]),
     )
 
 
