@@ -97,13 +97,17 @@ def inputs(images: Bytes, context: Bytes, geometry: Floats) -> tuple[Floats, Flo
     return pixels.reshape(-1, SIDE, SIDE, 1), np.concatenate(others, axis=1)
 
 
-def slant(images: Bytes, columns: float) -> Bytes:
-    """Slant images, (P, 784), by this many columns a row, at most 0.1."""
-    rows, place = np.arange(SIDE)[:, None], np.arange(SIDE) + 2
-    shift = (columns * (rows - (SIDE - 1) / 2)).astype(np.float32)
-    ink = np.pad(images.reshape(-1, SIDE, SIDE), ((0, 0), (0, 0), (2, 2))).astype(np.float32)
-    first, second = (ink[:, rows, place + np.floor(shift).astype(int) + n] for n in (0, 1))
-    return np.round(first + shift % 1 * (second - first)).astype(np.uint8).reshape(-1, SIDE**2)
+def slant(pictures: Bytes | Floats, columns: float) -> Floats:
+    """Slant pictures, (..., height, width), by this many columns a row; return float32."""
+    height, width = pictures.shape[-2:]
+    rows, place = np.arange(height)[:, None], np.arange(width)
+    shift = (columns * (rows - (height - 1) / 2)).astype(np.float32)
+    margin = int(abs(shift[0, 0])) + 1
+    place += margin
+    margins = ((0, 0),) * (pictures.ndim - 1) + ((margin, margin),)
+    ink = np.pad(pictures.astype(np.float32), margins)
+    first, second = (ink[..., rows, place + np.floor(shift).astype(int) + n] for n in (0, 1))
+    return np.asarray(first + shift % 1 * (second - first))
 
 
 def halve(images: Floats) -> Floats:

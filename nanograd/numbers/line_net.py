@@ -41,14 +41,20 @@ class LineNet:
     weights: list[Floats]
     biases: list[Floats]
 
-    def read(self, ink: Floats, middle: float) -> Doubles:
+    def read(self, *lines: Floats) -> Doubles:
         """Compute the probabilities of the classes in F frames, (F, 11) float64.
 
         Args:
-            ink: (height, width) float32, 0 to 1, a line whose digits are LINE pixels high.
-            middle: the row in the middle of its digits.
+            lines: (ROWS, 2 * F) float32, a line that `shrink` returned, and slanted copies of it.
+                Their scores are averaged.
         """
-        maps = shrink(ink, middle)[..., None]
+        scores = np.mean([self._scores(line) for line in lines], axis=0, dtype=np.float64)
+        scores = np.exp(scores - scores.max(1, keepdims=True))
+        return np.asarray(scores / scores.sum(1, keepdims=True))
+
+    def _scores(self, line: Floats) -> Floats:
+        """Compute the scores of the classes in each frame."""
+        maps = line[..., None]
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             height, width, *_, outputs = weight.shape
             rows, columns = height // 2 * (number < len(_MAXIMA)), width // 2
@@ -62,12 +68,16 @@ class LineNet:
             maps += bias
             if number < len(self.weights) - 1:
                 np.maximum(maps, 0, out=maps)
-        scores = np.exp((maps[0] - maps[0].max(1, keepdims=True)).astype(np.float64))
-        return np.asarray(scores / scores.sum(1, keepdims=True))
+        return np.asarray(maps[0])
 
 
 def shrink(ink: Floats, middle: float) -> Floats:
-    """Return the rows of a line around `middle` at half its resolution, (ROWS, 2 * frames)."""
+    """Return the part of a line that the net sees, at half its resolution, (ROWS, 2 * F).
+
+    Args:
+        ink: (height, width) float32, 0 to 1, a line whose digits are LINE pixels high.
+        middle: the row in the middle of its digits.
+    """
     top, (height, width) = round(middle) - ROWS, ink.shape
     rows = np.zeros((2 * ROWS, -(-width // STRIDE) * STRIDE), np.float32)
     first, last = max(top, 0), min(top + 2 * ROWS, height)

@@ -78,3 +78,16 @@ def test_sha256_depends_on_every_statistic():
 def test_statistics_that_make_no_sense_are_refused(change):
     with pytest.raises(ValueError, match=r"temperature|tensor"):
         replace(some_reference(), **change)
+
+
+def test_comparison_with_the_predicted_digits_gives_their_unfamiliarity():
+    images = some_images(193)
+    for model in (some_model(), some_ensemble()):
+        probabilities, unfamiliarity = model.assess(images)
+
+        predicted = probabilities.argmax(axis=1)
+        others = model.compare(images, (predicted + 1) % 10)
+
+        assert (model.compare(images, predicted) == unfamiliarity).all()
+        assert (others != unfamiliarity).mean() > 0.5
+        assert (model.probabilities(images) == probabilities).all()

@@ -47,14 +47,15 @@ def test_scores_are_those_of_the_layers(count: int) -> None:
 
 
 @pytest.mark.parametrize("columns", [0, 0.1, -0.1, 0.03])
-def test_slant_moves_each_row(columns: float) -> None:
-    images = np.zeros((2, 28, 28), np.uint8)
-    images[1, :, 10:14] = 200
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (36, 100), (36, 8)])
+def test_slant_moves_each_row(columns: float, height: int, width: int) -> None:
+    pictures, middle = np.zeros((2, height, width), np.uint8), width // 2
+    pictures[1, :, middle - 2 : middle + 2] = 200
 
-    slanted = slant(images.reshape(2, 784), columns).reshape(2, 28, 28)
+    slanted = slant(pictures, columns)
 
-    assert slanted.dtype == np.uint8
     assert not slanted[0].any()
-    assert slanted[1].sum(1) == pytest.approx(800, abs=1)
-    places = (slanted[1] * np.arange(28.0)).sum(1) / slanted[1].sum(1)
-    assert places == pytest.approx(11.5 - columns * (np.arange(28) - 13.5), abs=0.01)
+    assert slanted[1].sum(1) == pytest.approx(800, abs=1e-3)
+    places = (slanted[1] * np.arange(width)).sum(1) / slanted[1].sum(1)
+    rows = np.arange(height) - (height - 1) / 2
+    assert places == pytest.approx(middle - 0.5 - columns * rows, abs=1e-4)

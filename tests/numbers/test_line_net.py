@@ -17,7 +17,7 @@ def test_probabilities_are_those_of_the_layers(height: int, width: int) -> None:
     draw, net = np.random.default_rng(width), load_line_net()
     ink = draw.random((height, width), np.float32) * (draw.random((height, width)) < 0.2)
 
-    found = net.read(ink, height / 2)
+    found = net.read(shrink(ink, height / 2))
 
     maps = shrink(ink, height / 2)[None]
     for number, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True)):
@@ -45,9 +45,20 @@ def test_line_is_read_wherever_its_digits_are() -> None:
     draw, net = np.random.default_rng(0), load_line_net()
     ink = np.pad(draw.random((LINE, 80), np.float32), ((8, 8), (0, 0)))
 
-    found = net.read(ink, 28)
+    found = net.read(shrink(ink, 28))
 
-    assert (net.read(np.pad(ink, ((30, 50), (0, 0))), 58) == found).all()
+    assert (net.read(shrink(np.pad(ink, ((30, 50), (0, 0))), 58)) == found).all()
+
+
+def test_scores_of_copies_are_averaged() -> None:
+    draw, net = np.random.default_rng(1), load_line_net()
+    lines = draw.random((2, ROWS, 60), np.float32)
+
+    both, each = net.read(*lines), [net.read(line) for line in lines]
+
+    product_of_both = np.sqrt(each[0] * each[1])
+    assert both == pytest.approx(product_of_both / product_of_both.sum(1, keepdims=True), rel=1e-5)
+    assert net.read(lines[0], lines[0]) == pytest.approx(each[0], rel=1e-6)
 
 
 def test_shrunk_line_has_the_means_of_four_pixels() -> None:
