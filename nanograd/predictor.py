@@ -145,7 +145,7 @@ def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
     """Convert columns to Arrow; leave out those that Arrow cannot hold.
 
     Raises:
-        ArgumentError: Arrow cannot hold a column that may have images or labels, or the columns
+        ArgumentError: Arrow cannot hold a column that could be the images or the labels, or the columns
             differ in length.
     """
     arrays, lengths = dict[str, pa.Array | pa.ChunkedArray](), set[int]()

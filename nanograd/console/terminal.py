@@ -24,7 +24,9 @@ _NUM_EPOCHS = 5
 
 @contextmanager
 def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator[Listener]:
-    """Provide a listener for the log settings. It ignores write errors, which must not end a job.
+    """Provide a listener that writes events to stderr, as the log settings say.
+
+    Write errors are ignored, because they must not end a job.
 
     The format `auto` is a live view if the stream is a terminal, otherwise text.
     """

@@ -91,10 +91,16 @@ def review_of(output: str, spec: PredictSpec) -> str | None:
 def write_review(
     spec: PredictSpec, kept: pa.Schema, receipts: Sequence[Receipt], listener: Listener
 ) -> None:
-    """Make the list of a finished prediction with the columns `kept`, unless it is up to date.
+    """Write the list of doubtful rows of a finished prediction, unless it is up to date.
 
-    Warn if parts keep too few rows, because they were done with a smaller share. With `verify`,
-    always make the list, and write it if the file differs.
+    The parts were processed when `review_share` was perhaps smaller, and kept too few doubtful rows
+    for the present share; then warn. With `verify`, make the list anew, and write it if it differs.
+
+    Args:
+        spec: settings of the job.
+        kept: columns of the input that the list has, too.
+        receipts: of all parts.
+        listener: receives the warning.
     """
     place = storage.join(spec.output, REVIEW)
     if not review_of(spec.output, spec):

@@ -174,9 +174,9 @@ def _look_closer(
 def _printed(found: normalise.Candidate, weak: float) -> Floats | None:
     """Find the share of light that printed lines and boxes absorb, as `pictures.lines.find_lines`.
 
-    The sides of a box, or of a row of boxes, run from side to side of the mark that they form, and
-    so does an underline that touches digits. Lines of ruled and squared paper run from side to side
-    of the picture.
+    The lines of ruled and squared paper go from one side of the picture to the other. The sides of
+    a box, or of a row of boxes, and an underline that touches digits are shorter: each goes from
+    one side of its mark (connected ink) to the other.
     """
     ink = found.ink
     labels, count = morphology.label_marks(ink > weak)

@@ -99,7 +99,7 @@ class Evaluator:
         """Compute the progress of the run.
 
         Args:
-            round_: the next round of the net to compute.
+            round_: the next round to compute, of the net that is being trained.
             snapshot: newest state that the driver has.
             history: finished epochs of the net.
             workers: state of each rank.
