@@ -1,9 +1,11 @@
 """Numbers in pictures: lines of digits with their text, boxes and confidences.
 
-A line is cut at more places than it has digits. The ink between any two cuts is a piece, so pieces
-overlap. The judge, two small nets, scores whether a piece is one whole digit: a quick net finds the
-likely pieces, and a better net scores these, with the probabilities by which the model classifies
-them. The sequence of adjoining pieces with the highest sum of scores is the text of the line.
+The line net reads a line as a whole, and gives a few texts and their probabilities. The line is also
+cut at more places than it has digits. The ink between any two cuts is a piece, so pieces overlap.
+The judge, two small nets, scores whether a piece is one whole digit: a quick net finds the likely
+pieces, and where the line net is not certain, a better net scores these, with the probabilities by
+which the model classifies them. The text with the largest product of both probabilities is chosen,
+and the sequence of adjoining pieces that spells it with the highest sum of scores gives its boxes.
 """
 
 from collections.abc import Iterator, Sequence
