@@ -145,8 +145,8 @@ def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
     """Convert columns to Arrow; leave out those that Arrow cannot hold.
 
     Raises:
-        ArgumentError: Arrow cannot hold a column that could be the images or the labels, or the columns
-            differ in length.
+        ArgumentError: Arrow cannot hold a column that could be the images or the labels, or the
+            columns differ in length.
     """
     arrays, lengths = dict[str, pa.Array | pa.ChunkedArray](), set[int]()
     images = {*IMAGE_NAMES, str(options.image_column).lower()}

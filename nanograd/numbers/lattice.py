@@ -26,7 +26,7 @@ SAME = 0.5
 # A piece is likely if it is on a path with at least exp(-MARGIN) of the best path's probability.
 MARGIN = 8.0
 # Weight of the line net's log probability of a text, and least probability of a text for shares.
-WHOLE, _LEAST = 2.0, 1e-4
+WHOLE, _LEAST = 3.0, 1e-4
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ def cut(ink: Floats, seams: Seams, pen: float, top: float, bottom: float) -> Pie
     around = _resample_all(table.areas, (x, y), near, CONTEXT)
     own[:, :, _INSIDE] = images.reshape(-1, CONTEXT[0], 2, CONTEXT[0], 2).mean((2, 4))
     others = np.flatnonzero((scale > 1) | (middle[0] != x) | (middle[1] != y))
-    spans, centres = ([each[others] for each in pair] for pair in ((low, high), (x, y)))
-    own[others] = _resample(table.sums, spans, centres, near[others], CONTEXT)
+    span, centre = (low[others], high[others]), (x[others], y[others])
+    own[others] = _resample(table.sums, span, centre, near[others], CONTEXT)
     around -= own
     geometry = [
         _inner_gaps(table.strong, low, high, boxes) / LINE,

@@ -157,7 +157,8 @@ class TrainSpec(ReportSpec):
     )
     cool_down: float = _strength(
         0.5,
-        "share by which the strength of the distortions falls, linearly, in the last 80 % of the training",
+        "share by which the strength of the distortions falls, linearly, in the last 80 % of the "
+        "training",
         below=1,
     )
     variants: float = _strength(

@@ -131,7 +131,7 @@ def test_marks_that_are_no_digits_are_refused(picture: Image.Image) -> None:
     assert caught.value.reason is Reason.BLANK
 
 
-@pytest.mark.parametrize("text", ["A12", "12-34", "3.14", "KM 913", "12/34"])
+@pytest.mark.parametrize("text", ["A12", "12-34", "3.14", "KM 913", "12/34", "1/2"])
 def test_marks_beside_digits_are_left_out(text: str) -> None:
     numbers = nanograd.read_numbers(letters(text))
 

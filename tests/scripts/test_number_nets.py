@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from nanograd.numbers.lattice import NO_DIGIT
-from nanograd.numbers.line_net import ROWS, load_line_net
+from nanograd.numbers.line_net import load_line_net
 from scripts import make_judge, make_line_net
 from scripts.lines import Lines
 from scripts.make_judge import learn
@@ -51,8 +51,7 @@ def test_found_and_drawn_lines_show_their_digits(
 
 def read_ink(ink: np.ndarray) -> str:
     """Return the digits of the most probable class of each frame."""
-    whole = np.repeat(np.repeat(ink / np.float32(255), 2, 0), 2, 1)
-    classes = load_line_net().read(whole, ROWS).argmax(1)
+    classes = load_line_net().read(ink / np.float32(255)).argmax(1)
     starts = np.diff(classes, prepend=NO_DIGIT) != 0
     return "".join(str(each) for each in classes[starts] if each != NO_DIGIT)
 
