@@ -12,7 +12,6 @@ from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.preparation import prepare
 from nanograd.errors import InternalError, Stopped
 from nanograd.nn.mlp import Params, one_hot
-from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, ignore
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import local, loop
@@ -20,8 +19,7 @@ from nanograd.training.checkpoint import CheckpointSaver, History
 from nanograd.training.local import LocalGroup
 from nanograd.training.loop import Evaluator, accuracy, as_net
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import ParameterServer, Snapshot, first_snapshot
-from nanograd.training.tree import TreeNode
+from nanograd.training.server import Snapshot, first_snapshot
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers import runs
 from tests.helpers.gradients import loss_and_gradients
@@ -202,44 +200,3 @@ def test_refusal_of_a_finite_gradient_is_not_called_divergence(digits, monkeypat
 
     with pytest.raises(InternalError, match="number of images"):
         group.advance(1)
-
-
-@pytest.mark.parametrize("num_cpus", [1, 2, 3, 5])
-def test_any_number_of_threads_computes_the_bits_of_a_parameter_server(
-    digits, monkeypatch, num_cpus
-):
-    recipe = recipe_for(digits, shards=5, batch_size=64)
-    server = ParameterServer(recipe, first_snapshot(recipe))
-    shards = {shard: digits.take(recipe.plan.shard_slice(shard)) for shard in range(5)}
-    worker = Worker(recipe, shards)
-    monkeypatch.setattr(local.machine, "num_cpus", lambda: num_cpus)
-    group = LocalGroup(recipe, digits, first_snapshot(recipe))
-
-    for until in (1, 2, recipe.num_rounds):
-        group.advance(until)
-    with process.one_thread():
-        while server.round < recipe.num_rounds:
-            server.submit(*worker.contribute(server.round, server.parameters()))
-
-    assert group.snapshot().digest() == server.snapshot().digest()
-    group.close()
-
-
-@pytest.mark.parametrize("shard", range(3))
-def test_error_in_any_thread_ends_the_others(digits, monkeypatch, shard):
-    class Fails(Worker):
-        """A worker that has no memory in round 3, if it holds the shard."""
-
-        def sum_node(self, round_: int, node: TreeNode, *args: Any) -> Contribution:
-            if round_ == 3 and shard in range(*node):
-                raise MemoryError
-            return super().sum_node(round_, node, *args)
-
-    recipe = recipe_for(digits, shards=3, batch_size=64)
-    monkeypatch.setattr(local, "Worker", Fails)
-    monkeypatch.setattr(local.machine, "num_cpus", lambda: 3)
-    group = LocalGroup(recipe, digits, first_snapshot(recipe))
-
-    with pytest.raises(MemoryError):
-        group.advance(recipe.num_rounds)
-    group.close()
