@@ -12,13 +12,13 @@ from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 LONGEST_SIDE = 20
 # Number of images to test together; more do not fit into the cache as float32.
-_CHUNK_ROWS = 256
+_CHUNK_ROWS = 128
 # Pixels below this level count as background, because JPEG adds such noise.
 _FAINT = 16
 
 _Y, _X = (axis.ravel() for axis in np.mgrid[:SIDE, :SIDE])
-# (3, 784): 1, x, y of each pixel
-_MOMENTS = np.stack([np.ones_like(_X), _X, _Y]).astype(np.float32)
+# (784, 3): 1, x, y of each pixel
+_MOMENTS = np.stack([np.ones_like(_X), _X, _Y], axis=1).astype(np.float32)
 
 
 def are_mnist_like(images: Bytes) -> Mask:
@@ -29,7 +29,7 @@ def are_mnist_like(images: Bytes) -> Mask:
     ranges, because JPEG changes pixels.
     """
     number = len(images)
-    sums = np.empty((3, number), np.float32)
+    sums = np.empty((number, 3), np.float32)
     profiles = np.empty((2, number, SIDE), np.uint8)  # maximum of each column and of each row
     # Use one buffer for all chunks: allocating it takes 1.0 us per image, filling it 0.1 us.
     floats = np.empty((_CHUNK_ROWS, SIDE * SIDE), np.float32)
@@ -38,16 +38,16 @@ def are_mnist_like(images: Bytes) -> Mask:
         ink = floats[: len(chunk)]
         np.copyto(ink, chunk * (chunk >= _FAINT).view(np.uint8))
         # The sums are whole numbers below 2 ** 24, so float32 is exact in any order of summation.
-        for moment, found in zip(_MOMENTS, sums, strict=True):
-            np.matmul(ink, moment, out=found[part])  # one product for all moments takes longer
-        # A window doubles from 2 to 28 rows, and from 2 to 28 columns.
-        for step, profile in zip((SIDE, 1), profiles, strict=True):
-            most = chunk.reshape(-1)
-            for shift in (step, 2 * step, 4 * step, 8 * step, 12 * step):
-                most = np.maximum(most[:-shift], most[shift:])
-            strides = (SIDE * SIDE, SIDE // step)
-            profile[part] = np.ndarray(profile[part].shape, np.uint8, most, strides=strides)
-    mass, sum_x, sum_y = sums.astype(np.float64)
+        np.matmul(ink, _MOMENTS, out=sums[part])
+        # Column maxima halve the number of rows. Row maxima double a window from 2 to 28 pixels.
+        square = chunk.reshape(-1, SIDE, SIDE)
+        square = np.maximum(square[:, :14], square[:, 14:])
+        profiles[0, part] = np.maximum(square[:, :7], square[:, 7:]).max(axis=1)
+        most = chunk.reshape(-1)
+        for shift in (1, 2, 4, 8, 12):
+            most = np.maximum(most[:-shift], most[shift:])
+        profiles[1, part] = most[::SIDE].reshape(-1, SIDE)
+    mass, sum_x, sum_y = sums.T.astype(np.float64)
     total = np.maximum(mass, 1)
     x, y = sum_x / total, sum_y / total
     least = np.maximum(*(_extents(profile >= _FAINT) for profile in profiles))

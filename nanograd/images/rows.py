@@ -141,7 +141,7 @@ def read_images(
             pictures = [tensors.from_raw(data, np.flatnonzero(raw), refused)]
             files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
             is_plain = np.zeros(len(files), np.bool_)
-            if convert is None and files:
+            if convert is None:
                 images, is_plain = read_plain(files, options)
                 found.append((images, owners[is_plain]))
             left = np.flatnonzero(~is_plain).tolist()
