@@ -26,9 +26,8 @@ _NUM_EPOCHS = 5
 def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator[Listener]:
     """Provide a listener that writes events to stderr, as the log settings say.
 
-    Write errors are ignored, because they must not end a job.
-
-    The format `auto` is a live view if the stream is a terminal, otherwise text.
+    Write errors are ignored, because they must not end a job. The format `auto` is a live
+    view if the stream is a terminal, otherwise text.
     """
     if log_format == "auto" and not quiet and stream.isatty():
         console = Console(file=stream, highlight=False, markup=False, emoji=False)

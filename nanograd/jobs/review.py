@@ -93,8 +93,8 @@ def write_review(
 ) -> None:
     """Write the list of doubtful rows of a finished prediction, unless it is up to date.
 
-    The parts were processed when `review_share` was perhaps smaller, and kept too few doubtful rows
-    for the present share; then warn. With `verify`, make the list anew, and write it if it differs.
+    If `review_share` was smaller when the parts were processed, they kept too few doubtful rows; a
+    warning says so. With `verify`, the list is made anew, and written if it differs.
 
     Args:
         spec: settings of the job.

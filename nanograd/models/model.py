@@ -138,7 +138,15 @@ class Model:
         return to_probabilities(scores, self.reference.temperature)
 
     def compare(self, images: Bytes, digits: Ints) -> Floats:
-        """Compute the unfamiliarity of (N, 784) uint8 images as these digits, (N,) float32."""
+        """Compute how much images differ from the training images of given digits.
+
+        Args:
+            images: (N, 784) uint8, ink 255 on 0.
+            digits: (N,), 0 to 9, whose training images to compare with.
+
+        Returns:
+            (N,) float32, the unfamiliarity, 0 to 1.
+        """
         pixels = deskew_images(self.nets[0].preparation, images)
         return self.reference.unfamiliarity(pixels, digits)
 

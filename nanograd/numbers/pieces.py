@@ -89,7 +89,7 @@ def cut(ink: Floats, seams: Seams, pen: float, top: float, bottom: float) -> Pie
     )
     images = _resample(table.sums, (low, high), middle, scale, (SIDE, SIDE))
     peaks = np.maximum(images.max((1, 2), keepdims=True), 1e-6)
-    # The other ink: all ink, without the piece's own. An image shows a piece at twice the scale of
+    # The ink around a piece is all ink less its own. An image shows a piece at twice the scale of
     # its context, unless the piece is small or far from the middle of its image.
     near, own = np.minimum(scale, 1.0) / 2, np.zeros((len(first), *CONTEXT), np.float32)
     around = _resample_all(table.areas, (x, y), near, CONTEXT)
