@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from nanograd.digits.dataset import SIDE
 from nanograd.images.inputs import Origin
@@ -19,6 +20,8 @@ NUM_SHOWN = 24
 _CONFIDENCE = Axis("confidence", 0, 1, ".0%")
 _NUM_UNITS, _UNITS_ACROSS = 60, 12
 _TILE = SIDE + 2  # side of a unit's image with its margin, in pixels
+# Colours of weights above and below 0, and number of steps from transparent to opaque.
+_SIGNS, _STEPS = ((37, 99, 235), (217, 119, 6)), 18
 
 
 def classes_of(confusion: Ints) -> list[tuple[Any, ...]]:
@@ -132,7 +135,7 @@ def draw_prediction(
     alt = f"classified as {prediction}" if true is None else f"a handwritten {true}"
     name, title = ("", "") if source is None else (shorten(source.name), source.place)
     caption = (digits, percent(confidence), name)
-    return embed_image(255 - pixels.reshape(SIDE, SIDE), alt, caption, title)
+    return embed_image(Image.fromarray(255 - pixels.reshape(SIDE, SIDE)), alt, caption, title)
 
 
 def draw_units(net: Params) -> tuple[InlineImage, int]:
@@ -143,12 +146,13 @@ def draw_units(net: Params) -> tuple[InlineImage, int]:
     strength = np.linalg.norm(net.w1, axis=0) * np.linalg.norm(net.w2, axis=1)
     order = np.argsort(-strength, kind="stable")[:_NUM_UNITS]
     num_rows = -(-len(order) // _UNITS_ACROSS)
-    tiles = np.zeros((num_rows * _UNITS_ACROSS, _TILE, _TILE, 4), np.uint8)
+    tiles = np.zeros((num_rows * _UNITS_ACROSS, _TILE, _TILE), np.uint8)
     for tile, unit in zip(tiles[:, 1:-1, 1:-1], order, strict=False):
         weights = net.w1[:, unit].reshape(SIDE, SIDE) / np.abs(net.w1[:, unit]).max(initial=1e-12)
-        tile[..., :3] = np.where(weights[..., None] > 0, (37, 99, 235), (217, 119, 6))
-        tile[..., 3] = 15 * np.round(17 * np.abs(weights))  # 18 steps take half the bytes of 256
-    rows = tiles.reshape(num_rows, _UNITS_ACROSS, _TILE, _TILE, 4)
-    sheet = rows.swapaxes(1, 2).reshape(num_rows * _TILE, _UNITS_ACROSS * _TILE, 4)
+        tile[:] = np.round((_STEPS - 1) * np.abs(weights)) + _STEPS * (weights < 0)
+    rows = tiles.reshape(num_rows, _UNITS_ACROSS, _TILE, _TILE).swapaxes(1, 2)
+    sheet = Image.fromarray(rows.reshape(num_rows * _TILE, -1), "P")
+    opacities = np.linspace(0, 255, _STEPS, dtype=int).tolist()
+    sheet.putpalette(bytes(sum(((*sign, each) for sign in _SIGNS for each in opacities), ())), "RGBA")
     alt = f"weights of {count(len(order), 'hidden unit')} as images of 28 x 28 pixels"
-    return embed_image(np.ascontiguousarray(sheet), alt), len(order)
+    return embed_image(sheet, alt), len(order)

@@ -47,12 +47,11 @@ class InlineImage(NamedTuple):
 
 
 def embed_image(
-    pixels: Bytes, alt: str, caption: Sequence[str] = (), title: str = ""
+    picture: Image.Image, alt: str, caption: Sequence[str] = (), title: str = ""
 ) -> InlineImage:
-    """Encode (height, width) grey or (height, width, 4) RGBA pixels as PNG."""
-    data = b64encode(encode_png(Image.fromarray(pixels), optimize=True)).decode()
-    height, width = pixels.shape[:2]
-    return InlineImage(data, width, height, alt, caption, title)
+    """Encode a picture as PNG."""
+    data = b64encode(encode_png(picture, optimize=True)).decode()
+    return InlineImage(data, *picture.size, alt, caption, title)
 
 
 def render(template: str, **values: Any) -> str:

@@ -160,7 +160,7 @@ def _thumbnails(rows: Sequence[Detail], inputs: Sequence[str]) -> list[InlineIma
 
     def draw(picture: Image.Image) -> InlineImage:
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        return embed_image(np.asarray(picture.convert("L")), "the picture")
+        return embed_image(picture.convert("L"), "the picture")
 
     roots, found = roots_of(inputs), list[InlineImage | None]()
     for each in rows:
