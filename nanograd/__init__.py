@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanograd.api import load_model, read_numbers, read_picture
-    from nanograd.commands import compare, evaluate, export, ingest, inspect, predict, review, train
+    from nanograd.batch import ingest, inspect, predict, review
+    from nanograd.commands import compare, evaluate, export, train
     from nanograd.console.log_lines import TextLog
     from nanograd.console.results import (
         Comparison,
@@ -62,10 +63,8 @@ _MODULES = dict.fromkeys(__all__, "nanograd.console.results") | {
     "TextLog": "nanograd.console.log_lines",
     "UnreadableError": "nanograd.errors",
     **dict.fromkeys(("load_model", "read_numbers", "read_picture"), "nanograd.api"),
-    **dict.fromkeys(
-        ("compare", "evaluate", "export", "ingest", "inspect", "predict", "review", "train"),
-        "nanograd.commands",
-    ),
+    **dict.fromkeys(("ingest", "inspect", "predict", "review"), "nanograd.batch"),
+    **dict.fromkeys(("compare", "evaluate", "export", "train"), "nanograd.commands"),
 }
 
 

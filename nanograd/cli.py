@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 _OF_SERVICES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT$|_PORT_\d+_(TCP|UDP)")
 # Errors of a standard output that is full or closed.
 _NOT_WRITTEN = (errno.ENOSPC, errno.EBADF)
+# Functions of `nanograd.batch`; the others are in `nanograd.commands`.
+_BATCH = ("ingest", "inspect", "predict", "review")
 _DATA = "data set, as for nanograd train; may be repeated"
 _data_option = partial(click.option, "--data", type=Places(), multiple=True)
 
@@ -63,14 +66,14 @@ def cli() -> None:
 
 
 def _run(function: str, *arguments: Any, **settings: Any) -> None:
-    """Run a function of `commands`, log its summary and print its result line."""
+    """Run the function of a command, log its summary and print its result line."""
     spec = settings.get("spec")
     if isinstance(spec, TrainSpec) and spec.kernel == kernel.PORTABLE:
         kernel.pin()  # before the commands load numpy
-    from nanograd import commands  # imported here, because `nanograd --help` does not need it
-
+    # Imported here, because `nanograd --help` does not need it, and training needs only a part.
+    module = import_module(f"nanograd.{'batch' if function in _BATCH else 'commands'}")
     with _listener(spec) as listener:
-        result = getattr(commands, function)(*arguments, listener=listener, **settings)
+        result = getattr(module, function)(*arguments, listener=listener, **settings)
         as_json = click.get_current_context().ensure_object(dict).get("log_format") == "json"
         if sys.stderr.isatty() and not as_json and (rows := result.preview()):
             listener(info(rows))

@@ -8,25 +8,19 @@ StorageError if a file cannot be read or written. Ray is imported only if `worke
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from os import fsdecode
 from time import perf_counter, strftime
 from typing import Any
 
 import numpy as np
 
-from nanograd.backends import group_starter, ray_metrics, run_parts
 from nanograd.console.results import (
     Comparison,
-    Corrections,
     Done,
     Evaluation,
     Export,
-    Ingestion,
-    Inspections,
-    Plan,
-    Prediction,
     Result,
     Training,
     describe_demo,
@@ -36,30 +30,22 @@ from nanograd.digits import download
 from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.errors import UsageError, needs_package
 from nanograd.images import sources, writers
-from nanograd.jobs import ingest as ingest_parts
-from nanograd.jobs import predict as predict_parts
-from nanograd.jobs.corrections import Decisions, read_list
-from nanograd.jobs.job import JobResult, describe_job
-from nanograd.jobs.output import CORRECTIONS, SUMMARY
-from nanograd.jobs.receipts import Counts, PredictionCounts
-from nanograd.jobs.retry import parts_to_retry
-from nanograd.jobs.review import review_of
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
-from nanograd.report import prediction_report, review_server, sheet, training_report
+from nanograd.report import training_report
 from nanograd.report.html import Report, write_report
-from nanograd.report.trackers import trackers
+from nanograd.report.trackers import guarded, trackers
 from nanograd.runtime import events, json_files, kernel, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, log_warnings, warning
 from nanograd.runtime.json_files import JsonObject
-from nanograd.runtime.lease import exclusive
 from nanograd.runtime.signals import stop_signals
 from nanograd.settings import specs
 from nanograd.settings.arguments import places, resolved, takes, takes_input
 from nanograd.settings.fields import Place
 from nanograd.settings.specs import ReadOptions
 from nanograd.settings.train_spec import TrainSpec
+from nanograd.training.local import LocalGroup, StartGroup
 from nanograd.training.run import TrainingRun, load_initial
 
 
@@ -106,10 +92,9 @@ def train(
         audience(info(f"{images}; run directory {place}"))
         with (
             trackers(place, chosen, audience) as tracking,
-            group_starter(chosen, audience) as (actors, start_group),
+            _workers(chosen, place, audience) as (actors, start_group, metered),
             stop_signals() as stop,
         ):
-            metered = ray_metrics(chosen, "train", place, audience)
             everyone = broadcast([audience, *tracking, *metered])
             run = TrainingRun(replace(chosen, workers=actors), place, data, initial)
             recipe = run.recipes[0]
@@ -127,6 +112,29 @@ def train(
         return replace(found, report=write_report(place, build, audience, as_png=chosen.plots))
 
 
+@contextmanager
+def _workers(
+    spec: TrainSpec, place: str, listener: Listener
+) -> Iterator[tuple[int, StartGroup, list[Listener]]]:
+    """Provide the number of Ray actors, the function that starts them, and Ray's metrics.
+
+    Raises:
+        ClusterError: Ray cannot be started or joined, or too few CPUs are free.
+    """
+    if spec.workers == 0:
+        yield 0, LocalGroup, []
+        return
+    from nanograd.distributed.cluster import num_actors, session
+    from nanograd.distributed.group import RayGroup
+    from nanograd.distributed.prometheus import RayMetrics
+
+    with session(spec.address, spec.workers, listener):
+        workers = num_actors(spec.workers, spec.shards)
+        chosen = replace(spec, workers=workers)
+        metrics = guarded(RayMetrics("train", place), listener)
+        yield workers, lambda *about: RayGroup(*about, spec=chosen).start(), [metrics]
+
+
 def report(
     place: Place, data: Sequence[str] = (), listener: Listener = ignore, *, as_png: bool = False
 ) -> Done:
@@ -134,6 +142,9 @@ def report(
 
     The report of a run uses the test images of `data`; by default, of the run's own data.
     """
+    from nanograd.jobs.output import SUMMARY
+    from nanograd.report import prediction_report
+
     began, place = perf_counter(), fsdecode(place)
     if SUMMARY in storage.names(place):
         if data:
@@ -156,158 +167,6 @@ def compare(runs: Place | Sequence[Place], *, listener: Listener = log_warnings)
         listener: see `train`.
     """
     return Comparison(**training_report.compare(list(map(training_report.read_run, places(runs)))))
-
-
-@takes_input(specs.IngestSpec)
-def ingest(
-    inputs: Place | Sequence[Place],
-    *,
-    workers: int | None = 0,
-    listener: Listener = log_warnings,
-    progress: bool = False,
-    spec: specs.IngestSpec | None = None,
-    **settings: Any,
-) -> Ingestion:
-    """Convert pictures to Parquet.
-
-    Arguments and errors are as for `predict`; the setting `output` is required.
-    """
-    called = perf_counter()
-    with (
-        resolved(specs.IngestSpec, spec, {"workers": workers, **settings}) as chosen,
-        shown(listener, progress) as audience,
-    ):
-        chosen.require_shared(chosen.output)
-        job, work = ingest_parts.plan(places(inputs), chosen, audience)
-        if chosen.dry_run:
-            return Ingestion(plan=Plan(**describe_job(job)))
-        done = run_parts(job, work, audience)
-        times = _times(called, done, "ingest_s")
-        return Ingestion(**Counts.total(done.receipts).result(), **times, output=chosen.output)
-
-
-@takes_input(specs.PredictSpec)
-def predict(
-    inputs: Place | Sequence[Place],
-    *,
-    workers: int | None = 0,
-    listener: Listener = log_warnings,
-    progress: bool = False,
-    spec: specs.PredictSpec | None = None,
-    **settings: Any,
-) -> Prediction:
-    """Classify the digits in pictures, or in Parquet or CSV files.
-
-    Args:
-        inputs: files, folders or globs, local or in an object store.
-        workers: number of Ray actors; 0 works in this process, without Ray; None starts in this
-            process, and then uses one actor per free CPU if the job takes long.
-        listener: see `train`.
-        progress: see `train`.
-        spec: settings in place of all keyword arguments.
-        settings: `model="runs/1"`, `output="read"`, ...
-
-    Raises:
-        OutputExistsError: the output holds the result of another job.
-        StorageError: the storage failed; the same call continues the job.
-    """
-    called = perf_counter()
-    with (
-        resolved(specs.PredictSpec, spec, {"workers": workers, **settings}) as chosen,
-        shown(listener, progress) as audience,
-    ):
-        chosen.require_shared(chosen.output)
-        job, work = predict_parts.plan(places(inputs), chosen, audience)
-        if chosen.dry_run:
-            return Prediction(plan=Plan(**describe_job(job, parts_to_retry(job))))
-        done, output = run_parts(job, work, audience), chosen.output
-        counts = PredictionCounts.total(done.receipts)
-        for text in counts.remarks():
-            audience(warning(text))
-        build = partial(prediction_report.build, output)
-        return Prediction(
-            **counts.result(),
-            **_times(called, done, "predict_s"),
-            ingest_quarantined=job.about["ingest_quarantined"],
-            files=len({file for part in job.parts for file in part.files} | job.earlier.files()),
-            summary=storage.join(output, SUMMARY),
-            review=review_of(output, chosen),
-            report=write_report(output, build, audience, as_png=chosen.plots, again=done.changed),
-            output=output,
-            format=chosen.format,
-        )
-
-
-@takes_input(specs.InspectSpec)
-def inspect(
-    inputs: Place | Sequence[Place],
-    *,
-    listener: Listener = log_warnings,
-    spec: specs.InspectSpec | None = None,
-    **settings: Any,
-) -> Inspections:
-    """Draw the main steps from a picture to the probabilities.
-
-    Args:
-        inputs: files, folders or globs, local or in an object store.
-        listener: see `train`.
-        spec: settings in place of all keyword arguments.
-        settings: `output="sheet.png"` is required; `digits="many"` draws a box around each digit.
-    """
-    with resolved(specs.InspectSpec, spec, settings) as chosen:
-        output = storage.absolute(chosen.output)
-        sheet.check_output(output)
-        model = model_io.load(chosen.model)
-        pictures, total = sheet.find_pictures(places(inputs), chosen.limit, output)
-        if total > chosen.limit:
-            text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
-            listener(info(text))
-        with process.one_thread():
-            found = sheet.inspect_pictures(pictures, chosen, model)
-        storage.commit(output, sheet.draw_sheet(found, chosen.model or model_io.BUILT_IN))
-        refused = sum(each.steps.refused is not None for each in found)
-        return Inspections(
-            pictures=len(found),
-            read=len(found) - refused,
-            refused=refused,
-            results=[each.to_json() for each in found],
-            left_out=total - len(found),
-            output=chosen.output,
-        )
-
-
-@takes_input(specs.ReviewSpec)
-def review(
-    output: Place,
-    *,
-    listener: Listener = print,
-    spec: specs.ReviewSpec | None = None,
-    **settings: Any,
-) -> Corrections:
-    """Serve a page to correct the least certain rows of a finished prediction, until Ctrl-C.
-
-    Args:
-        output: folder or URI of the prediction.
-        listener: receives the address of the page; see `train`. By default it is printed.
-        spec: settings in place of all keyword arguments.
-        settings: `port=8000`, `no_browser=True`.
-
-    Raises:
-        OutputExistsError: another process writes the output.
-        UnavailableError: the port is not free.
-    """
-    with resolved(specs.ReviewSpec, spec, settings) as chosen:
-        [given] = places([output])
-        place = storage.absolute(given)
-        rows = read_list(place)
-        if not len(rows):
-            return Corrections(rows=0)
-        with exclusive(place, listener) as lease:
-            decisions = Decisions(place, rows, lease)
-            review_server.serve(decisions, chosen, listener)
-            counts = decisions.close()
-        file = storage.join(given, CORRECTIONS) if counts["reviewed"] else None
-        return Corrections(**counts, corrections=file)
 
 
 @takes_input(specs.EvaluateSpec)
@@ -414,6 +273,7 @@ def export_data(names: Sequence[str], output: str, listener: Listener = ignore) 
 
 def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result]]:
     """Run the whole pipeline on the built-in sample; yield each command with its result."""
+    from nanograd.batch import ingest, predict
     from nanograd.distributed.cluster import session
 
     began = perf_counter()
@@ -435,12 +295,3 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
     result = Done(summary=describe_demo(output, predicted), values=values)
     listener(info(str(result)))
     yield "demo", result
-
-
-def _times(called: float, done: JobResult, name: str) -> JsonObject:
-    seconds = done.ended - done.began
-    return {
-        "start_s": round(done.began - called, 3),
-        name: round(seconds, 3),
-        "rows_per_s": round(done.rows / seconds) if seconds else 0,
-    }

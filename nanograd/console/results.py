@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from nanograd.console.preview import preview_rows
 from nanograd.jobs.receipts import Detail
 from nanograd.models.model import Model
 from nanograd.runtime import storage
@@ -242,6 +241,8 @@ class Prediction(JobCounts):
 
     def preview(self) -> str:
         """Return a table of the first rows and of the least certain ones."""
+        from nanograd.console.preview import preview_rows  # only needed on a terminal
+
         return "" if self.plan else preview_rows(self.output)
 
     def __str__(self) -> str:

@@ -152,7 +152,8 @@ def draw_units(net: Params) -> tuple[InlineImage, int]:
         tile[:] = np.round((_STEPS - 1) * np.abs(weights)) + _STEPS * (weights < 0)
     rows = tiles.reshape(num_rows, _UNITS_ACROSS, _TILE, _TILE).swapaxes(1, 2)
     sheet = Image.fromarray(rows.reshape(num_rows * _TILE, -1), "P")
-    opacities = np.linspace(0, 255, _STEPS, dtype=int).tolist()
-    sheet.putpalette(bytes(sum(((*sign, each) for sign in _SIGNS for each in opacities), ())), "RGBA")
+    opacities = np.linspace(0, 255, _STEPS, dtype=np.uint8)
+    colours = [(*sign, opacity) for sign in _SIGNS for opacity in opacities]
+    sheet.putpalette(np.array(colours, np.uint8).tobytes(), "RGBA")
     alt = f"weights of {count(len(order), 'hidden unit')} as images of 28 x 28 pixels"
     return embed_image(sheet, alt), len(order)

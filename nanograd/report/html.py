@@ -13,7 +13,6 @@ from PIL import Image
 from nanograd.digits.form import encode_png
 from nanograd.report.charts import HEIGHT, WIDTH, Chart, draw_png
 from nanograd.runtime import storage
-from nanograd.runtime.arrays import Bytes
 from nanograd.runtime.events import Listener, count, warning
 
 REPORT, PLOTS = "report.html", "plots"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.models import model as model_io
 from nanograd.pictures import normalise
 from tests.helpers.drawings import Drawing, drawings
@@ -99,7 +99,7 @@ def test_kept_drawings_are_saved_with_their_labels(page, tmp_path):
         page.click("#save")
 
     saved.value.save_as(tmp_path / "drawings.zip")
-    done = commands.ingest(tmp_path / "drawings.zip", output=tmp_path / "rows")
+    done = batch.ingest(tmp_path / "drawings.zip", output=tmp_path / "rows")
     assert done.ingested == done.labelled == len(wanted)
     labels = pq.read_table(tmp_path / "rows")["label"].to_pylist()
     assert sorted(labels) == sorted(drawing.label for drawing in wanted)

@@ -11,7 +11,7 @@ import pytest
 import ray
 import ray.cloudpickle
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.distributed.cluster import num_actors, session
 from nanograd.distributed.part_pool import run_on_ray
 from nanograd.errors import ClusterError, DataError
@@ -98,7 +98,7 @@ def test_many_small_files_and_pictures_are_predicted_as_without_ray(ray_cpus, tm
     for workers in (0, 2):
         output = f"{tmp_path}/{workers}"
         spec = PredictSpec(model=f"{tmp_path}/model", output=output, workers=workers)
-        done = commands.predict([str(tmp_path / "lä ufe")], spec=spec)
+        done = batch.predict([str(tmp_path / "lä ufe")], spec=spec)
         assert done.rows == sum(number % 40 for number in range(300)) + 32
     assert untimed_contents(tmp_path / "0") == untimed_contents(tmp_path / "2")
 

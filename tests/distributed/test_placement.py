@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from nanograd import commands
+from nanograd import batch, commands
 from nanograd.distributed import cluster
 from nanograd.distributed.cluster import num_actors
 from nanograd.errors import ClusterError
@@ -40,7 +40,7 @@ def test_prediction_has_all_cpus_that_training_held(ray_cpus, tmp_path, sample):
     learning = TrainSpec(data="sample", output=run, epochs=1, hidden=8, workers=ray_cpus)
     trained = commands.train(spec=learning).to_json()
     reading = PredictSpec(model=trained["model"], output=read, workers=ray_cpus)
-    predicted = commands.predict([rows], spec=reading).to_json()
+    predicted = batch.predict([rows], spec=reading).to_json()
 
     assert trained["workers"] == ray_cpus
     assert predicted["predicted"] == 1000

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.digits.form import to_png
 from nanograd.models import model as model_io
 from nanograd.settings.specs import PredictSpec
@@ -37,7 +37,7 @@ def test_documented_pipeline_has_the_predictions_of_the_command(sample, tmp_path
     assert "7.png" in done.stdout
     settings = {"model": str(tmp_path / "runs/1/model"), "workers": 0, "keep": ("id",)}
     config = PredictSpec(**settings, output=str(tmp_path / "out"))
-    commands.predict([str(tmp_path / "rows")], spec=config)
+    batch.predict([str(tmp_path / "rows")], spec=config)
     expected = pq.read_table(tmp_path / "out/predictions").sort_by("id")
     found = pq.read_table(tmp_path / "read").sort_by("id")
     assert found["reason"].to_pylist() == ["broken_image", *[None] * 193]

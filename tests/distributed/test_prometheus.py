@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from nanograd import commands
-from nanograd.backends import ray_metrics
+from nanograd import batch, commands
 from nanograd.distributed.prometheus import RayMetrics
 from nanograd.models import model as model_io
+from nanograd.report.trackers import guarded
 from nanograd.runtime.events import Event, changed
 from nanograd.settings.specs import PredictSpec
 from nanograd.settings.train_spec import TrainSpec
@@ -68,7 +68,7 @@ def test_prediction_counts_rows_and_quarantine(ray_cpus, tmp_path, sample):
     pq.write_table(pa.table({"image": [*digits, b"no picture"]}), rows)
 
     spec = PredictSpec(model=str(tmp_path / "model"), output=out, workers=1)
-    commands.predict([rows], spec=spec, listener=[].append)
+    batch.predict([rows], spec=spec, listener=[].append)
 
     found = metrics_of(str(tmp_path / "l%E4ufe"), rows_total=194)
     assert found["quarantined_total"] == 1
@@ -76,7 +76,7 @@ def test_prediction_counts_rows_and_quarantine(ray_cpus, tmp_path, sample):
 
 def test_metric_that_fails_is_a_warning_and_ends_no_job(ray_cpus):
     events: list[Event] = []
-    [update] = ray_metrics(PredictSpec(model="m", output="o"), "predict", "o", events.append)
+    update = guarded(RayMetrics("predict", "o"), events.append)
 
     for row in (7, "no number", 9):
         update(replace(ROWS, row=row))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 import nanograd
-from nanograd import commands
+from nanograd import batch
 from nanograd.images import sources
 from nanograd.settings.specs import PredictSpec
 from tests.conftest import ROOT
@@ -127,7 +127,7 @@ def test_same_digits_have_the_same_predictions_in_every_kind_of_column(tmp_path)
         rows, out, made = tmp_path / f"{number}.parquet", tmp_path / f"out{number}", make(images)
         pq.write_table(made if isinstance(made, pa.Table) else pa.table({"image": made}), rows)
         config = PredictSpec(model=f"{run.directory}/model", output=str(out), workers=0)
-        commands.predict([str(rows)], spec=config)
+        batch.predict([str(rows)], spec=config)
         read = pq.read_table(out / "predictions").sort_by("source_row")
         predicted[name] = read.select(["source_row", "prediction", "probabilities"])
 

@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.digits.dataset import Mnist
 from nanograd.settings.specs import PredictSpec
 from tests.conftest import ROOT
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, trained: str, sample: Mnist
         "read": {"partition_by": ("label",)},
     }.items():
         config = PredictSpec(model=trained, output=str(made / name), workers=0, **settings)
-        commands.predict([str(made / "rows")], spec=config)
+        batch.predict([str(made / "rows")], spec=config)
     return made
 
 

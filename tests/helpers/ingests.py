@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.jobs.ingest import IngestWork, plan
 from nanograd.jobs.job import Job
 from nanograd.settings.specs import IngestSpec
@@ -18,7 +18,7 @@ from nanograd.settings.specs import IngestSpec
 def ingest(output: Path, *inputs: Path, **settings: Any) -> dict[str, Any]:
     """Run the command and return its result line."""
     config = IngestSpec(output=str(output), workers=0, **settings)
-    return commands.ingest([str(place) for place in inputs], spec=config).to_json()
+    return batch.ingest([str(place) for place in inputs], spec=config).to_json()
 
 
 def read_rows(output: Path) -> list[dict[str, Any]]:

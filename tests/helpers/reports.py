@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.digits.dataset import Dataset
 from nanograd.settings.specs import PredictSpec
 
@@ -66,4 +66,4 @@ def predict_digits(run: Path, digits: Dataset, rows: Path, num_labelled: int, ou
     table = pa.table({"image": pictures, "label": pa.array(labels, pa.int8())})
     pq.write_table(table, rows / "<s>.parquet")
     config = PredictSpec(model=str(run / "model"), output=str(output), workers=0)
-    commands.predict([str(rows)], spec=config, listener=[].append)
+    batch.predict([str(rows)], spec=config, listener=[].append)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.digits.dataset import Dataset
 from nanograd.models import model as model_io
 from nanograd.runtime.signals import handled
@@ -33,7 +33,7 @@ def predict(digits: Dataset, place: Path, **settings: Any) -> str:
     if not (place / "model").exists():
         model_io.save(some_model(), model)
     chosen = {"model": model, "output": str(place / "out"), "review_share": 1.0, **settings}
-    commands.predict(str(place / "in"), **chosen)
+    batch.predict(str(place / "in"), **chosen)
     return str(chosen["output"])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd import commands
+from nanograd import batch, commands
 from nanograd.settings.specs import PredictSpec
 from simulators.clusters import (
     SHARED,
@@ -34,7 +34,7 @@ NUM_PARAMETERS, BYTES = 159_010, 4
 PICTURES = """
 import tempfile
 from pathlib import Path
-from nanograd import commands
+from nanograd import batch, commands
 from nanograd.runtime import storage
 with tempfile.TemporaryDirectory() as folder:
     commands.export_data(["sample"], f"{folder}/png")
@@ -166,7 +166,7 @@ def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(cluster,
     assert ingested.last["ingested"] == predicted.last["predicted"] == 100
     assert cluster.num_hosts_of_actors("MapWorker") > 1
     there = PredictSpec(model=f"{place}/slow/model", output=str(tmp_path / "out"), workers=0)
-    commands.predict([f"{place}/rows"], spec=there)
+    batch.predict([f"{place}/rows"], spec=there)
     assert predictions(place / "out") == predictions(tmp_path / "out")
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import nanograd as api
-from nanograd import commands
+from nanograd import batch, commands
 from nanograd.digits import download
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.form import to_png
@@ -70,7 +70,7 @@ def as_parquet(data: Dataset, folder: Path, name: str = "a.parquet") -> str:
 
 def as_ingested(data: Dataset, folder: Path) -> str:
     pictures = write_pictures(data, folder / "in")
-    commands.ingest([str(pictures)], spec=IngestSpec(output=str(folder / "rows"), workers=0))
+    batch.ingest([str(pictures)], spec=IngestSpec(output=str(folder / "rows"), workers=0))
     return str(folder / "rows")
 
 

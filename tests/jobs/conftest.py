@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.digits.dataset import Mnist
 from nanograd.images.writers import read
 from nanograd.jobs.job import Job
@@ -77,7 +77,7 @@ class Case:
 
         spec = self.spec(**{"workers": 0, **settings})
         places = list(map(str, inputs or [self.folder]))
-        return commands.predict(places, spec=spec, listener=listen).to_json()
+        return batch.predict(places, spec=spec, listener=listen).to_json()
 
     def plan(self) -> tuple[Job, PredictWork]:
         return plan([str(self.folder)], self.spec())

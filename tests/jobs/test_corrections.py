@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd import commands
+from nanograd import batch, commands
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, NanogradError, OutputExistsError
 from nanograd.jobs.corrections import Decisions, read_list
@@ -67,7 +67,7 @@ def other_command(output: str) -> None:
     no_output(output)
     for each in sorted(Path(output).iterdir(), reverse=True):
         each.rmdir()
-    commands.ingest(f"{output}/../png/7", output=output)
+    batch.ingest(f"{output}/../png/7", output=output)
 
 
 def other_table(name: str) -> Callable[[str], None]:
@@ -128,7 +128,7 @@ def test_empty_list_ends_without_a_page(sample, tmp_path, nanograd):
 
     assert (done.code, done.last["rows"], done.last["corrections"]) == (0, 0, None)
     assert "nothing to review" in done.stderr
-    assert commands.review(output).to_json()["rows"] == 0
+    assert batch.review(output).to_json()["rows"] == 0
 
 
 def test_later_predictions_are_complete_and_keep_the_decisions(output, sample, tmp_path):

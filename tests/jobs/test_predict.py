@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import csv
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import DataError, OutputExistsError
@@ -90,7 +90,7 @@ def test_rows_are_named_by_the_picture_or_else_by_the_file(case, format_):
     digits = case.digits.take(slice(0, 7))
     write_pictures(digits, str(case.folder / "pictures"))
     blank = case.write("pictures/blank é.png", to_png(np.zeros(784, np.uint8)))
-    commands.ingest(case.folder / "pictures", output=case.folder / "rows")
+    batch.ingest(case.folder / "pictures", output=case.folder / "rows")
     rows = pq.read_table(case.folder / "rows").to_pylist()
     files = sorted(row["image"]["path"] for row in rows)
     rows[2]["image"] |= {"bytes": b"cut"}

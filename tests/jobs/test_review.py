@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.errors import DataError
 from nanograd.images.writers import PREDICTIONS
 from nanograd.jobs import review
@@ -211,7 +211,7 @@ def test_inspect_draws_the_first_rows_of_the_list(case):
     case.run(review_share=1.0)
     config = InspectSpec(model=case.model, output=str(case.out.parent / "sheet.png"), limit=3)
 
-    figures = commands.inspect([str(case.out / "_review.pq")], spec=config).to_json()
+    figures = batch.inspect([str(case.out / "_review.pq")], spec=config).to_json()
 
     rows = listed(case.out)
     assert (figures["pictures"], figures["left_out"]) == (3, len(rows) - 3)
@@ -222,4 +222,4 @@ def test_inspect_draws_the_first_rows_of_the_list(case):
         assert found["unfamiliarity"] == pytest.approx(row["unfamiliarity"], abs=1e-5)
     pq.write_table(pa.table({"text": ["x"]}), case.folder / "no.parquet")
     with pytest.raises(DataError, match="inspect takes pictures, and rows with pictures"):
-        commands.inspect([str(case.folder / "no.parquet")], spec=config)
+        batch.inspect([str(case.folder / "no.parquet")], spec=config)

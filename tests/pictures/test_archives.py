@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanograd import commands
+from nanograd import batch
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UnreadableError
 from nanograd.images.inputs import expand_pictures
@@ -59,7 +59,7 @@ def test_archive_gives_the_rows_of_its_folder(tmp_path, png):
 
     of_archive = ingest(tmp_path / "a", archive, part_rows=3)
     of_folder = ingest(tmp_path / "b", png)
-    drawn = commands.inspect(
+    drawn = batch.inspect(
         [str(archive)], spec=InspectSpec(output=str(tmp_path / "sheet.png"))
     ).to_json()
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import nanograd
-from nanograd import commands
+from nanograd import batch
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
 from nanograd.models import model
@@ -55,7 +55,7 @@ def model_directory(tmp_path: Path) -> str:
 def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image, list[str]]:
     events: list[Event] = []
     config = InspectSpec(**{"output": str(inputs[0].parent / "sheet.png"), **settings})
-    figures = commands.inspect(
+    figures = batch.inspect(
         [str(place) for place in inputs], spec=config, listener=events.append
     ).to_json()
     return figures, Image.open(config.output), [str(event) for event in events]

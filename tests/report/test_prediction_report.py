@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nanograd import commands
+from nanograd import batch, commands
 from nanograd.errors import DataError, Reason, UsageError
 from nanograd.images.inputs import Origin, Rejected
 from nanograd.images.writers import quarantine_table, write_pictures
@@ -79,7 +79,7 @@ def test_report_and_metrics_account_for_every_row(predict):
 def test_job_without_rows_has_a_report(run, tmp_path):
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
 
-    done = commands.predict(tmp_path / "none.parquet", model=run / "model", output=tmp_path / "out")
+    done = batch.predict(tmp_path / "none.parquet", model=run / "model", output=tmp_path / "out")
 
     assert done.rows == 0
     assert "0 rows: 0 classified, 0 in quarantine" in words_of(tmp_path / "out")
@@ -90,9 +90,9 @@ def test_report_counts_the_pictures_that_ingest_rejected(run, sample, tmp_path):
     for number in range(3):
         (tmp_path / f"in/bad-{number}.png").write_bytes(b"no picture" * (number % 2))
     rows, out = tmp_path / "rows", tmp_path / "out"
-    commands.ingest(tmp_path / "in", output=rows)
+    batch.ingest(tmp_path / "in", output=rows)
 
-    result = commands.predict(rows, model=run / "model", output=out)
+    result = batch.predict(rows, model=run / "model", output=out)
 
     assert result.ingest_quarantined == {"broken_image": 1, "empty": 2}
     words = words_of(out)
@@ -201,7 +201,7 @@ def test_report_of_an_unfinished_prediction_and_of_an_ingest_is_refused(predict,
     out, rows = predict(7), tmp_path / "ingested"
     (out / "_summary.json").unlink()
     write_pictures(sample.test.take(slice(0, 1)), str(tmp_path / "in"))
-    commands.ingest(tmp_path / "in", output=rows)
+    batch.ingest(tmp_path / "in", output=rows)
 
     for folder, message in ((out, "neither a finished training run"), (rows, "ingest")):
         with pytest.raises(DataError, match=message):

@@ -1,8 +1,11 @@
 import re
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from nanograd.digits.dataset import Mnist
 from nanograd.models import model as model_io
@@ -55,3 +58,7 @@ def test_any_number_of_hidden_units_is_drawn(hidden):
 
     assert num_units == min(hidden, 60)
     assert f"weights of {count(num_units, 'hidden unit')} as" in image.alt
+    picture = Image.open(BytesIO(b64decode(image.data))).convert("RGBA")
+    # The largest weight of each unit is opaque, and its colour shows its sign.
+    assert {colour[3] for _, colour in picture.getcolors()} >= {0, 255}
+    assert {colour[:3] for _, colour in picture.getcolors()} == {(37, 99, 235), (217, 119, 6)}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from nanograd.backends import run_small
+from nanograd.batch import run_small
 from nanograd.jobs.part import DonePart, Part, RunParts, Work
 from nanograd.jobs.receipts import Receipt
 from nanograd.runtime.events import Event
