@@ -22,9 +22,10 @@ from nanograd.digits.dataset import SIDE, Dataset
 from nanograd.digits.variants import draw_variants
 from nanograd.errors import UnreadableError
 from nanograd.images import sources
-from nanograd.numbers import locate, recognise
+from nanograd.numbers import locate
 from nanograd.numbers.lattice import find_likely
-from nanograd.numbers.pieces import Pieces
+from nanograd.numbers.pieces import Pieces, cut
+from nanograd.numbers.seams import find_seams
 from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints, Mask
 from simulators.photos import photograph, write_with
 from simulators.scenes import KINDS
@@ -196,16 +197,16 @@ def make_lines(seed: int, name: str, folder: Path) -> None:
     path = folder / f"{seed}.npz"
     if path.exists():
         return
-    cut = []
+    found = []
     for text, line in draw_lines(name, np.random.default_rng([seed, 30]), TASK):
-        pieces = recognise.divide(line)
+        pieces = cut(line.ink, find_seams(line.ink, line.pen), line.pen, line.top, line.bottom)
         if not len(pieces.first):
             continue
         counts = np.array([pieces.num_nodes]), np.array([len(pieces.first)])
         names = ("first", "last", "images", "context", "geometry")
         own: dict[str, Any] = {name: getattr(pieces, name) for name in names}
-        cut.append(Lines(np.array([text]), *counts, **own))
-    save_arrays(path, vars(Lines.join(cut)))
+        found.append(Lines(np.array([text]), *counts, **own))
+    save_arrays(path, vars(Lines.join(found)))
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -39,6 +39,11 @@ class Path:
     probability: float  # of the text of the whole line
     lead: float  # log(probability of this text / of no digit)
 
+    @property
+    def text(self) -> str:
+        """The digits of the path."""
+        return "".join(str(each) for each in self.classes.tolist() if each != NO_DIGIT)
+
 
 def best_path(pieces: Pieces, scores: Doubles, texts: Mapping[str, float]) -> Path | None:
     """Find the most probable text and the most probable path that spells it.

@@ -13,13 +13,12 @@ References:
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from heapq import nlargest
 from importlib.resources import files
 from math import log
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import load as load_tensors
 
 from nanograd.numbers.lattice import NO_DIGIT
@@ -56,15 +55,21 @@ class LineNet:
         """Compute the scores of the classes in each frame."""
         maps = line[..., None]
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            height, width, *_, outputs = weight.shape
+            height, width, inputs, outputs = weight.shape
             rows, columns = height // 2 * (number < len(_MAXIMA)), width // 2
-            padded = np.pad(maps, ((rows, rows), (columns, columns), (0, 0)))
-            windows = sliding_window_view(padded, (height, width), (0, 1))
-            values = windows.transpose(0, 1, 3, 4, 2).reshape(-1, weight[..., 0].size)
-            maps = (values @ weight.reshape(-1, outputs)).reshape(*windows.shape[:2], outputs)
+            down, across = len(maps) + 2 * rows, maps.shape[1] + 2 * columns
+            padded = np.zeros((down, across, inputs), np.float32)
+            padded[rows : down - rows, columns : across - columns] = maps
+            # All windows of (height, width, inputs); `sliding_window_view` would be slow here.
+            shape = down - height + 1, across - width + 1
+            steps = *padded.strides[:2], *padded.strides
+            windows = np.ndarray((*shape, *weight.shape[:3]), np.float32, padded, 0, steps)
+            values = windows.reshape(-1, weight[..., 0].size) @ weight.reshape(-1, outputs)
+            maps = values.reshape(*shape, outputs)
             if number < len(_MAXIMA):
                 down, across = _MAXIMA[number]
-                maps = maps.reshape(len(maps) // down, down, -1, across, outputs).max((1, 3))
+                maps = reduce(np.maximum, (maps[start::down] for start in range(down)))
+                maps = reduce(np.maximum, (maps[:, start::across] for start in range(across)))
             maps += bias
             if number < len(self.weights) - 1:
                 np.maximum(maps, 0, out=maps)
@@ -97,6 +102,13 @@ def find_texts(probabilities: Doubles) -> dict[str, float]:
     beam, scale = {"": (1.0, 0.0)}, 0.0
     for frame in np.maximum(probabilities, _LEAST).tolist():
         seen = [digit for digit in range(NO_DIGIT) if frame[digit] > _SEEN]
+        if not seen:  # most frames; the texts stay the same
+            none = frame[NO_DIGIT]
+            beam = {
+                text: ((after + inside) * none, inside * frame[int(text[-1:] or NO_DIGIT)])
+                for text, (after, inside) in beam.items()
+            }
+            continue
         longer = dict[str, tuple[float, float]]()
         for text, (after, inside) in beam.items():
             last, whole = int(text[-1]) if text else NO_DIGIT, after + inside

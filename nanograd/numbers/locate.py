@@ -6,6 +6,7 @@ of digits are kept. Marks side by side form a line.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -63,6 +64,8 @@ HUE = 0.12
 WIRES, NARROW, EQUAL = 10, 0.45, 0.05
 # A picture whose sides differ by more than this factor is cropped to a line.
 CROP = 2.5
+# Thinnest pen in pixels of a line.
+THINNEST = 2.0
 _MARGIN = 2
 
 
@@ -76,6 +79,11 @@ class Line:
     origin: tuple[float, float]  # position of the upper left corner in the picture
     step: tuple[float, float]  # pixels of the picture for each column and row
     slope: float  # rows for each column by which the line falls in the picture
+
+    @cached_property
+    def pen(self) -> float:
+        """Width of its strokes in pixels."""
+        return max(THINNEST, morphology.pen_width(np.pad(self.ink, 1)))
 
     def place(self, box: Ints) -> tuple[int, int, int, int]:
         """Convert left, top, right and bottom from pixels of the line to pixels of the picture."""

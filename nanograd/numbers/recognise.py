@@ -22,15 +22,12 @@ from nanograd.numbers.judge import load_judge, slant
 from nanograd.numbers.lattice import NO_DIGIT, best_path, find_likely
 from nanograd.numbers.line_net import find_texts, load_line_net, shrink
 from nanograd.numbers.locate import Found, Line, Way, find_lines
-from nanograd.numbers.pieces import Pieces, cut
+from nanograd.numbers.pieces import cut
 from nanograd.numbers.seams import find_seams
-from nanograd.pictures.morphology import pen_width
 from nanograd.runtime.arrays import Bytes, Floats
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
-# Thinnest pen in pixels of a line.
-_THINNEST = 2.0
 # Minimum lead of a path over having no digit: for each digit, and for all of them.
 _LEAD_OF_A_DIGIT, _LEAD = 2.0, 12.0
 # A picture is searched in other ways unless each line has more than the confidence _SURE. A line
@@ -44,6 +41,8 @@ _SLANTS = (0.1, -0.1)
 # of training digits, 1,024 had one, and 1,006 of these were right with and without these
 # (2026-11-30).
 _CERTAIN = log(0.95)
+# Cost of a seam up to which it is in a gap between two digits.
+_FREE = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +72,25 @@ class Number:
     left_out: tuple[Box, ...]  # marks between the digits that are no digits
 
 
-def divide(line: Line) -> Pieces:
-    """Cut a line into pieces."""
-    pen = max(_THINNEST, pen_width(np.pad(line.ink, 1)))
-    return cut(line.ink, find_seams(line.ink, pen), pen, line.top, line.bottom)
-
-
 def read_line(line: Line, model: Model) -> Number | None:
     """Read a line; None without a digit."""
-    pieces, judge = divide(line), load_judge()
-    quick = judge.quick_scores(pieces)
-    likely = find_likely(pieces, quick)
-    pieces = pieces.take(likely)
-    small, net = shrink(line.ink, (line.top + line.bottom) / 2), load_line_net()
+    judge, net = load_judge(), load_line_net()
+    small = shrink(line.ink, (line.top + line.bottom) / 2)
     texts = find_texts(net.read(small))
-    path = best_path(pieces, quick[likely], texts) if max(texts.values()) > _CERTAIN else None
-    if path is None or path.probability < _SURE:
+    text = max(texts, key=texts.__getitem__)
+    is_certain = texts[text] > _CERTAIN
+    seams = find_seams(line.ink, line.pen)
+    # If the digits do not touch, the seams through gaps are enough.
+    gaps = seams.take(seams.cost <= _FREE)
+    for each in (gaps, seams) if is_certain and len(gaps.cost) > len(text) else (seams,):
+        pieces = cut(line.ink, each, line.pen, line.top, line.bottom)
+        quick = judge.quick_scores(pieces)
+        likely = find_likely(pieces, quick)
+        pieces = pieces.take(likely)
+        path = best_path(pieces, quick[likely], texts) if is_certain else None
+        if path and path.text == text and path.probability > _SURE:
+            break
+    else:
         probabilities = model.probabilities(pieces.images)
         scores = judge.scores(pieces, probabilities)
         path = best_path(pieces, scores, texts)
@@ -120,7 +122,7 @@ def read_line(line: Line, model: Model) -> Number | None:
         )
     ]
     return Number(
-        text="".join(str(each.digit) for each in digits),
+        text=path.text,
         confidence=path.probability,
         box=around([each.box for each in digits]),
         digits=tuple(digits),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanograd.runtime.arrays import Floats, Ints
+from nanograd.runtime.arrays import Floats, Ints, Mask
 
 # Height of the digits of a line in pixels. Ink above FAINT belongs to a digit, ink above STRONG to
 # its box.
@@ -41,11 +41,15 @@ class Seams:
     last: Ints  # (N, height), the last column to the left of the seam, -1 to width
     cost: Floats  # (N,) cost of the path, 0 for the ends
 
+    def take(self, chosen: Mask) -> "Seams":
+        """Return some seams, by a mask, (N,)."""
+        return Seams(self.last[chosen], self.cost[chosen])
+
 
 def find_seams(ink: Floats, pen: float) -> Seams:
     """Find the seams of a line, (height, width) float32, 0 to 1, with strokes of `pen` pixels."""
     height, width = ink.shape
-    price = np.where(ink > FAINT, ink**POWER, 0)
+    price = np.where(ink > FAINT, ink**POWER, np.float32(0))
     (down, up), (from_above, from_below) = sweep(np.stack([price, price[::-1]]))
     up, from_below = up[::-1], from_below[::-1]
     rows = np.flatnonzero((ink > STRONG).any(1))
@@ -53,6 +57,7 @@ def find_seams(ink: Floats, pen: float) -> Seams:
     totals = down[middles] + up[middles] - price[middles]
     nearby = np.minimum.reduce([np.roll(totals, shift, 1) for shift in (-2, -1, 1, 2)])
     is_least = (totals <= nearby + 1e-9) & (totals < MOST_PENS * pen + MOST_PIXELS)
+    is_least[:, 1:] &= ~is_least[:, :-1]  # in a gap, many paths have one cost
     which, column = np.nonzero(is_least)
     cost, start = totals[is_least], middles[which]
     path = np.repeat(column[None], height, 0)  # (height, seams)
@@ -85,7 +90,7 @@ def sweep(price: Floats) -> tuple[Floats, Ints]:
     """Compute the cost of the cheapest path from the first row to each pixel of N lines.
 
     Args:
-        price: (N, height, width) cost of each pixel.
+        price: (N, height, width) float32, cost of each pixel.
 
     Returns:
         (N, height, width) costs, and the column from which each path enters its row.
@@ -94,17 +99,21 @@ def sweep(price: Floats) -> tuple[Floats, Ints]:
     right = dear.cumsum(2)  # cost of the way along a row from its start, including a pixel
     # Of the lines, then of their mirror images: less the cost of the way from the start of a row.
     # From the left, the path to x costs min over x' <= x of entered(x') + way(x') - way(x).
-    way = np.concatenate([-right, (right - dear)[..., ::-1]])
-    count, height, width = price.shape
-    costs, above = np.empty_like(right), np.zeros((count, width))
-    values, leasts = np.empty((2, *way.shape))
-    for y in range(height):
-        entered = above + price[:, y]
-        np.add(np.concatenate([entered, entered[:, ::-1]]), way[:, y], out=values[:, y])
-        np.minimum.accumulate(values[:, y], 1, out=leasts[:, y])
-        least = leasts[:, y] - way[:, y]
-        costs[:, y] = above = np.minimum(least[:count], least[count:, ::-1])
-    origins = np.maximum.accumulate(np.where(values == leasts, np.arange(width), 0), 2)
+    # The rows come first here, because each row needs the costs of the one before.
+    way = np.concatenate([-right, (right - dear)[..., ::-1]]).swapaxes(0, 1).copy()
+    entry = np.concatenate([price, price[..., ::-1]]).swapaxes(0, 1) + way
+    count, width = len(price), price.shape[2]
+    mirrored = np.roll(np.arange(2 * count), count)
+    values, leasts, costs = np.empty((3, *way.shape), np.float32)
+    above = np.zeros_like(way[0])
+    for y in range(len(way)):
+        np.add(above, entry[y], out=values[y])
+        np.minimum.accumulate(values[y], 1, out=leasts[y])
+        least = leasts[y] - way[y]
+        costs[y] = above = np.minimum(least, least[mirrored, ::-1])
+    columns = np.arange(width, dtype=np.int16)
+    origins = np.maximum.accumulate(np.where(values == leasts, columns, np.int16(0)), 2)
     leasts -= way
-    is_back = leasts[count:, :, ::-1] < leasts[:count]
-    return costs, np.where(is_back, width - 1 - origins[count:, :, ::-1], origins[:count])
+    is_back = leasts[:, count:, ::-1] < leasts[:, :count]
+    origins = np.where(is_back, width - 1 - origins[:, count:, ::-1], origins[:, :count])
+    return costs[:, :count].swapaxes(0, 1), origins.swapaxes(0, 1)
