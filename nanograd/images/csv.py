@@ -24,10 +24,9 @@ import pyarrow.csv as pa_csv
 
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.levels import scale_of
-from nanograd.errors import DataError, Reason
+from nanograd.errors import DataError, Reason, UnreadableError
 from nanograd.images.columns import LABEL_NAMES, flat_columns
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, READ_BYTES, check_storage, with_scales
-from nanograd.images.tensors import Refused
 from nanograd.runtime import storage
 from nanograd.runtime.events import count
 
@@ -138,7 +137,7 @@ class CsvFile:
 
     def read(
         self, skip: int, num_rows: int | None, columns: Sequence[str]
-    ) -> Iterator[pa.RecordBatch | list[Refused]]:
+    ) -> Iterator[pa.RecordBatch | list[UnreadableError]]:
         """Skip rows, then read columns of `num_rows` rows (None: all), as `reader.read_rows`."""
         if num_rows == 0:
             return
@@ -177,7 +176,7 @@ class CsvFile:
 
     def _parse_each(
         self, lines: list[bytes], columns: Sequence[str]
-    ) -> Iterator[pa.RecordBatch | list[Refused]]:
+    ) -> Iterator[pa.RecordBatch | list[UnreadableError]]:
         """Parse lines; refuse those that are damaged."""
         for pixels in (pa.uint8(), pa.float64()):
             with suppress(pa.ArrowInvalid):
@@ -187,7 +186,7 @@ class CsvFile:
         faults = [self._find_fault(line) for line in lines]
         if faults == [None]:
             detail = "the line cannot be read as values separated by commas"
-            faults = [(0, Reason.WRONG_SHAPE, detail)]
+            faults = [UnreadableError(Reason.WRONG_SHAPE, detail)]
         # Lines without a known fault are parsed again in halves, so that only bad lines are lost.
         half = len(lines) // 2
         for is_whole, run in groupby(
@@ -197,25 +196,26 @@ class CsvFile:
             if is_whole:
                 yield from self._parse_each([lines[row] for row, _ in some], columns)
             else:
-                yield [(row, *fault[1:]) for row, (_, fault) in enumerate(some) if fault]
+                yield [fault for _, fault in some if fault]
 
-    def _find_fault(self, line: bytes) -> Refused | None:
+    def _find_fault(self, line: bytes) -> UnreadableError | None:
         """Return what is wrong with a line; None if Arrow should be able to parse it."""
         cells, number = _CELL.findall(line), len(self.names)
         if _is_open(cells):
-            return 0, Reason.WRONG_SHAPE, "a quoted value does not end in its line"
+            return UnreadableError(Reason.WRONG_SHAPE, "a quoted value does not end in its line")
         if len(cells) != number:
             detail = f"the line has {count(len(cells), 'value')}, and not {number:,}"
-            return 0, Reason.WRONG_SHAPE, detail
+            return UnreadableError(Reason.WRONG_SHAPE, detail)
         wanted = set(self.pixels)
         for name, (quoted, end, plain) in zip(self.names, cells, strict=True):
             value = (quoted[1:] + end[1:] + plain).decode(errors="replace")
             if name not in wanted or not value:
                 continue
             if not value.strip(" \t"):
-                return 0, Reason.WRONG_SHAPE, "a pixel is null"
+                return UnreadableError(Reason.WRONG_SHAPE, "a pixel is null")
             if not _NUMBER.fullmatch(value.strip(" \t")):
-                return 0, Reason.BAD_PIXEL, f"a pixel is {value[:20]!r}, not a number"
+                detail = f"a pixel is {value[:20]!r}, not a number"
+                return UnreadableError(Reason.BAD_PIXEL, detail)
         return None
 
     def _parse(

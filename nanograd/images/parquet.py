@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanograd.digits.levels import scale_of
-from nanograd.errors import DataError, Reason, StorageError
+from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.images.columns import flat_columns
-from nanograd.images.tensors import SCALE, Refused, is_any, is_list, leaf, plain_type
+from nanograd.images.tensors import SCALE, is_any, is_list, leaf, plain_type
 from nanograd.runtime import storage
 from nanograd.runtime.events import count
 
@@ -95,7 +95,7 @@ def check_storage(file: str, error: Exception, num_bytes: int | None = None) -> 
 
 def read_parquet(
     file: str, rows: RowRange | None, columns: Callable[[pa.Schema], Sequence[str]]
-) -> Iterator[pa.RecordBatch | list[Refused]]:
+) -> Iterator[pa.RecordBatch | list[UnreadableError]]:
     """Read rows of a Parquet file, see `reader.read_rows`."""
     with open_parquet(file) as parquet:
         footer = parquet.metadata
@@ -127,7 +127,7 @@ def read_parquet(
 
 def _read_carefully(
     file: str, parquet: pq.ParquetFile, rows: RowRange, places: list[int], done: int
-) -> Iterator[pa.RecordBatch | list[Refused]]:
+) -> Iterator[pa.RecordBatch | list[UnreadableError]]:
     """Read the rows after the first `done` rows, one row group at a time."""
     skip, left = rows.skip + done, rows.num_rows - done
     for group in range(*rows.row_groups):
@@ -146,7 +146,7 @@ def _read_carefully(
                 failures += 1
                 if failures == _MAX_FAILURES:
                     detail = f"row group {group} is damaged: {error}"
-                    yield [(row, Reason.BROKEN_FILE, detail) for row in range(wanted - num_read)]
+                    yield [UnreadableError(Reason.BROKEN_FILE, detail)] * (wanted - num_read)
                     break
         skip, left = max(skip - group_rows, 0), left - wanted
 

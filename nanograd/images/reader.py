@@ -23,12 +23,20 @@ from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import Origin, Rejected
 from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, open_parquet, read_parquet
-from nanograd.images.rows import Convert, attempt, read_images, read_labels, read_paths, to_form
+from nanograd.images.rows import (
+    Convert,
+    attempt,
+    new_images,
+    read_images,
+    read_labels,
+    read_paths,
+    to_form,
+)
 from nanograd.images.tensors import Refused
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
-from nanograd.runtime.arrays import Bytes, Floats, Ints
+from nanograd.runtime.arrays import Floats, Ints
 from nanograd.settings.specs import PictureOptions, ReadOptions
 
 Found = TypeVar("Found")
@@ -39,8 +47,7 @@ _NOTHING = pa.schema([])
 class Batch:
     """Images of some rows, in the order of the rows."""
 
-    # (n, 784) uint8, ink 255 on 0, may be a read-only view of Arrow's memory; or n results of the
-    # function that converts pictures.
+    # (n, 784) uint8, ink 255 on 0, or n results of the function that converts pictures.
     images: NDArray[Any]
     labels: NDArray[np.int8]  # (n,) int8, -1 for none
     files: tuple[str, ...]  # the files of the rows
@@ -76,19 +83,27 @@ class Batch:
             "label": pa.array(self.labels, mask=self.labels < 0),
         }
 
-    def repeat(self, counts: Ints, images: Bytes) -> "Batch":
-        """Return a batch in which each row is repeated, without labels, with other images."""
-        places = np.repeat(np.arange(len(self.rows)), counts)
+    def take(self, places: Ints) -> "Batch":
+        """Return a batch of some rows, which may be repeated."""
         return replace(
             self,
-            images=images,
-            labels=np.full(len(places), -1, np.int8),
+            images=self.images[places],
+            labels=self.labels[places],
             owners=self.owners[places],
             rows=self.rows[places],
             kept=self.kept.take(pa.array(places)),
-            bad_labels=np.zeros(0, np.int64),
+            bad_labels=np.flatnonzero(np.isin(places, self.bad_labels)),
             paths=self.paths.take(pa.array(places)),
         )
+
+    def without(self, refused: Refused) -> tuple["Batch", list[Rejected]]:
+        """Return the batch without rows that cannot be read, and these rows."""
+        rejected = [
+            Rejected(self.origin(row), error.reason, error.detail, self.kept.slice(row, 1))
+            for row, error in sorted(refused.items())
+        ]
+        left = np.delete(np.arange(len(self.rows)), list(refused))
+        return self.take(left) if refused else self, rejected
 
 
 def read(
@@ -126,8 +141,11 @@ def read(
             numbers = np.arange(first, first + len(part))
             wanted = None if only is None else np.isin(numbers, only[file])
             if isinstance(part, list):
-                lost = [each for each in part if wanted is None or wanted[each[0]]]
-                yield [Rejected(Origin(file, file, first + row), *why) for row, *why in lost]
+                yield [
+                    Rejected(Origin(file, file, first + row), error.reason, error.detail)
+                    for row, error in enumerate(part)
+                    if wanted is None or wanted[row]
+                ]
             else:
                 table = partitions.add(pa.Table.from_batches([part]), file)
                 if wanted is not None:
@@ -159,10 +177,11 @@ def read_kept(
 
     found, first = [pa.Table.from_batches([], keep)], rows.first_row
     for part in read_rows(file, rows, names_of) if keep.names and len(only) else ():
-        chosen, table = only[(first <= only) & (only < first + len(part))] - first, pa.table({})
+        wanted = np.isin(np.arange(first, first + len(part)), only)
+        table = pa.table([pa.nulls(int(wanted.sum()))], [""])
         if isinstance(part, pa.RecordBatch):
-            table = partitions.add(pa.Table.from_batches([part]), file)
-        found.append(pa.table([_keep(table, field, chosen) for field in keep], keep))
+            table = partitions.add(pa.Table.from_batches([part]), file).filter(pa.array(wanted))
+        found.append(pa.table([_keep(table, field) for field in keep], keep))
         first += len(part)
     return pa.concat_tables(found)
 
@@ -174,11 +193,10 @@ def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejec
 
 def read_rows(
     file: str, rows: RowRange | None, choose: Callable[[pa.Schema], Sequence[str]]
-) -> Iterator[pa.RecordBatch | list[Refused]]:
+) -> Iterator[pa.RecordBatch | list[UnreadableError]]:
     """Read some columns, which `choose` returns, of some rows of a table (None: of all rows).
 
-    Yield batches of consecutive rows, and lists of consecutive rows that are refused. The number of
-    a refused row is its position in the list.
+    Yield batches of consecutive rows, and lists with the errors of consecutive rows.
     """
     if not file.lower().endswith(CSV):
         yield from read_parquet(file, rows, choose)
@@ -228,33 +246,29 @@ def read_files(
     to_image = convert or partial(to_form, options=options)
     waiting = iter(files)
     while some := list(islice(waiting, MAX_ROWS)):
-        read, rejected = list[tuple[str, Label, NDArray[Any]]](), list[Rejected]()
+        num_rows = len(some)
+        images, refused = new_images(num_rows, convert), Refused()
         pictures = read_pictures(
             ((file, None) for file, _ in some), to_image, options, whole=convert is not None
         )
-        for (file, label), (data, image) in zip(some, pictures, strict=True):
+        for row, (data, image) in enumerate(pictures):
             if contents is not None and data is not None:
-                contents[file] = storage.checksum(data)
+                contents[some[row][0]] = storage.checksum(data)
             if isinstance(image, UnreadableError):
-                rejected.append(Rejected(Origin(file, file, 0), image.reason, image.detail))
+                refused[row] = image
             else:
-                read.append((file, label, image))
-        if rejected:
-            yield rejected
-        if read:
-            names, labels, images = zip(*read, strict=True)
-            num_rows = len(read)
-            yield Batch(
-                images=np.stack(images),
-                labels=np.array([-1 if each is None else each for each in labels], np.int8),
-                files=names,
-                owners=np.arange(num_rows),
-                rows=np.zeros(num_rows, np.int64),
-                kept=pa.table([pa.nulls(num_rows, field.type) for field in keep], keep),
-                bad_labels=np.zeros(0, np.int64),
-                num_dark=0,
-                paths=pa.nulls(num_rows, pa.string()),
-            )
+                images[row] = image
+        yield from Batch(
+            images=images,
+            labels=np.array([-1 if label is None else label for _, label in some], np.int8),
+            files=tuple(file for file, _ in some),
+            owners=np.arange(num_rows),
+            rows=np.zeros(num_rows, np.int64),
+            kept=pa.table([pa.nulls(num_rows, field.type) for field in keep], keep),
+            bad_labels=np.zeros(0, np.int64),
+            num_dark=0,
+            paths=pa.nulls(num_rows, pa.string()),
+        ).without(refused)
 
 
 def checksum_of_picture(file: str, options: PictureOptions, archives: Archives) -> str | None:
@@ -295,40 +309,28 @@ def _decode(
 ) -> tuple[Batch, list[Rejected]]:
     """Decode tables with equal columns. Each item is a file, its row numbers and its rows."""
     table = pa.concat_tables(table for _, _, table in held)
-    files = tuple(file for file, _, _ in held)
-    owners = np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held])
-    numbers = np.concatenate([each for _, each, _ in held])
     columns = choose(table.schema, options)
     paths = read_paths(table, columns.image)
-    images, places, refused, num_dark = read_images(table, columns.image, options, paths, convert)
+    images, refused, num_dark = read_images(table, columns.image, options, paths, convert)
     labels, bad = read_labels(table, columns.label)
-    batch = Batch(
+    return Batch(
         images=images,
-        labels=labels[places],
-        files=files,
-        owners=owners[places],
-        rows=numbers[places],
-        kept=pa.table([_keep(table, field, places) for field in keep], keep),
-        bad_labels=np.flatnonzero(bad[places]),
+        labels=labels,
+        files=tuple(file for file, _, _ in held),
+        owners=np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held]),
+        rows=np.concatenate([each for _, each, _ in held]),
+        kept=pa.table([_keep(table, field) for field in keep], keep),
+        bad_labels=np.flatnonzero(bad),
         num_dark=num_dark,
-        paths=paths.take(pa.array(places)),
-    )
-    lost = np.array([row for row, *_ in refused], np.int64)
-    kept = pa.table([_keep(table, field, lost) for field in keep], keep)
-    rejected = list[Rejected]()
-    for number, (row, reason, detail) in enumerate(refused):
-        file = files[owners[row]]
-        origin = Origin(paths[row].as_py() or file, file, int(numbers[row]))
-        values = kept.slice(number, 1) if keep.names else None
-        rejected.append(Rejected(origin, reason, detail, values))
-    return batch, rejected
+        paths=paths,
+    ).without(refused)
 
 
-def _keep(table: pa.Table, field: pa.Field, rows: Ints) -> pa.Array | pa.ChunkedArray:
-    """Return rows of a column to keep, in UTF-8 if it is text; nulls if the table lacks it."""
+def _keep(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArray:
+    """Return a column to keep, in UTF-8 if it is text; nulls if the table lacks it."""
     if field.name not in table.column_names:
-        return pa.nulls(len(rows), field.type)
-    column = table.column(field.name).take(pa.array(rows))
+        return pa.nulls(table.num_rows, field.type)
+    column = table.column(field.name)
     try:
         column = column if column.type == field.type else column.cast(field.type)
         return valid_text(column) if is_text(field.type) else column

@@ -25,7 +25,7 @@ from nanograd.images.columns import ImageColumn, ImageKind, to_python
 from nanograd.images.tensors import Pictures, Refused, is_any, tensor_of
 from nanograd.pictures import decode, fast_png, normalise
 from nanograd.runtime import storage
-from nanograd.runtime.arrays import Bytes, Ints, Mask
+from nanograd.runtime.arrays import Bytes, Mask
 from nanograd.runtime.events import count
 from nanograd.settings.specs import ReadOptions
 
@@ -42,8 +42,8 @@ _FIRST_BYTES = np.isin(np.arange(256), list(b"\x89\xffGIMRBP"))
 _LABEL = r"^(?:-1|[0-9])(?:\.0*)?$"
 
 Found = TypeVar("Found")
-# Makes (784,) uint8 of a picture, or another array.
-Convert: TypeAlias = Callable[[Image.Image], NDArray[Any]]
+# Makes (784,) uint8 of a picture, or another object.
+Convert: TypeAlias = Callable[[Image.Image], Any]
 
 
 def attempt(read: Callable[[], Found]) -> Found | UnreadableError:
@@ -100,23 +100,30 @@ def read_images(
     options: ReadOptions,
     paths: pa.Array,
     convert: Convert | None = None,
-) -> tuple[NDArray[Any], Ints, list[Refused], int]:
-    """Read the images of a table, or the results of `convert` for its pictures.
+) -> tuple[NDArray[Any], Refused, int]:
+    """Read the images of n rows, or the results of `convert` for its pictures.
 
     Encoded pictures and arrays of pixels are normalised, unless they are in MNIST's form; `levels`
     has the rule for the scale of numbers. `paths` is the result of `read_paths`.
 
     Returns:
-        images: (n, 784) uint8, ink 255 on 0; may be a read-only view of Arrow's memory. If
-            `convert` is given, its n results instead.
-        rows: (n,) int64, row number of each image, increasing.
-        refused: all other rows, with their reasons.
+        images: (n, 784) uint8, ink 255 on 0; if `convert` is given, its n results instead.
+            Images of refused rows are meaningless.
+        refused: the rows that cannot be read, and why.
         num_dark: number of images, stored as numbers, in which `--polarity auto` found dark ink on
             light paper.
     """
-    refused: list[Refused] = []
-    found: list[tuple[NDArray[Any], Ints]] = []
+    images, refused = new_images(table.num_rows, convert), Refused()
     to_image = convert or partial(to_form, options=options)
+
+    def read_each(rows: Iterable[int], items: Iterable[Any], read: Callable[[Any], Any]) -> None:
+        for row, item in zip(rows, items, strict=True):
+            image = attempt(partial(read, item))
+            if isinstance(image, UnreadableError):
+                refused[row] = image
+            else:
+                images[row] = image
+
     arrays = [_to_array(table.column(name)) for name in column.names]
     array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
     pictures: Iterable[Pictures] = ()
@@ -131,7 +138,7 @@ def read_images(
         case ImageKind.SPARK:
             fields = [_child(array, name).to_pylist() for name in columns.SPARK_FIELDS]
             read = partial(_read_spark, options=options, convert=to_image)
-            _read_each(enumerate(zip(*fields, strict=True)), read, found, refused)
+            read_each(range(len(array)), zip(*fields, strict=True), read)
         case ImageKind.ENCODED:
             data = array
             if is_any(array.type, "struct"):
@@ -142,16 +149,14 @@ def read_images(
             files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
             is_plain = np.zeros(len(files), np.bool_)
             if convert is None:
-                images, is_plain = read_plain(files, options)
-                found.append((images, owners[is_plain]))
-            left = np.flatnonzero(~is_plain).tolist()
-            _read_each(
-                zip(owners[left].tolist(), left, strict=True),
+                plain, is_plain = read_plain(files, options)
+                images[owners[is_plain]] = plain
+            read_each(
+                owners[~is_plain].tolist(),
+                np.flatnonzero(~is_plain).tolist(),
                 lambda at: read_encoded(
                     files[at], options, to_image, named[owners[at]], whole=convert is not None
                 ),
-                found,
-                refused,
             )
     num_dark = 0
     for some, rows in pictures:
@@ -159,40 +164,17 @@ def read_images(
             num_dark += int(are_dark_on_light(some).sum())
         others = np.ones(len(rows), np.bool_)
         if convert is None:
-            images, ready = select_ready(_as_grey(some), options)
-            others[: len(ready)] = ~ready
-            found.append((images, rows[~others]))
-        items = zip(rows[others].tolist(), some[others], strict=True)
+            ready, are_ready = select_ready(_as_grey(some), options)
+            others[: len(are_ready)] = ~are_ready
+            images[rows[~others]] = ready
         read = partial(read_array, options=options, convert=to_image)
-        _read_each(items, read, found, refused)
-    refused.sort(key=lambda each: each[0])
-    filled = [each for each in found if len(each[1])]
-    if len(filled) == 1:
-        return *filled[0], refused, num_dark
-    if not filled:
-        return np.zeros((0, NUM_PIXELS), np.uint8), np.zeros(0, np.int64), refused, num_dark
-    images, rows = map(np.concatenate, zip(*filled, strict=True))
-    order = np.argsort(rows)
-    return images[order], rows[order], refused, num_dark
+        read_each(rows[others].tolist(), some[others], read)
+    return images, refused, num_dark
 
 
-def _read_each(
-    items: Iterable[tuple[int, Any]],
-    read: Callable[[Any], NDArray[Any]],
-    found: list[tuple[NDArray[Any], Ints]],
-    refused: list[Refused],
-) -> None:
-    """Read rows one by one; append the results to `found` and `refused`."""
-    images, rows = list[NDArray[Any]](), list[int]()
-    for row, item in items:
-        image = attempt(partial(read, item))
-        if isinstance(image, UnreadableError):
-            refused.append((row, image.reason, image.detail))
-        else:
-            images.append(image)
-            rows.append(row)
-    if rows:
-        found.append((np.stack(images), np.array(rows, np.int64)))
+def new_images(number: int, convert: Convert | None) -> NDArray[Any]:
+    """Return an array for the images of rows, or for the results of `convert`."""
+    return np.zeros((number, NUM_PIXELS), np.uint8) if convert is None else np.empty(number, object)
 
 
 def _to_array(column: pa.ChunkedArray) -> pa.Array:
@@ -283,7 +265,7 @@ def read_encoded(
     path: str | None = None,
     *,
     whole: bool = False,
-) -> NDArray[Any]:
+) -> Any:
     """Decode the bytes of a picture file, or 784 raw pixels, and convert them.
 
     If `data` is None and the options have an `image_root`, read the file at `path`. See `decode`
@@ -301,14 +283,14 @@ def read_encoded(
         raise UnreadableError(Reason.NO_BYTES, detail)
     if not is_raw(data):
         return convert(decode.decode(data, options, whole=whole))
-    refused: list[Refused] = []
+    refused = Refused()
     pictures, _ = tensors.from_raw(pa.array([data]), np.zeros(1, np.int64), refused)
-    for _, reason, detail in refused:
-        raise UnreadableError(reason, detail)
+    for error in refused.values():
+        raise UnreadableError(*error.args)
     return read_array(pictures[0], options, convert)
 
 
-def _read_spark(row: tuple[Any, ...], options: ReadOptions, convert: Convert) -> NDArray[Any]:
+def _read_spark(row: tuple[Any, ...], options: ReadOptions, convert: Convert) -> Any:
     """Read height, width, nChannels and data of Spark's image struct, as `read_encoded` does.
 
     For a picture that it could not read, Spark writes -1 and no bytes.

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from nanograd.digits import levels
 from nanograd.digits.dataset import NUM_PIXELS, SIDE
-from nanograd.errors import Reason
+from nanograd.errors import Reason, UnreadableError
 from nanograd.runtime.arrays import Bytes, Ints, Mask
 
 Shape: TypeAlias = tuple[int, ...]
 # (n, height, width, channels) uint8, and the row number of each picture.
 Pictures: TypeAlias = tuple[Bytes, Ints]
-# Number of a row that is no picture, the reason, and a sentence for the user.
-Refused: TypeAlias = tuple[int, Reason, str]
+# Why rows are no pictures, by their numbers.
+Refused: TypeAlias = dict[int, UnreadableError]
 
 # Key of `Tensor.scale` in the metadata of a column, or of the first of 784 flat columns.
 SCALE = b"nanograd.scale"
@@ -164,11 +164,11 @@ def as_pictures(values: Bytes, axes: Shape) -> Bytes:
 
 
 def from_flat_columns(
-    columns: Sequence[pa.Array], scale: int | None, refused: list[Refused]
+    columns: Sequence[pa.Array], scale: int | None, refused: Refused
 ) -> Iterator[Pictures]:
     """Yield the pictures in 784 columns, given in the order of the pixels.
 
-    This function and the following ones append rows that are no picture to `refused`.
+    This function and the following ones add rows that are no picture to `refused`.
     """
     null = np.any([_is_null(column) for column in columns], axis=0)
     values = np.stack([_to_numpy(column) for column in columns], axis=1)
@@ -176,7 +176,7 @@ def from_flat_columns(
     yield _scale(values[~null], np.flatnonzero(~null), scale, refused)
 
 
-def from_lists(array: pa.Array, tensor: Tensor, refused: list[Refused]) -> Iterator[Pictures]:
+def from_lists(array: pa.Array, tensor: Tensor, refused: Refused) -> Iterator[Pictures]:
     """Yield the pictures in lists, which may be the storage of tensors of one shape."""
     found, owner = np.unique(_shapes_of_lists(array), axis=0, return_inverse=True)
     shapes = [tuple(shape) for shape in found.tolist()]
@@ -187,7 +187,7 @@ def from_lists(array: pa.Array, tensor: Tensor, refused: list[Refused]) -> Itera
 
 
 def from_tensors(
-    data: pa.Array, shapes: pa.Array, tensor: Tensor, refused: list[Refused]
+    data: pa.Array, shapes: pa.Array, tensor: Tensor, refused: Refused
 ) -> Iterator[Pictures]:
     """Yield the pictures in tensors with a shape in each row."""
     lengths = pc.list_value_length(data).fill_null(0).to_pylist()
@@ -201,7 +201,7 @@ def from_tensors(
     yield from _by_shape(data, list(place), owner, tensor, refused)
 
 
-def from_raw(array: pa.Array, rows: Ints, refused: list[Refused]) -> Pictures:
+def from_raw(array: pa.Array, rows: Ints, refused: Refused) -> Pictures:
     """Return the pictures in some rows of a binary array, whose values have 784 bytes each."""
     data, starts = split_bytes(array)
     first = starts[rows]
@@ -225,7 +225,7 @@ def split_bytes(array: pa.Array) -> tuple[Bytes, Ints]:
 
 
 def _by_shape(
-    array: pa.Array, shapes: Sequence[Shape], owner: Ints, tensor: Tensor, refused: list[Refused]
+    array: pa.Array, shapes: Sequence[Shape], owner: Ints, tensor: Tensor, refused: Refused
 ) -> Iterator[Pictures]:
     """Yield the pictures of each shape; `owner` is the index of each row's shape in `shapes`."""
     null = _is_null(array)
@@ -249,22 +249,20 @@ def _by_shape(
 
 
 def _scale(
-    values: NDArray[Any], rows: Ints, scale: int | None, refused: list[Refused], axes: Shape = (0,)
+    values: NDArray[Any], rows: Ints, scale: int | None, refused: Refused, axes: Shape = (0,)
 ) -> Pictures:
     """Convert numbers to pictures; refuse rows whose scale is unclear."""
     found, problems = levels.to_levels(values, scale)
     usable = problems < 0
     if not usable.all():
         for row, problem in zip(rows[~usable].tolist(), problems[~usable], strict=True):
-            refused.append((row, Reason.BAD_PIXEL, levels.PROBLEMS[problem]))
+            refused[row] = UnreadableError(Reason.BAD_PIXEL, levels.PROBLEMS[problem])
         found, rows = found[usable], rows[usable]
     return as_pictures(found, axes), rows
 
 
-def _refuse(
-    rows: Ints, detail: str, refused: list[Refused], reason: Reason = Reason.WRONG_SHAPE
-) -> None:
-    refused += [(row, reason, detail) for row in rows.tolist()]
+def _refuse(rows: Ints, detail: str, refused: Refused, reason: Reason = Reason.WRONG_SHAPE) -> None:
+    refused |= dict.fromkeys(rows.tolist(), UnreadableError(reason, detail))
 
 
 def _is_null(array: pa.Array) -> Mask:

@@ -8,22 +8,19 @@ marks that are left out. Predictions have a row for each digit, with its line, p
 row of the input is a picture: either its lines are in numbers, or it is in quarantine.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from PIL import Image
 
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.images.reader import Batch
 from nanograd.images.writers import NUMBERS, PREDICTIONS, WITHOUT_PROBABILITIES
 from nanograd.jobs.receipts import PredictionCounts
-from nanograd.models.model import Assessment, Model
+from nanograd.models.model import Assessment
 from nanograd.models.reference import UNFAMILIAR
-from nanograd.numbers.recognise import Number, read_numbers
+from nanograd.numbers.recognise import Number
 from nanograd.runtime.arrays import Mask
 from nanograd.settings.specs import PredictSpec
 
@@ -36,17 +33,6 @@ def predicted_fields(spec: PredictSpec) -> list[pa.Field]:
     """Return the columns of predictions that follow the kept columns."""
     own = WITHOUT_PROBABILITIES if spec.no_probabilities else PREDICTIONS
     return [*own, *(PLACE if spec.digits == "many" else ())]
-
-
-def reader_of(model: Model, polarity: str) -> Callable[[Image.Image], NDArray[Any]]:
-    """Return the function that converts a picture to its numbers, as one item of an array."""
-
-    def convert(picture: Image.Image) -> NDArray[Any]:
-        item = np.empty((), object)
-        item[()] = read_numbers(picture, model, polarity)
-        return item
-
-    return convert
 
 
 def divide_batch(
@@ -66,8 +52,8 @@ def divide_batch(
         for line, number in lines
         for position, digit in enumerate(number.digits)
     ]
-    num_lines = np.fromiter(map(len, pictures), np.int64)
-    of_line = found.repeat(num_lines, found.images[:0])
+    each = np.arange(len(pictures))
+    of_line = found.take(np.repeat(each, list(map(len, pictures))))
     boxes = np.array([number.box for _, number in lines], np.int32).reshape(-1, len(_SIDES))
     columns = {
         **of_line.origins(),
@@ -81,15 +67,19 @@ def divide_batch(
     own = [pa.array(columns[field.name], field.type) for field in NUMBERS]
     schema = pa.schema([*kept, *NUMBERS])
     numbers = pa.table([*of_line.kept.columns, *own], schema)
-    num_digits = (sum(len(number.digits) for number in numbers) for numbers in pictures)
-    images = np.array([each.image for *_, each in digits], np.uint8).reshape(-1, NUM_PIXELS)
-    batch = found.repeat(np.fromiter(num_digits, np.int64), images)
-    probabilities = np.array([each.probabilities for *_, each in digits], np.float32)
+    num_digits = [sum(len(number.digits) for number in numbers) for numbers in pictures]
+    batch = replace(
+        found.take(np.repeat(each, num_digits)),
+        images=np.array([digit.image for *_, digit in digits], np.uint8).reshape(-1, NUM_PIXELS),
+        labels=np.full(len(digits), -1, np.int8),
+        bad_labels=np.zeros(0, np.int64),
+    )
+    probabilities = np.array([digit.probabilities for *_, digit in digits], np.float32)
     assessed = Assessment(
         probabilities.reshape(-1, NUM_CLASSES),
-        np.array([each.unfamiliarity for *_, each in digits], np.float32),
+        np.array([digit.unfamiliarity for *_, digit in digits], np.float32),
     )
-    places = np.array([(line, position, *each.box) for line, position, each in digits], np.int32)
+    places = np.array([(line, position, *digit.box) for line, position, digit in digits], np.int32)
     places = places.reshape(-1, len(PLACE))
     return numbers, batch, assessed, dict(zip(PLACE.names, map(pa.array, places.T), strict=True))
 

@@ -43,6 +43,7 @@ from nanograd.jobs.retry import read_quarantine
 from nanograd.jobs.review import PartReview
 from nanograd.models import model as model_io
 from nanograd.models.model import BUILT_IN, Model
+from nanograd.numbers.recognise import read_numbers
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, ignore
@@ -105,7 +106,8 @@ class PredictWork:
         is_broken = rejection is not None and rejection.reason is not Reason.WRONG_SCHEMA
         per_line = {"rows": part.num_rows, "files": int(is_broken)} if rejection else {}
         contents = dict[str, str | None]()
-        convert = digit_lines.reader_of(model, self.spec.polarity) if self.has_numbers else None
+        read = partial(read_numbers, model=model, polarity=self.spec.polarity)
+        convert = read if self.has_numbers else None
         for found in self._read(part, contents, convert):
             if isinstance(found, list):
                 table = writers.quarantine_table(found, self.kept)

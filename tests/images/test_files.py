@@ -13,12 +13,11 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from nanograd.errors import DataError, StorageError
+from nanograd.errors import DataError, StorageError, UnreadableError
 from nanograd.images import parquet
 from nanograd.images.csv import CsvFile
 from nanograd.images.parquet import RowRange, open_parquet
 from nanograd.images.reader import read_rows
-from nanograd.images.tensors import Refused
 from nanograd.runtime import storage
 from tests.helpers.image_columns import FLAT_NAMES, PICTURE
 
@@ -68,8 +67,8 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[FailingDisk], None]:
     return lambda disk: monkeypatch.setattr(storage, "open_file", disk.open_file)
 
 
-def read(file: str) -> tuple[list[int], list[Refused]]:
-    ids, rejections = list[int](), list[Refused]()
+def read(file: str) -> tuple[list[int], list[UnreadableError]]:
+    ids, rejections = list[int](), list[UnreadableError]()
     for batch in read_rows(file, ALL, lambda schema: schema.names):
         if isinstance(batch, pa.RecordBatch):
             ids += batch.column("id").to_pylist()
@@ -116,7 +115,7 @@ def test_damaged_page_loses_the_rest_of_its_row_group_whatever_the_disk_does(fil
     assert ids == [*range(ids[-1 - 2 * GROUP_ROWS] + 1), *range(2 * GROUP_ROWS, NUM_ROWS)]
     assert len(ids) + len(rejections) == NUM_ROWS
     assert 0 < len(rejections) < GROUP_ROWS
-    assert {reason for _, reason, _ in rejections} == {"broken_file"}
+    assert {each.reason for each in rejections} == {"broken_file"}
 
 
 @pytest.mark.parametrize(
@@ -165,8 +164,7 @@ def read_csv(place: Path, lines: list[bytes], num_rows: int | None = None) -> li
             notes = part["note"].cast(pa.binary()).to_pylist()
             found += [(str(pixel), note, "") for pixel, note in zip(pixels, notes, strict=True)]
         else:
-            assert [row for row, _, _ in part] == list(range(len(part)))
-            found += [(None, None, detail) for _, _, detail in part]
+            found += [(None, None, each.detail) for each in part]
     return found
 
 
