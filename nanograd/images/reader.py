@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from nanograd.images.columns import Partitions, choose, is_text, valid_text
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import Origin, Rejected
 from nanograd.images.labels import Label
-from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, open_parquet, read_parquet
+from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, read_parquet
 from nanograd.images.rows import (
     Convert,
     attempt,
@@ -111,79 +111,72 @@ def read(
     options: ReadOptions,
     partitions: Partitions = Partitions(),  # noqa: B008 - it cannot be changed
     keep: pa.Schema = _NOTHING,
-    only: Mapping[str, Ints] | None = None,
+    again: Mapping[str, Sequence[Rejected]] | None = None,
     *,
     convert: Convert | None = None,
 ) -> Iterator[Batch | list[Rejected]]:
     """Read the images and labels of tables. Each row is in exactly one batch, or is rejected.
 
-    `files` are paths or URIs of Parquet and CSV files with the range of rows to read (None: all);
-    `only` has the numbers of the rows to read by file. The columns `keep` are copied, and are null
-    in rows of files without them. `convert` makes images of pictures, by default `rows.to_form`.
+    `files` are paths or URIs of Parquet and CSV files with the range of rows to read (None: all).
+    The columns `keep` are copied, and are null in rows of files without them. `convert` makes
+    images of pictures, by default `rows.to_form`.
+
+    If `again` is given, only its rows are read, by file. If the columns of such a file do not fit
+    the options, its rows are rejected as before.
 
     Raises:
         DataError: the columns of a file do not fit the options, a file was changed after the job
             was planned, or a value does not fit the type in `keep`.
         StorageError: the storage fails; the file may be intact.
     """
+    unfit = set[str]()
 
     def names_of(schema: pa.Schema, file: str) -> list[str]:
+        names = set(keep.names)
         try:
-            wanted = choose(partitions.extend(schema, file), options).names
+            names.update(choose(partitions.extend(schema, file), options).names)
         except DataError as error:
-            raise DataError(f"{file}: {error}") from error
-        return [name for name in schema.names if name in {*wanted, *keep.names}]
+            if again is None:
+                raise DataError(f"{file}: {error}") from error
+            unfit.add(file)
+        return [name for name in schema.names if name in names] or schema.names[:1]
 
     held, num_rows, num_bytes = list[tuple[str, Ints, pa.Table]](), 0, 0
     for file, rows in files:
         first = rows.first_row if rows else 0
+        before = {each.origin.source_row: each for each in again[file]} if again else {}
         for part in read_rows(file, rows, partial(names_of, file=file)):
             numbers = np.arange(first, first + len(part))
-            wanted = None if only is None else np.isin(numbers, only[file])
-            if isinstance(part, list):
-                yield [
-                    Rejected(Origin(file, file, first + row), error.reason, error.detail)
-                    for row, error in enumerate(part)
-                    if wanted is None or wanted[row]
-                ]
-            else:
-                table = partitions.add(pa.Table.from_batches([part]), file)
-                if wanted is not None:
-                    numbers, table = numbers[wanted], table.filter(pa.array(wanted))
-                if held and not _are_alike(held[-1][-1], table):
-                    yield from _decode(held, options, keep, convert)
-                    held, num_rows, num_bytes = [], 0, 0
-                held.append((file, numbers, table))
-                num_rows += table.num_rows
-                num_bytes += table.nbytes
-                if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
-                    yield from _decode(held, options, keep, convert)
-                    held, num_rows, num_bytes = [], 0, 0
             first += len(part)
+            wanted = np.isin(numbers, np.array(list(before), np.int64)) | (again is None)
+            numbers = numbers[wanted]
+            if isinstance(part, list) and file not in unfit:
+                yield [
+                    Rejected(Origin(file, file, row), error.reason, error.detail)
+                    for row, error in zip(numbers.tolist(), compress(part, wanted), strict=True)
+                ]
+                continue
+            table = pa.table({"": pa.nulls(len(part))})
+            if isinstance(part, pa.RecordBatch):
+                table = partitions.add(pa.Table.from_batches([part]), file)
+            if again is not None:
+                table = table.filter(pa.array(wanted))
+            if file in unfit:
+                kept = _keep(table, keep)
+                lines = enumerate(map(before.__getitem__, numbers.tolist()))
+                yield [line._replace(kept=kept.slice(at, 1)) for at, line in lines]
+                continue
+            if held and not _are_alike(held[-1][-1], table):
+                yield from _decode(held, options, keep, convert)
+                held, num_rows, num_bytes = [], 0, 0
+            held.append((file, numbers, table))
+            num_rows += table.num_rows
+            num_bytes += table.nbytes
+            if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
+                yield from _decode(held, options, keep, convert)
+                held, num_rows, num_bytes = [], 0, 0
     if held:
         yield from _decode(held, options, keep, convert)
-
-
-def read_kept(
-    file: str, rows: RowRange, partitions: Partitions, keep: pa.Schema, only: Ints
-) -> pa.Table:
-    """Read the columns `keep` of the rows of a table with the numbers `only`, which increase.
-
-    A value is null if the file does not have the column, or the row is damaged.
-    """
-
-    def names_of(schema: pa.Schema) -> list[str]:
-        return [name for name in schema.names if name in keep.names] or schema.names[:1]
-
-    found, first = [pa.Table.from_batches([], keep)], rows.first_row
-    for part in read_rows(file, rows, names_of) if keep.names and len(only) else ():
-        wanted = np.isin(np.arange(first, first + len(part)), only)
-        table = pa.table([pa.nulls(int(wanted.sum()))], [""])
-        if isinstance(part, pa.RecordBatch):
-            table = partitions.add(pa.Table.from_batches([part]), file).filter(pa.array(wanted))
-        found.append(pa.table([_keep(table, field) for field in keep], keep))
-        first += len(part)
-    return pa.concat_tables(found)
 
 
 def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejected]]:
@@ -278,20 +271,6 @@ def checksum_of_picture(file: str, options: PictureOptions, archives: Archives) 
     return None
 
 
-def fits(file: str, partitions: Partitions, options: ReadOptions) -> bool:
-    """Return whether images and labels can be found in a Parquet or CSV file with these options."""
-    if file.lower().endswith(CSV):
-        schema = CsvFile(file).schema
-    else:
-        with open_parquet(file) as parquet:
-            schema = parquet.schema_arrow
-    try:
-        choose(partitions.extend(schema, file), options)
-    except DataError:
-        return False
-    return True
-
-
 def _are_alike(one: pa.Table, other: pa.Table) -> bool:
     """Return whether two tables may be read as one. Metadata of pandas is ignored."""
     if one.schema.equals(other.schema, check_metadata=True):
@@ -319,23 +298,26 @@ def _decode(
         files=tuple(file for file, _, _ in held),
         owners=np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held]),
         rows=np.concatenate([each for _, each, _ in held]),
-        kept=pa.table([_keep(table, field) for field in keep], keep),
+        kept=_keep(table, keep),
         bad_labels=np.flatnonzero(bad),
         num_dark=num_dark,
         paths=paths,
     ).without(refused)
 
 
-def _keep(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArray:
-    """Return a column to keep, in UTF-8 if it is text; nulls if the table lacks it."""
-    if field.name not in table.column_names:
-        return pa.nulls(table.num_rows, field.type)
-    column = table.column(field.name)
-    try:
-        column = column if column.type == field.type else column.cast(field.type)
-        return valid_text(column) if is_text(field.type) else column
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            f"--keep {field.name}: a value does not fit {field.type}, the type of other files "
-            f"({error}); leave it out"
-        ) from error
+def _keep(table: pa.Table, keep: pa.Schema) -> pa.Table:
+    """Return columns of a table, text in UTF-8; a column that the table lacks is null."""
+    columns = list[pa.Array | pa.ChunkedArray]()
+    for field in keep:
+        column = pa.nulls(table.num_rows, field.type)
+        if field.name in table.column_names:
+            column = table.column(field.name)
+        try:
+            column = column if column.type == field.type else column.cast(field.type)
+            columns.append(valid_text(column) if is_text(field.type) else column)
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"--keep {field.name}: a value does not fit {field.type}, the type of other files "
+                f"({error}); leave it out"
+            ) from error
+    return pa.table(columns, keep)

@@ -22,7 +22,6 @@ from itertools import chain
 from sys import maxsize
 from typing import cast
 
-import numpy as np
 import pyarrow as pa
 
 from nanograd import __version__
@@ -171,35 +170,16 @@ class PredictWork:
             ]
             yield from reader.read_files(pictures, options, self.kept, contents, convert=convert)
             return
-        unfit = {
-            file
-            for file, lines in quarantine.items()
-            if not lines or not reader.fits(file, self.partitions, options)
-        }
-        only = {
-            file: np.array([each.origin.source_row for each in lines], np.int64)
-            for file, lines in quarantine.items()
-        }
 
-        def files(*, are_unfit: bool) -> Iterator[tuple[str, RowRange]]:
+        def files() -> Iterator[tuple[str, RowRange]]:
             for file, version, rows in zip(part.files, part.versions, part.ranges, strict=True):
-                if (file in unfit) == are_unfit:
+                if not quarantine or quarantine[file]:
                     inputs.check_version(file, version)
                     yield file, rows
                     inputs.check_version(file, version)
 
-        for file, rows in files(are_unfit=True):  # the retry's options do not fit this file
-            kept = reader.read_kept(file, rows, self.partitions, self.keep, only[file])
-            lines = enumerate(quarantine[file])
-            yield [each._replace(kept=kept.slice(number, 1)) for number, each in lines]
-        yield from reader.read(
-            files(are_unfit=False),
-            options,
-            self.partitions,
-            self.keep,
-            only or None,
-            convert=convert,
-        )
+        again = quarantine or None
+        yield from reader.read(files(), options, self.partitions, self.keep, again, convert=convert)
 
 
 def plan(
