@@ -71,8 +71,7 @@ class PartReview:
         if not len(chosen):
             return
         rows = predictions.select(self._columns).take(pa.array(chosen))
-        buffers = [None, pa.py_buffer(np.ascontiguousarray(images[chosen]))]
-        pixels = pa.Array.from_buffers(PIXELS.type, len(chosen), buffers)
+        pixels = pa.array([each.tobytes() for each in images[chosen]], PIXELS.type)
         rows = pa.table([*rows.columns, pa.array(doubt[chosen]), pixels], self._schema)
         self._rows = _first(pa.concat_tables([self._rows, rows]), self._limit)
         if len(self._rows) == self._limit:
@@ -118,15 +117,11 @@ def write_review(
                 return
     rows = pa.Table.from_batches([], _columns(spec, kept, PIXELS)[1])
     places = [storage.join(spec.output, name) for name in sorted(files)]
-    # The files are sorted by doubt. Their rows are large, so read only those to list.
-    doubts = storage.map_all(_read_doubts, places)
-    least = max([_least(spec), *np.sort(np.concatenate([[], *doubts]))[-number:][:1]])
-    numbers = [int((doubt >= least).sum()) for doubt in doubts]
     for start in range(0, len(places), storage.NUM_THREADS):
-        some = slice(start, start + storage.NUM_THREADS)
-        found = storage.map_all(_read_first, places[some], numbers[some])
+        found = storage.map_all(_read, places[start : start + storage.NUM_THREADS])
         tables = [table.cast(rows.schema) for table in found]
         rows = _first(pa.concat_tables([rows, *tables]), number)
+        rows = rows.filter(pc.greater_equal(rows["doubt"], _least(spec)))
     if spec.review_below is None and len(rows) < number:
         text = f"{REVIEW} has {len(rows):,} of {number:,} rows, because parts keep no more"
         listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))
@@ -156,22 +151,9 @@ def _least(spec: PredictSpec) -> float:
     return float(np.nextafter(np.float32(1 - spec.review_below), np.float32(2)))
 
 
-def _read_doubts(place: str) -> NDArray[np.float32]:
-    """Read the doubt of each row in the file of a part."""
-    file = pq.ParquetFile(pa.BufferReader(storage.read(place)))
-    return np.asarray(file.read(["doubt"], use_threads=False)["doubt"])
-
-
-def _read_first(place: str, number: int) -> pa.Table:
-    """Read the first rows in the file of a part."""
-    file = pq.ParquetFile(pa.BufferReader(storage.read(place)))
-    batches, left = list[pa.RecordBatch](), number
-    for batch in file.iter_batches(number, use_threads=False) if number else ():
-        batches.append(batch.slice(0, left))
-        left -= len(batch)
-        if left <= 0:
-            break
-    return pa.Table.from_batches(batches, file.schema_arrow)
+def _read(place: str) -> pa.Table:
+    """Read the file of a part."""
+    return pq.ParquetFile(pa.BufferReader(storage.read(place))).read(use_threads=False)
 
 
 def _first(rows: pa.Table, number: int) -> pa.Table:
