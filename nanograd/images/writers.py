@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from sys import maxsize
 from typing import Any
@@ -290,23 +289,16 @@ def read(place: str, schema: pa.Schema) -> pa.Table:
 
 
 def _to_json_values(column: pa.ChunkedArray) -> list[Any]:
-    if is_any(column.type, "float32"):
-        return _shortest(column)
-    if is_any(column.type, "fixed_size_list") and is_any(column.type.value_type, "float32"):
-        # list_flatten leaves out the values of null rows.
-        numbers, size = iter(_shortest(pc.list_flatten(column))), column.type.list_size
-        valid = column.is_valid().to_pylist()
-        return [list(islice(numbers, size)) if each else None for each in valid]
-    if column.type == pa.time64("ns"):  # Python's times have no nanoseconds
+    type_ = column.type
+    if type_ == pa.time64("ns"):  # Python's times have no nanoseconds
         column = column.cast(pa.string())
+    elif is_any(type_, "float32"):
+        # Through text, because a plain cast would give up to seventeen digits.
+        column = column.cast(pa.string()).cast(pa.float64())
+    elif is_any(type_, "fixed_size_list") and is_any(type_.value_type, "float32"):
+        texts, floats = (pa.list_(each, type_.list_size) for each in (pa.string(), pa.float64()))
+        column = column.cast(texts).cast(floats)
     return [_finite(value) for value in to_python(column)]
-
-
-def _shortest(numbers: pa.ChunkedArray) -> list[float | None]:
-    """Convert float32 to floats with the fewest digits; a plain cast would give up to seventeen."""
-    finite = pc.if_else(pc.is_finite(numbers), numbers, None)
-    floats: list[float | None] = finite.cast(pa.string()).cast(pa.float64()).to_pylist()
-    return floats
 
 
 def _finite(value: Any) -> Any:
