@@ -18,7 +18,6 @@ from nanograd.images.columns import (
     list_names,
     rename_taken,
 )
-from nanograd.images.inputs import Rejected
 from nanograd.images.reader import Batch, read_table
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
@@ -126,13 +125,12 @@ def _like(
 
 
 def _align(
-    found: Batch, assessed: Assessment, rejected: list[Rejected], num_rows: int
+    found: Batch, assessed: Assessment, rejected: pa.Table, num_rows: int
 ) -> dict[str, pa.Array]:
     """Return the new columns with one value per row of the batch; null where a row has none."""
     places, told = np.full(num_rows, -1), np.full((2, num_rows), None)
     places[found.rows] = np.arange(len(found.rows))
-    for origin, reason, detail, _ in rejected:
-        told[:, origin.source_row] = str(reason), detail
+    told[:, rejected["source_row"]] = [rejected[name].to_pylist() for name in ("reason", "detail")]
     where = pa.array(places, mask=places < 0)
     return {
         **{name: each.take(where) for name, each in found.predicted(*assessed).items()},

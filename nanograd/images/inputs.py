@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from fsspec.utils import glob_translate
 
-from nanograd.errors import DataError, Reason, StorageError, UsageError
+from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.images.csv import CSV, check_ending
 from nanograd.pictures import archives
 from nanograd.pictures.decode import SUFFIXES
@@ -85,15 +85,6 @@ class Origin:
     def name(self) -> str:
         """Return `place` without folders."""
         return self.place.removeprefix(self.path.rpartition("/")[0]).removeprefix("/")
-
-
-class Rejected(NamedTuple):
-    """A row or file that cannot be used and is quarantined."""
-
-    origin: Origin
-    reason: Reason
-    detail: str  # one sentence for the user
-    kept: Any = None  # an Arrow table of one row, the columns to keep; None if they are null
 
 
 # Size and times of a file, and what else determines its rows (see `scan.ScannedFile`).

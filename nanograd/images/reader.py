@@ -20,7 +20,7 @@ from PIL import Image
 from nanograd.errors import DataError, UnreadableError
 from nanograd.images.columns import Partitions, choose, is_text, valid_text
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.inputs import Origin, Rejected
+from nanograd.images.inputs import Origin
 from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, read_parquet
 from nanograd.images.rows import (
@@ -33,6 +33,7 @@ from nanograd.images.rows import (
     to_form,
 )
 from nanograd.images.tensors import Refused
+from nanograd.images.writers import QUARANTINE, quarantine_table, refuse_rows
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
@@ -96,14 +97,13 @@ class Batch:
             paths=self.paths.take(pa.array(places)),
         )
 
-    def without(self, refused: Refused) -> tuple["Batch", list[Rejected]]:
-        """Return the batch without rows that cannot be read, and these rows."""
-        rejected = [
-            Rejected(self.origin(row), error.reason, error.detail, self.kept.slice(row, 1))
-            for row, error in sorted(refused.items())
-        ]
-        left = np.delete(np.arange(len(self.rows)), list(refused))
-        return self.take(left) if refused else self, rejected
+    def without(self, refused: Refused) -> tuple["Batch", pa.Table]:
+        """Return the batch without rows that cannot be read, and the quarantine of these rows."""
+        rows = np.array(sorted(refused), np.int64)
+        errors, lost = [refused[row] for row in rows.tolist()], self.take(rows)
+        left = np.delete(np.arange(len(self.rows)), rows)
+        quarantine = quarantine_table(lost.origins(), errors, lost.kept)
+        return self.take(left) if refused else self, quarantine
 
 
 def read(
@@ -111,18 +111,18 @@ def read(
     options: ReadOptions,
     partitions: Partitions = Partitions(),  # noqa: B008 - it cannot be changed
     keep: pa.Schema = _NOTHING,
-    again: Mapping[str, Sequence[Rejected]] | None = None,
+    again: Mapping[str, pa.Table] | None = None,
     *,
     convert: Convert | None = None,
-) -> Iterator[Batch | list[Rejected]]:
-    """Read the images and labels of tables. Each row is in exactly one batch, or is rejected.
+) -> Iterator[Batch | pa.Table]:
+    """Read the images and labels of tables. Each row is in exactly one batch or quarantine table.
 
     `files` are paths or URIs of Parquet and CSV files with the range of rows to read (None: all).
     The columns `keep` are copied, and are null in rows of files without them. `convert` makes
     images of pictures, by default `rows.to_form`.
 
-    If `again` is given, only its rows are read, by file. If the columns of such a file do not fit
-    the options, its rows are rejected as before.
+    If `again` is given, only its rows of quarantine are read, by file in order. If the columns of
+    such a file do not fit the options, the rows are quarantined as before.
 
     Raises:
         DataError: the columns of a file do not fit the options, a file was changed after the job
@@ -144,17 +144,14 @@ def read(
     held, num_rows, num_bytes = list[tuple[str, Ints, pa.Table]](), 0, 0
     for file, rows in files:
         first = rows.first_row if rows else 0
-        before = {each.origin.source_row: each for each in again[file]} if again else {}
+        before = again[file] if again else QUARANTINE.empty_table()
         for part in read_rows(file, rows, partial(names_of, file=file)):
             numbers = np.arange(first, first + len(part))
             first += len(part)
-            wanted = np.isin(numbers, np.array(list(before), np.int64)) | (again is None)
+            wanted = np.isin(numbers, before["source_row"]) | (again is None)
             numbers = numbers[wanted]
             if isinstance(part, list) and file not in unfit:
-                yield [
-                    Rejected(Origin(file, file, row), error.reason, error.detail)
-                    for row, error in zip(numbers.tolist(), compress(part, wanted), strict=True)
-                ]
+                yield refuse_rows(file, numbers, list(compress(part, wanted)), keep)
                 continue
             table = pa.table({"": pa.nulls(len(part))})
             if isinstance(part, pa.RecordBatch):
@@ -163,8 +160,10 @@ def read(
                 table = table.filter(pa.array(wanted))
             if file in unfit:
                 kept = _keep(table, keep)
-                lines = enumerate(map(before.__getitem__, numbers.tolist()))
-                yield [line._replace(kept=kept.slice(at, 1)) for at, line in lines]
+                rows_before = before.filter(pc.is_in(before["source_row"], pa.array(numbers)))
+                yield pa.table(
+                    [*kept.columns, *rows_before.columns], pa.schema([*keep, *QUARANTINE])
+                )
                 continue
             if held and not _are_alike(held[-1][-1], table):
                 yield from _decode(held, options, keep, convert)
@@ -179,7 +178,7 @@ def read(
         yield from _decode(held, options, keep, convert)
 
 
-def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, list[Rejected]]:
+def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, pa.Table]:
     """Read the images and labels of a table, as `read` does."""
     return _decode([("", np.arange(len(table)), table)], options, _NOTHING)
 
@@ -231,7 +230,7 @@ def read_files(
     contents: dict[str, str | None] | None = None,
     *,
     convert: Convert | None = None,
-) -> Iterator[Batch | list[Rejected]]:
+) -> Iterator[Batch | pa.Table]:
     """Read pictures and their labels as `read` reads tables. A picture is row 0 of its file.
 
     The columns `keep` are null. `contents` receives the `checksum_of_picture` of each picture.
@@ -285,7 +284,7 @@ def _decode(
     options: ReadOptions,
     keep: pa.Schema,
     convert: Convert | None = None,
-) -> tuple[Batch, list[Rejected]]:
+) -> tuple[Batch, pa.Table]:
     """Decode tables with equal columns. Each item is a file, its row numbers and its rows."""
     table = pa.concat_tables(table for _, _, table in held)
     columns = choose(table.schema, options)

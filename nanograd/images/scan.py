@@ -23,7 +23,7 @@ from nanograd.images.columns import (
     list_names,
 )
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.inputs import InputFile, Origin, Rejected, Version, entity_tag, kind_of
+from nanograd.images.inputs import InputFile, Version, entity_tag, kind_of
 from nanograd.images.parquet import open_parquet
 from nanograd.images.tensors import is_any, plain_type
 from nanograd.pictures.archives import Archives
@@ -41,7 +41,7 @@ class ScannedFile(NamedTuple):
     file: InputFile
     schema: pa.Schema = _NOTHING  # columns of the file; empty if it cannot be opened
     group_rows: tuple[int, ...] = ()  # number of rows in each row group
-    rejected: Rejected | None = None  # why the file cannot be used
+    rejected: UnreadableError | None = None  # why the file cannot be used
     num_bytes: int = 0  # uncompressed bytes of all columns; of a picture, bytes of its file
     # What else determines the rows: the entity tag in an object store, or the label of a picture.
     more: Version = ()
@@ -92,7 +92,7 @@ def scan_files(
     partitions = find_partitions((file.place for file in all_files), roots)
 
     def scan(file: InputFile) -> ScannedFile:
-        origin, more = Origin(file.place, file.place, None), list[str]()
+        more = list[str]()
         try:
             if kind_of(file.place) == "archive":
                 with Archives() as archives:
@@ -111,15 +111,15 @@ def scan_files(
                     rows = tuple(group.num_rows for group in groups)
                     num_bytes = sum(group.total_byte_size for group in groups)
         except DataError as error:
-            return ScannedFile(file, rejected=Rejected(origin, Reason.BROKEN_FILE, str(error)))
+            return ScannedFile(file, rejected=UnreadableError(Reason.BROKEN_FILE, str(error)))
         except UnreadableError as error:
-            return ScannedFile(file, rejected=Rejected(origin, error.reason, error.detail))
+            return ScannedFile(file, rejected=UnreadableError(*error.args))
         scanned = ScannedFile(file, schema, rows, whole=partitions.extend(schema, file.place))
         try:
             found = choose(scanned.whole, options)
         except DataError as error:
             detail = f"{error} (the whole file, {count(sum(rows), 'row')})"
-            return scanned._replace(rejected=Rejected(origin, Reason.WRONG_SCHEMA, detail))
+            return scanned._replace(rejected=UnreadableError(Reason.WRONG_SCHEMA, detail))
         return scanned._replace(num_bytes=num_bytes, more=tuple(more), columns=found)
 
     are_remote = any(storage.is_remote(file.place) for file in files)

@@ -32,7 +32,6 @@ from nanograd.images.inputs import (
     PICTURES,
     TABLES,
     Origin,
-    Rejected,
     expand,
     expand_pictures,
     is_table,
@@ -45,6 +44,7 @@ from nanograd.images.rows import are_dark_on_light
 from nanograd.pictures.archives import SUFFIX
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, ignore, info, warning
+from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.specs import ReadOptions
 
 ARRAYS = "arrays"  # the name of a data set that was passed as arrays
@@ -340,7 +340,7 @@ def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:
 
 
 def _collect(
-    found: Iterable[Batch | list[Rejected]],
+    found: Iterable[Batch | pa.Table],
     source: str,
     what: str,
     listener: Listener,
@@ -360,19 +360,19 @@ def _collect(
             return f"{origin.source_file}, line {table.line_of(origin.source_row or 0)}"
         return origin.place
 
-    batches, rejected = list[Batch](), list[Rejected]()
+    batches, rejected = list[Batch](), list[JsonObject]()
     for each in found:
         if isinstance(each, Batch):
             if len(each.bad_labels):
                 text = "the label is no digit from 0 to 9; correct or remove it"
                 raise DataError(f"{place(each.origin(int(each.bad_labels[0])))}: {text}")
             batches.append(each)
-        elif each and table is not None:
-            if each[0].reason is Reason.BAD_PIXEL:
-                table.scan()  # raises a clearer error if the label is in another column
-            raise DataError(f"{place(each[0].origin)}: {each[0].detail}")
         else:
-            rejected += each
+            rejected += each.to_pylist()
+        if rejected and table is not None:
+            if rejected[0]["reason"] == Reason.BAD_PIXEL:
+                table.scan()  # raises a clearer error if the label is in another column
+            raise DataError(f"{place(Origin.of(rejected[0]))}: {rejected[0]['detail']}")
     if table is not None:
         table.scan()
     known = np.concatenate([np.zeros(0, np.int8), *(each.labels for each in batches)])
@@ -380,9 +380,9 @@ def _collect(
     total, about = len(known) + missing + len(rejected), ""
     missing += int((~has_label).sum())
     if rejected:
-        reasons = Counter(str(each.reason) for each in rejected).most_common(3)
+        reasons = Counter(each["reason"] for each in rejected).most_common(3)
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
-        about = f" ({counts}; first {place(rejected[0].origin)}: {rejected[0].detail})"
+        about = f" ({counts}; first {place(Origin.of(rejected[0]))}: {rejected[0]['detail']})"
     if not has_label.any():
         raise DataError(
             f"{source}: none of {total:,} {what} has a label and can be read; labels come from "

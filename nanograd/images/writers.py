@@ -1,7 +1,7 @@
 """Writers of tables as Parquet, CSV or JSON lines, in files divided by rows or column values."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -16,11 +16,17 @@ import pyarrow.parquet as pq
 
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
-from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
+from nanograd.errors import (
+    DataError,
+    OutputExistsError,
+    StorageError,
+    UnreadableError,
+    UsageError,
+)
 from nanograd.images.columns import HIVE_NULL, list_names, to_python
-from nanograd.images.inputs import Rejected
 from nanograd.images.tensors import is_any
 from nanograd.runtime import storage
+from nanograd.runtime.arrays import Ints
 
 # A picture file in a table, as Hugging Face stores it.
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -190,30 +196,30 @@ def _folder(name: str, text: str) -> str:
     return folder
 
 
-def quarantine_table(rejected: Sequence[Rejected], kept: Iterable[pa.Field] = ()) -> pa.Table:
-    """Make the quarantine table of rows and files; its first columns are `kept`."""
-    rows = [
-        {
-            "path": storage.as_text(origin.path),
-            "source_file": storage.as_text(origin.source_file),
-            "source_row": origin.source_row,
-            "reason": str(reason),
-            "detail": storage.as_text(detail),
-        }
-        for origin, reason, detail, _ in rejected
-    ]
-    columns = [
-        pa.chunked_array(
-            [
-                pa.nulls(1, field.type) if each.kept is None else each.kept[number].combine_chunks()
-                for each in rejected
-            ],
-            field.type,
-        )
-        for number, field in enumerate(kept)
-    ]
-    found = pa.Table.from_pylist(rows, QUARANTINE)
-    return pa.table([*columns, *found.columns], pa.schema([*kept, *QUARANTINE]))
+def quarantine_table(
+    origins: Mapping[str, Any], errors: Sequence[UnreadableError], kept: pa.Table
+) -> pa.Table:
+    """Make the quarantine table of rows or files from columns of `SOURCE`; `kept` comes first."""
+    columns = {
+        **origins,
+        "reason": [str(each.reason) for each in errors],
+        "detail": [storage.as_text(each.detail) for each in errors],
+    }
+    own = [pa.array(columns[field.name], field.type) for field in QUARANTINE]
+    return pa.table([*kept.columns, *own], pa.schema([*kept.schema, *QUARANTINE]))
+
+
+def refuse_rows(
+    file: str,
+    rows: Sequence[int | None] | Ints,
+    errors: Sequence[UnreadableError],
+    keep: Sequence[pa.Field] = (),
+) -> pa.Table:
+    """Make the quarantine table of rows of a file; the columns `keep` are null."""
+    names = [storage.as_text(file)] * len(rows)
+    kept = pa.table([pa.nulls(len(rows), each.type) for each in keep], pa.schema(keep))
+    origins = {"path": names, "source_file": names, "source_row": rows}
+    return quarantine_table(origins, errors, kept)
 
 
 def to_parquet(table: pa.Table) -> bytes:

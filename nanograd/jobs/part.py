@@ -13,7 +13,8 @@ from sys import maxsize
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
-from nanograd.images.inputs import Rejected, Version
+from nanograd.errors import UnreadableError
+from nanograd.images.inputs import Version
 from nanograd.images.parquet import RowRange
 from nanograd.images.scan import ScannedFile
 from nanograd.jobs.output import commit_files, commit_receipt
@@ -43,7 +44,7 @@ class Part:
     versions: tuple[Version, ...] = ()
     ranges: tuple[RowRange, ...] = ()  # the rows to read of each file, if the files are tables
     num_rows: int = 0  # number of rows that its receipt must count
-    rejection: Rejected | None = None  # why its only file cannot be read
+    rejection: UnreadableError | None = None  # why its only file cannot be read
     # Part of the names of its output files. It does not depend on the version of the input. If
     # empty, the id is used.
     name: str = ""

@@ -28,7 +28,6 @@ from nanograd import __version__
 from nanograd.errors import DataError, Reason
 from nanograd.images import inputs, reader, scan, writers
 from nanograd.images.columns import Partitions, rename_taken
-from nanograd.images.inputs import Rejected
 from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import RowRange
 from nanograd.images.reader import Batch
@@ -108,8 +107,8 @@ class PredictWork:
         read = partial(read_numbers, model=model, polarity=self.spec.polarity)
         convert = read if self.has_numbers else None
         for found in self._read(part, contents, convert):
-            if isinstance(found, list):
-                table = writers.quarantine_table(found, self.kept)
+            if isinstance(found, pa.Table):
+                table = pa.table(found.columns, pa.schema([*self.kept, *QUARANTINE]))
                 tables["quarantine"].write(table)
                 counts += receipts.count_quarantine(table, **per_line)
                 continue
@@ -151,13 +150,13 @@ class PredictWork:
 
     def _read(
         self, part: Part, contents: dict[str, str | None], convert: Convert | None
-    ) -> Iterator[Batch | list[Rejected]]:
+    ) -> Iterator[Batch | pa.Table]:
         """Read the images of a part. Each row of the part is in a batch, or is rejected.
 
         `contents` is filled with a hash of each picture's bytes. `convert`: see `reader.read`.
         """
         if part.rejection is not None:
-            yield [part.rejection]
+            yield writers.refuse_rows(part.files[0], [None], [part.rejection], self.kept)
             return
         options = ReadOptions(**part.reading.options) if part.reading else self.spec
         quarantine = read_quarantine(part)

@@ -15,10 +15,11 @@ from sys import maxsize
 from typing import cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from nanograd.errors import DataError, Reason, UsageError
+from nanograd.errors import DataError, UsageError
 from nanograd.images import scan
-from nanograd.images.inputs import InputFile, Origin, Rejected
+from nanograd.images.inputs import InputFile
 from nanograd.images.writers import QUARANTINE, read
 from nanograd.jobs.job import Job, JobResult, run_job
 from nanograd.jobs.output import Earlier
@@ -107,17 +108,14 @@ def parts_to_retry(job: Job) -> list[Part]:
     return [part for plan in plans for part in plan.parts]
 
 
-def read_quarantine(part: Part) -> dict[str, list[Rejected]]:
-    """Return the quarantined rows that a retry reads, by file and row; {} if it is no retry."""
-    names = {storage.as_text(file): file for file in part.files}
-    found: dict[str, list[Rejected]] = {file: [] for file in part.files if part.quarantine}
+def read_quarantine(part: Part) -> dict[str, pa.Table]:
+    """Return the quarantined rows that a retry reads, by file in order; {} if it is no retry."""
     tables = [read(place, QUARANTINE) for place in part.quarantine]
-    table = pa.concat_tables([QUARANTINE.empty_table(), *tables]).sort_by("source_row")
-    for row in table.to_pylist():
-        origin = replace(Origin.of(row), source_file=names[row["source_file"]])
-        rejected = Rejected(origin, Reason(row["reason"]), row["detail"])
-        found[origin.source_file].append(rejected)
-    return found
+    rows = pa.concat_tables([QUARANTINE.empty_table(), *tables]).sort_by("source_row")
+    return {
+        file: rows.filter(pc.equal(rows["source_file"], storage.as_text(file)))
+        for file in (part.files if part.quarantine else ())
+    }
 
 
 def _after(receipt: Receipt, retry: Retry) -> Reading:

@@ -9,7 +9,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.digits.form import to_png
-from nanograd.images.inputs import Rejected
 from nanograd.images.reader import Batch, read_table
 from nanograd.settings.specs import ReadOptions
 
@@ -116,11 +115,11 @@ def read_column(
     type_: pa.DataType | None = None,
     metadata: dict[str, str] | None = None,
     **options: Any,
-) -> tuple[Batch, list[Rejected]]:
+) -> tuple[Batch, pa.Table]:
     array = column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, type_)
     schema = pa.schema([pa.field("image", array.type, metadata=metadata)])
     return read_table(pa.table([array], schema), ReadOptions(**options))
 
 
-def reasons(rejected: Sequence[Rejected]) -> list[tuple[int | None, str]]:
-    return [(each.origin.source_row, each.reason) for each in rejected]
+def reasons(quarantine: pa.Table) -> list[tuple[int | None, str]]:
+    return [(row["source_row"], row["reason"]) for row in quarantine.to_pylist()]

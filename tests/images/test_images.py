@@ -35,7 +35,7 @@ def test_numbers_in_a_slice_of_several_chunks_are_read_unchanged(kind, images):
     assert found.images.dtype == np.uint8
     assert np.array_equal(found.images, images[[3, 4, 5, 6, 0, 1, 2, 3, 4]])
     assert (found.rows.tolist(), found.labels.tolist()) == (list(range(9)), [-1] * 9)
-    assert rejections == []
+    assert not len(rejections)
     assert np.array_equal(beside.images, images)
     assert reasons(refused) == [(2, "no_bytes")]
     assert (none.images.shape, len(none.rows)) == ((0, 784), 0)

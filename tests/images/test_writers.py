@@ -8,15 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.errors import DataError, Reason, UsageError
+from nanograd.errors import DataError, Reason, UnreadableError, UsageError
 from nanograd.images import writers
-from nanograd.images.inputs import Origin, Rejected
 from nanograd.images.writers import (
     QUARANTINE,
+    SOURCE,
     OutputFiles,
     check_partition_columns,
     encode,
     quarantine_table,
+    refuse_rows,
 )
 
 TABLE = pa.table({"id": range(193), "digit": [row % 10 for row in range(193)]})
@@ -111,19 +112,19 @@ def test_column_that_cannot_name_folders_is_a_usage_error():
 
 def test_quarantine_table_holds_rows_of_the_file_and_whole_files():
     odd = "\udcff.parquet"
-    rejected = [
-        Rejected(Origin("7.png", "a.parquet", 103), Reason.BLANK, "nothing there"),
-        Rejected(Origin(odd, odd, None), Reason.BROKEN_FILE, "\udcff is no whole file"),
-    ]
+    row, error = ["7.png", "a.parquet", 103], UnreadableError(Reason.BLANK, "nothing there")
+    broken = UnreadableError(Reason.BROKEN_FILE, "\udcff is no whole file")
+    origin = {name: [value] for (name, _), value in zip(SOURCE, row, strict=True)}
 
-    table = quarantine_table(rejected)
+    one = quarantine_table(origin, [error], pa.table({}))
+    table = pa.concat_tables([one, refuse_rows(odd, [None], [broken])])
 
     assert table.schema.equals(QUARANTINE)
     assert [list(row.values()) for row in table.to_pylist()] == [
         ["7.png", "a.parquet", 103, "blank", "nothing there"],
         [*[r"\udcff.parquet"] * 2, None, "broken_file", r"\udcff is no whole file"],
     ]
-    assert quarantine_table([]).schema.equals(QUARANTINE)
+    assert refuse_rows(odd, [], []).schema.equals(QUARANTINE)
 
 
 def test_json_lines_have_the_nanoseconds_of_times():

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanograd.errors import Reason
+from nanograd.errors import Reason, UnreadableError
 from nanograd.images.columns import Columns, ImageColumn, ImageKind
-from nanograd.images.inputs import InputFile, Origin, Rejected
+from nanograd.images.inputs import InputFile
 from nanograd.images.scan import ScannedFile
 from nanograd.jobs.part import cut, group, part_id, plan_parts, wanted_rows
 
@@ -56,7 +56,7 @@ def scanned(number: int, num_rows: int) -> ScannedFile:
     """Describe a file of so many rows; of one that cannot be read for -1."""
     file = InputFile(f"{number:06d}", 1, 1)
     if num_rows < 0:
-        return ScannedFile(file, rejected=Rejected(Origin("a", "a", None), Reason.BROKEN_FILE, ""))
+        return ScannedFile(file, rejected=UnreadableError(Reason.BROKEN_FILE, ""))
     columns = Columns(ImageColumn(ImageKind.ENCODED, ("image",)), None)
     return ScannedFile(file, group_rows=(num_rows,), num_bytes=784 * num_rows, columns=columns)
 

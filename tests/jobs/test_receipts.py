@@ -4,10 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nanograd.errors import Reason
-from nanograd.images.inputs import Origin, Rejected
+from nanograd.errors import Reason, UnreadableError
 from nanograd.images.parquet import RowRange
-from nanograd.images.writers import PREDICTIONS, quarantine_table
+from nanograd.images.writers import PREDICTIONS, refuse_rows
 from nanograd.jobs.receipts import (
     Counts,
     PredictionCounts,
@@ -32,8 +31,7 @@ def counts_of(labels: list[int | None], best: list[int]) -> PredictionCounts:
 @pytest.mark.parametrize("num_parts", [1, 3])
 def test_counts_add_up_to_the_summary(num_parts):
     counts = counts_of([7, 7, 7, 0, None], [1, 1, 7, 0, 3])
-    rejected = Rejected(Origin("a", "a", 5), Reason.BLANK, "no ink")
-    counts += count_quarantine(quarantine_table([rejected]))
+    counts += count_quarantine(refuse_rows("a", [5], [UnreadableError(Reason.BLANK, "no ink")]))
 
     added = sum([counts] * num_parts, PredictionCounts())
 

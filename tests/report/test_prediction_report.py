@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from nanograd import batch, commands
-from nanograd.errors import DataError, Reason, UsageError
-from nanograd.images.inputs import Origin, Rejected
+from nanograd.errors import DataError, Reason, UnreadableError, UsageError
 from nanograd.images.writers import quarantine_table, write_pictures
 from nanograd.jobs.output import Manifest
 from nanograd.jobs.receipts import Written
@@ -165,9 +164,11 @@ def test_only_pictures_of_the_input_are_shown_in_quarantine(predict, tmp_path):
     other = str(tmp_path / "elsewhere/IMG_2041.jpg")
     rows = [(given, given), (given, table), (other, other), (table, table)]
     rows += [(str(tmp_path / f"in/{name}"),) * 2 for name in ("notes.png", "gone.png")]
-    rejected = [Rejected(Origin(*row, 0), Reason.BLANK, "no ink") for row in rows]
+    paths, files = zip(*rows, strict=True)
+    origins = {"path": paths, "source_file": files, "source_row": [0] * len(rows)}
+    errors = [UnreadableError(Reason.BLANK, "no ink")] * len(rows)
     [file] = (out / "quarantine").iterdir()
-    pq.write_table(quarantine_table(rejected), file)
+    pq.write_table(quarantine_table(origins, errors, pa.table({})), file)
 
     for inputs in ([str(tmp_path / "in")], [str(tmp_path / "in/*.jpg")], [given]):
         change_summary(out, inputs=inputs)
