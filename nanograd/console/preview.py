@@ -7,7 +7,7 @@ from os.path import commonprefix
 import pyarrow as pa
 
 from nanograd.images.inputs import Origin
-from nanograd.images.writers import NUMBERS, QUARANTINE, WITHOUT_PROBABILITIES, read
+from nanograd.images.writers import NUMBERS, QUARANTINE, SOURCE, WITHOUT_PROBABILITIES, read
 from nanograd.jobs.output import Manifest
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
@@ -20,8 +20,7 @@ from nanograd.runtime.json_files import JsonObject
 _MOST, _FEW = 40, 10
 _NAME_WIDTH, _NOTE_WIDTH = 44, 60
 
-_SOURCE = ("path", "source_file", "source_row")
-_LINES = pa.schema([NUMBERS.field(name) for name in (*_SOURCE, "line", "text", "confidence")])
+_LINES = pa.schema([NUMBERS.field(name) for name in (*SOURCE.names, "line", "text", "confidence")])
 
 
 def preview_rows(output: str) -> str:

@@ -30,7 +30,7 @@ from nanograd.runtime.arrays import Ints
 
 # A picture file in a table, as Hugging Face stores it.
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SOURCE = (("path", pa.string()), ("source_file", pa.string()), ("source_row", pa.int64()))
+SOURCE = pa.schema({"path": pa.string(), "source_file": pa.string(), "source_row": pa.int64()})
 PREDICTIONS = pa.schema(
     [
         *SOURCE,

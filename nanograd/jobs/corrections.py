@@ -18,7 +18,7 @@ import pyarrow as pa
 from nanograd.errors import DataError, StorageError
 from nanograd.images.inputs import Origin
 from nanograd.images.parquet import check_storage, open_parquet
-from nanograd.images.writers import PICTURE, PREDICTIONS, to_parquet
+from nanograd.images.writers import PICTURE, PREDICTIONS, SOURCE, to_parquet
 from nanograd.jobs.output import CORRECTIONS, MANIFEST, SUCCESS, Manifest
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
@@ -28,7 +28,7 @@ from nanograd.runtime.lease import Lease
 
 _TYPES = {**{field.name: field.type for field in PREDICTIONS}, "image": PICTURE}
 # Columns that every file of decisions has, and the scores of a list, which decisions do not have.
-_SAVED = ("path", "source_file", "source_row", "prediction", "label", "image")
+_SAVED = (*SOURCE.names, "prediction", "label", "image")
 _SCORES = ("confidence", "unfamiliarity", "probabilities", "doubt")
 # Maximum letters that the page shows of the value of a kept column.
 _MAX_LETTERS = 40

@@ -335,7 +335,7 @@ def count_predictions(predictions: pa.Table, images: Bytes) -> PredictionCounts:
     known, correct = label >= 0, label == prediction
     wrong = np.flatnonzero(known & ~correct)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:_WORST_OF_PART]
-    origins = predictions.select([name for name, _ in SOURCE]).take(pa.array(wrong)).to_pylist()
+    origins = predictions.select(SOURCE.names).take(pa.array(wrong)).to_pylist()
     millionths = np.zeros(_NUM_TENTHS, np.int64)
     np.add.at(millionths, tenths[known], np.rint(confidence[known] * 1e6).astype(np.int64))
     return PredictionCounts(

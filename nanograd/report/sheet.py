@@ -26,7 +26,7 @@ from nanograd.images.columns import ImageKind, find_image_column
 from nanograd.images.inputs import Origin, expand_pictures, is_table
 from nanograd.images.parquet import RowRange, open_parquet
 from nanograd.images.reader import read_pictures, read_rows
-from nanograd.images.writers import PREDICTIONS
+from nanograd.images.writers import SOURCE
 from nanograd.models.model import Model
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import Number, read_numbers
@@ -42,7 +42,6 @@ from nanograd.settings.specs import InspectSpec
 # fill the memory.
 _SMALL_SIDE, _NUMBERS_SIDE = 320, 1000
 SOFTWARE = "nanograd inspect"
-_SOURCE = ("path", "source_file", "source_row")
 
 # Legible on white (contrast of 4.5 and more), except ORANGE, which fills areas.
 INK, GREY, BLUE, RED = (31, 35, 40), (99, 106, 117), (29, 78, 216), (176, 32, 24)
@@ -132,7 +131,7 @@ def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
         column = find_image_column(schema)
         if column.kind != ImageKind.ENCODED:
             raise DataError(f"column {column.names[0]!r} holds no picture files")
-        own = [name for name in _SOURCE if PREDICTIONS.field(name) in list(schema)]
+        own = [name for name in SOURCE.names if SOURCE.field(name) in list(schema)]
         wanted = [n for n in schema.names if n in {*column.names, *own}]
         first = RowRange((0, groups), 0, 0, min(limit, num_rows))
         batches = list(read_rows(file, first, lambda _: wanted))

@@ -114,7 +114,7 @@ def test_quarantine_table_holds_rows_of_the_file_and_whole_files():
     odd = "\udcff.parquet"
     row, error = ["7.png", "a.parquet", 103], UnreadableError(Reason.BLANK, "nothing there")
     broken = UnreadableError(Reason.BROKEN_FILE, "\udcff is no whole file")
-    origin = {name: [value] for (name, _), value in zip(SOURCE, row, strict=True)}
+    origin = {name: [value] for name, value in zip(SOURCE.names, row, strict=True)}
 
     one = quarantine_table(origin, [error], pa.table({}))
     table = pa.concat_tables([one, refuse_rows(odd, [None], [broken])])
