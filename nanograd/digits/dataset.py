@@ -18,6 +18,7 @@ from nanograd.runtime.randomness import SPLIT, stream
 SIDE = 28
 NUM_PIXELS = SIDE * SIDE
 NUM_CLASSES = 10
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset, concatenate
+from nanograd.digits.dataset import NUM_PIXELS, SIDE, WORDS, Dataset, concatenate
 from nanograd.digits.form import LONGEST_SIDE, centre
 from nanograd.runtime.arrays import Bytes, Doubles, Floats
 from nanograd.runtime.randomness import VARIANTS, stream
 
 Strokes = Sequence[Sequence[Sequence[float]]]
 Range = tuple[float, float]
-
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # Number of pen positions along a shape; neighbouring positions are less than a pixel apart.
 _NUM_POSITIONS = 96
@@ -93,7 +91,7 @@ def parse(name: str, lines: Strokes = (), curves: Strokes = (), **ranges: Range)
         neighbours = np.clip(span + np.arange(-1, 3)[:, None], 0, num_points - 1)
         np.add.at(path, (np.arange(start, end), index.ravel()[first + neighbours]), weights)
         start, first = end, first + num_points
-    digit = _DIGITS.index(name.partition("-")[0])
+    digit = WORDS.index(name.partition("-")[0])
     return Variant(name, digit, points[:, :2], points[:, 2:], path, **ranges)
 
 

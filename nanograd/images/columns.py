@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from nanograd.digits.dataset import NUM_PIXELS
+from nanograd.digits.dataset import NUM_PIXELS, WORDS
 from nanograd.errors import DataError
 from nanograd.images.tensors import is_any, is_list, leaf, picture_axes, tensor_of
 from nanograd.runtime.events import count
@@ -35,7 +35,6 @@ NO_LABELS = "none"  # the value of --label-column that ignores labels
 SPARK_FIELDS = ("height", "width", "nChannels", "data")
 _PICKLED = "arrow_pickled_object"
 _IMAGE_FEATURES = ("Image", "Array2D", "Array3D")
-_DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 # Accepted names of 784 columns of pixels: pixel0 ... pixel783 (or from 1), 1x1 ... 28x28, px0, 0.
 _FLAT = [
     re.compile(pattern, re.IGNORECASE)
@@ -216,7 +215,7 @@ def class_digits(schema: pa.Schema, name: str) -> list[int | None] | None:
     names = feature.get("names")
     if feature.get("_type") != "ClassLabel" or not isinstance(names, list):
         return None
-    digits = {**{str(n): n for n in range(10)}, **{w: n for n, w in enumerate(_DIGIT_WORDS)}}
+    digits = {**{str(n): n for n in range(10)}, **{w: n for n, w in enumerate(WORDS)}}
     return [digits.get(str(each).strip().lower()) for each in names]
 
 

@@ -31,6 +31,7 @@ from nanograd.runtime.arrays import Ints
 # A picture file in a table, as Hugging Face stores it.
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SOURCE = pa.schema({"path": pa.string(), "source_file": pa.string(), "source_row": pa.int64()})
+SIDES = ("left", "top", "right", "bottom")  # of the box of a line or digit
 PREDICTIONS = pa.schema(
     [
         *SOURCE,
@@ -49,7 +50,7 @@ NUMBERS = pa.schema(
         ("line", pa.int32()),  # from 0, in reading order
         ("text", pa.string()),
         ("confidence", pa.float32()),  # probability that the whole text is right
-        *((side, pa.int32()) for side in ("left", "top", "right", "bottom")),  # in pixels
+        *((side, pa.int32()) for side in SIDES),  # in pixels
         ("digits", pa.int32()),
         ("left_out", pa.int32()),  # marks between the digits that are no digits
     ]

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.images.reader import Batch
-from nanograd.images.writers import NUMBERS, PREDICTIONS, WITHOUT_PROBABILITIES
+from nanograd.images.writers import NUMBERS, PREDICTIONS, SIDES, WITHOUT_PROBABILITIES
 from nanograd.jobs.receipts import PredictionCounts
 from nanograd.models.model import Assessment
 from nanograd.models.reference import UNFAMILIAR
@@ -24,9 +24,8 @@ from nanograd.numbers.recognise import Number
 from nanograd.runtime.arrays import Mask
 from nanograd.settings.specs import PredictSpec
 
-_SIDES = ("left", "top", "right", "bottom")
 # Columns of predictions that say where a digit is. Positions and lines count from 0.
-PLACE = pa.schema([(name, pa.int32()) for name in ("line", "position", *_SIDES)])
+PLACE = pa.schema([(name, pa.int32()) for name in ("line", "position", *SIDES)])
 
 
 def predicted_fields(spec: PredictSpec) -> list[pa.Field]:
@@ -54,13 +53,13 @@ def divide_batch(
     ]
     each = np.arange(len(pictures))
     of_line = found.take(np.repeat(each, list(map(len, pictures))))
-    boxes = np.array([number.box for _, number in lines], np.int32).reshape(-1, len(_SIDES))
+    boxes = np.array([number.box for _, number in lines], np.int32).reshape(-1, len(SIDES))
     columns = {
         **of_line.origins(),
         "line": [line for line, _ in lines],
         "text": [number.text for _, number in lines],
         "confidence": np.array([number.confidence for _, number in lines], np.float32),
-        **dict(zip(_SIDES, boxes.T, strict=True)),
+        **dict(zip(SIDES, boxes.T, strict=True)),
         "digits": [len(number.digits) for _, number in lines],
         "left_out": [len(number.left_out) for _, number in lines],
     }
