@@ -1,6 +1,5 @@
 """One private Ray for this folder: late threads of a first one can kill a second one."""
 
-import os
 from collections.abc import Callable, Iterator
 from threading import Event as StopSignal
 from typing import Any
@@ -20,6 +19,13 @@ from nanograd.training.server import Snapshot, first_snapshot
 StartGroup = Callable[..., RayGroup]
 
 
+class Holder:
+    """Another program."""
+
+    def answer(self) -> int:
+        return 193
+
+
 @pytest.fixture(scope="package")
 def ray_cpus() -> Iterator[int]:
     """Start a private Ray and return the number of its CPUs."""
@@ -27,14 +33,6 @@ def ray_cpus() -> Iterator[int]:
         patch.setenv("RAY_metrics_report_interval_ms", "500")
         with session("local", num_cpus=4):
             yield 4
-
-
-@pytest.fixture(scope="package")
-def joining(ray_cpus: int) -> dict[str, str]:
-    """The variables that make another process join this Ray."""
-    address = ray.get_runtime_context().gcs_address
-    token = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-    return {"RAY_ADDRESS": address, **token}
 
 
 @pytest.fixture(scope="package")
@@ -66,6 +64,20 @@ def start_group(ray_cpus: int, digits: Dataset, events: list[Event]) -> Iterator
     yield start
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def hold(ray_cpus: int) -> Iterator[Callable[[int], None]]:
+    """Let another program hold so many CPUs, as soon as they are free."""
+    held: list[Any] = []
+
+    def begin(num_cpus: int) -> None:
+        held.append(ray.remote(num_cpus=num_cpus)(Holder).remote())
+        ray.get(held[-1].answer.remote())
+
+    yield begin
+    for each in held:
+        ray.kill(each)
 
 
 @pytest.fixture

@@ -32,15 +32,8 @@ PARTS = [
 ]
 
 
-class Count:
-    """Work that tells which part it did and, as `labelled`, in which process."""
-
-    def __call__(self, part: Part) -> Receipt:
-        return receipt_of(part, labelled=os.getpid())
-
-
 class MeetAnother:
-    """Work that is done only while another process is at work, too."""
+    """Work that is done only while another process is at work; tells its own one as `labelled`."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
@@ -69,21 +62,15 @@ class FailAtThree:
         return receipt_of(part)
 
 
-def test_every_part_is_done_exactly_once(ray_cpus):
-    done = list(run_on_ray(Count(), 1)(PARTS))
+@pytest.mark.parametrize("parts", [[], PARTS[1:3], PARTS], ids=len)
+def test_two_actors_are_at_work_at_once_and_do_every_part_exactly_once(ray_cpus, tmp_path, parts):
+    receipts = [each.receipt for each in run_on_ray(MeetAnother(str(tmp_path)), 2)(parts)]
 
-    assert list(run_on_ray(Count(), 1)([])) == []  # without an actor
-    receipts = [each.receipt for each in done]
-
-    assert sorted(receipt.part for receipt in receipts) == [part.id for part in PARTS]
-    assert sum(receipt.counts.rows for receipt in receipts) == sum(range(7))
-    assert os.getpid() not in {receipt.counts.labelled for receipt in receipts}
-
-
-def test_two_actors_are_at_work_at_once_however_small_the_input(ray_cpus, tmp_path):
-    done = list(run_on_ray(MeetAnother(str(tmp_path)), 2)(PARTS[:2]))
-
-    assert len({each.receipt.counts.labelled for each in done}) == 2
+    assert sorted(receipt.part for receipt in receipts) == [part.id for part in parts]
+    assert sum(receipt.counts.rows for receipt in receipts) == sum(p.num_rows for p in parts)
+    assert len({receipt.counts.labelled for receipt in receipts} - {os.getpid()}) == min(
+        2, len(parts)
+    )
 
 
 def test_many_small_files_and_pictures_are_predicted_as_without_ray(ray_cpus, tmp_path, sample):
@@ -110,7 +97,7 @@ def test_a_failure_of_ours_reaches_the_driver_as_it_was(ray_cpus):
 
 def test_a_part_that_kills_its_process_ends_the_job_and_is_named(ray_cpus, capfd):
     with pytest.raises(ClusterError, match="probably that of file-3"):
-        list(run_on_ray(FailAtThree(dies=True), 2)(PARTS))
+        list(run_on_ray(FailAtThree(dies=True), 1)(PARTS))
 
     assert "Traceback" not in capfd.readouterr().err
     gc.collect()  # frames of the error hold an actor, which holds a CPU

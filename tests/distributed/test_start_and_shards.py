@@ -4,10 +4,8 @@ from errno import ENOMEM, ENOSYS
 from threading import Event as StopSignal
 from threading import Timer
 from time import monotonic
-from typing import Any
 
 import pytest
-import ray
 
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import group as groups
@@ -44,23 +42,14 @@ def test_server_that_does_not_start_in_time_is_a_cluster_error(start_group, reci
         start_group(recipe, 1)
 
 
-class Holder:
-    """Another program that holds CPUs."""
-
-    def answer(self) -> int:
-        return 193
-
-
-def test_stop_while_workers_start_is_obeyed_at_once(start_group, ray_cpus, recipe):
-    holder: Any = ray.remote(num_cpus=ray_cpus)(Holder).remote()
-    ray.get(holder.answer.remote())
+def test_stop_while_workers_start_is_obeyed_at_once(start_group, hold, ray_cpus, recipe):
+    hold(ray_cpus)
     stop, began = StopSignal(), monotonic()
     Timer(1, stop.set).start()
 
     with pytest.raises(Stopped):
         start_group(recipe, 1, stop=stop)
 
-    ray.kill(holder)
     assert monotonic() - began < 10
 
 
@@ -81,12 +70,12 @@ def test_worker_that_cannot_open_the_memory_of_its_host_is_reported(
     start_group, use_servers, events, recipe, digits
 ):
     use_servers(actors.refused("memfd_create", ENOSYS))  # a system without anonymous files
-    group = start_group(recipe, 2)
+    group = start_group(recipe, 1)
     group.advance(ROUNDS)
 
     assert bits(group.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))
-    warnings = [str(event) for event in events if event.name == "message"]
-    assert ["cannot open" in text for text in warnings] == [True] * 2
+    [warning] = [str(event) for event in events if event.name == "message"]
+    assert "cannot open" in warning
 
 
 def test_lack_of_memory_for_the_vectors_is_reported_with_69(start_group, use_servers, recipe):
