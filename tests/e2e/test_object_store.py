@@ -72,7 +72,7 @@ def test_pictures_pass_through_the_store_and_none_is_lost(nanograd, bucket, pict
     assert "_SUCCESS" in storage.names(f"{bucket}/out")
 
 
-def test_archive_with_a_list_of_labels_is_read_by_workers_and_drawn(
+def test_archive_with_a_list_of_labels_is_read_by_a_worker_and_drawn(
     nanograd, nanograd_process, head, bucket, pictures
 ):
     stream, labels = BytesIO(), f"{bucket}/labels.csv"
@@ -86,7 +86,7 @@ def test_archive_with_a_list_of_labels_is_read_by_workers_and_drawn(
 
     packed = nanograd("ingest", f"{bucket}/packed", "--output", f"{bucket}/unpacked", *NO_RAY)
     by_workers = nanograd_process(
-        "ingest", pictures, "--output", f"{bucket}/rows", "--workers", "2", "--part-rows", "5",
+        "ingest", pictures, "--output", f"{bucket}/rows", "--workers", "1", "--part-rows", "5",
         "--label-from", labels, **head.joining,
     )  # fmt: skip
     drawn = nanograd("inspect", pictures, "--output", f"{bucket}/sheet.png")

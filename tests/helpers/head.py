@@ -33,11 +33,11 @@ class Head:
         token = {name: self.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
         return {"RAY_ADDRESS": self.address, **token}
 
-    def submit(self, *words: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    def submit(self, *words: str) -> tuple[int, str]:
         """Run a job in the project's directory; returns its exit code and output."""
         submit = ["ray", "job", "submit", "--address", self.url, "--working-dir", str(ROOT), "--"]
         done = subprocess.run(
-            [*submit, *words], env=environment or self.environment,
+            [*submit, *words], env=self.environment,
             capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
