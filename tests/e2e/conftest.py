@@ -17,7 +17,7 @@ from tests.helpers.head import Head, running_head
 from tests.helpers.stores import Moto, Store, Swift, swift_is_unavailable
 from tests.runtime.test_storage import CHECKSUMS
 
-PART_ROWS = 41
+PART_ROWS = 21
 SWIFT = pytest.param("swift", marks=pytest.mark.hosts)
 # Other tests use moto alone.
 every_server = pytest.mark.parametrize("store", ["moto", SWIFT], indirect=True)
@@ -42,7 +42,7 @@ def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
-    """A folder of 30 files with 41 rows each, the last of which is no picture."""
+    """A folder of 30 files with 21 rows each, the last of which is no picture."""
     folder = tmp_path_factory.mktemp("rows")
     for number in range(30):
         part = sample.train.take(slice(PART_ROWS * number, PART_ROWS * (number + 1)))

@@ -225,8 +225,8 @@ def test_disk_that_lies_about_fsync_loses_work_but_never_gives_wrong_bits(tmp_pa
 BRIEF = [(SLOW_DOWN, 3), (INTERNAL, 3), (CUT, 1), (UNANSWERED, 1)]
 REFUSED = [(EXPIRED, 10**9), (DENIED, 10**9)]
 LASTING = [(kind, 10**9) for kind in (SLOW_DOWN, CUT, UNANSWERED)]
-# A sample has every 29th request, without the faults that the client waits for; all take minutes.
-SAMPLE, ALL = 29, 1
+# A sample has every 43rd request, without the faults that the client waits for; all take minutes.
+SAMPLE, ALL = 43, 1
 grid = pytest.mark.parametrize(
     "step", [SAMPLE, pytest.param(ALL, marks=pytest.mark.soak)], ids=["sample", "all"]
 )

@@ -21,7 +21,7 @@ from tests.e2e.conftest import PART_ROWS, every_server
 from tests.helpers.folders import untimed_contents
 from tests.helpers.processes import finish, start
 
-SETTINGS = {"epochs": 20, "batch_size": 250, "hidden": 32}
+SETTINGS = {"epochs": 10, "batch_size": 250, "hidden": 32}
 FLAGS = [word for name in SETTINGS for word in (flag_name(name), str(SETTINGS[name]))]
 TRAIN = ["train", "--data", "sample", *FLAGS, "--workers"]
 NUM_PARTS, TIMEOUT_S = 30, 240
