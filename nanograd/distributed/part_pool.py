@@ -32,7 +32,7 @@ _MAX_BLOCKS = 5000
 # these types, and then read tensors with `nanograd.images.tensors`, like processes without Ray.
 _RAY_TYPES = ("arrow_tensor", "arrow_tensor_v2", "arrow_variable_shaped_tensor")
 # Maximum deaths of actors by one part, because Ray Data would restart them forever.
-_MAX_DEATHS = 5
+MAX_DEATHS = 5
 
 
 class _PartActor:
@@ -94,7 +94,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
             fn_constructor_args=(work,),
             compute=pool,
             num_cpus=1,
-            max_task_retries=_MAX_DEATHS - 1,
+            max_task_retries=MAX_DEATHS - 1,
         )
         left = {part.id: part for part in parts}
         try:
@@ -115,7 +115,7 @@ def run_on_ray(work: Work, num_actors: int) -> RunParts:
             first, *others = next(iter(left.values())).files  # of the first unfinished part
             more = f" and {count(len(others), 'more file')}" if others else ""
             raise ClusterError(
-                f"a part ended its process {_MAX_DEATHS} times, probably that of {first}{more}, "
+                f"a part ended its process {MAX_DEATHS} times, probably that of {first}{more}, "
                 "for lack of memory or by a fault in a decoder; use fewer --workers, or remove it"
             ) from error
         except RayError as error:

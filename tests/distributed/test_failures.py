@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable
+from operator import le
 from pathlib import Path
 from threading import Event as StopSignal
 from time import monotonic
@@ -19,13 +20,14 @@ from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot
+from simulators.waiting import wait_for
 from tests.distributed.conftest import StartGroup
 from tests.helpers.actors import dies_after, pids
 from tests.helpers.runs import bits, train_locally
 
 KILL, FREEZE = signal.SIGKILL, signal.SIGSTOP
-# Of connections to processes of Ray that have just started or are about to end.
-SLACK = 8
+# Of connections to processes of Ray that have just started.
+SLACK = 5
 FAILURES = ("fault", "lost", "server_lost", "joined")
 # From a fault until it is noticed; the start of Ray's processes, which is most of a test, apart.
 LONGEST_S = 25.0
@@ -113,7 +115,7 @@ def test_frozen_worker_is_replaced_and_all_killed_wait_for_replacements(run):
 
 
 # After the first quarter, more kills follow than SLACK: a resource lost by each kill is noticed.
-@pytest.mark.parametrize("num_kills", [13, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("num_kills", [9, pytest.param(200, marks=pytest.mark.soak)])
 def test_many_kills_in_one_run_change_no_bit(run, digits, num_kills):
     victims = ["server" if kill % 5 == 4 else str(kill % 3) for kill in range(num_kills)]
     held: list[list[int]] = []
@@ -146,8 +148,8 @@ def test_many_kills_in_one_run_change_no_bit(run, digits, num_kills):
             # A machine that is busy with others may be too slow for an actor's deadline.
             assert lost[-1][-1] == victims[len(lost) - 1] or event.get("how") != "killed"
     assert all(victim in those for victim, those in zip(victims, lost, strict=True))
-    for before, after in zip(held[num_kills // 4], held[-1], strict=True):
-        assert after <= before + SLACK
+    most = [before + SLACK for before in held[num_kills // 4]]
+    wait_for(lambda: all(map(le, resources(), most)), f"kills left more than {most}")
 
 
 @pytest.mark.parametrize("num_segments", [0, 1])
