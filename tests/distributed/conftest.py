@@ -1,5 +1,6 @@
 """One private Ray for this folder: late threads of a first one can kill a second one."""
 
+import os
 from collections.abc import Callable, Iterator
 from threading import Event as StopSignal
 from typing import Any
@@ -33,6 +34,14 @@ def ray_cpus() -> Iterator[int]:
         patch.setenv("RAY_metrics_report_interval_ms", "500")
         with session("local", num_cpus=4):
             yield 4
+
+
+@pytest.fixture(scope="package")
+def joining(ray_cpus: int) -> dict[str, str]:
+    """The variables that make another process join this Ray."""
+    address = ray.get_runtime_context().gcs_address
+    token = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    return {"RAY_ADDRESS": address, **token}
 
 
 @pytest.fixture(scope="package")

@@ -8,9 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.data.extensions import ArrowTensorArray
 
-from nanograd import batch
 from nanograd.models import model as model_io
-from nanograd.settings.specs import PredictSpec
 from tests.helpers.folders import untimed_contents
 from tests.helpers.image_columns import ray_tensors
 from tests.helpers.models import some_model
@@ -20,7 +18,7 @@ V2, VARIABLE = "tensor_v2", "variable_shaped_tensor"
 
 
 def test_tensors_of_ray_are_predicted_alike_by_any_number_of_workers(
-    sample, tmp_path, nanograd_process, ray_cpus
+    sample, tmp_path, nanograd_process, joining
 ):
     model_io.save(some_model(), str(tmp_path / "model"))
     images = sample.test.images[:ROWS].reshape(ROWS, 28, 28)
@@ -41,11 +39,10 @@ def test_tensors_of_ray_are_predicted_alike_by_any_number_of_workers(
     by_ray = pa.table({"image": ArrowTensorArray.from_numpy(images)})
     pq.write_table(by_ray, tmp_path / "in/by ray.parquet")
 
-    words = ("predict", "in", "--model", "model", "--output", "out0", "--workers", "0")
-    done = nanograd_process(*words)  # which does not know the types of Ray
-    assert done.code == 0, done.stderr
-    spec = PredictSpec(model=str(tmp_path / "model"), output=str(tmp_path / "out1"), workers=1)
-    batch.predict([str(tmp_path / "in")], spec=spec)
+    for workers, variables in (("0", {}), ("1", joining)):
+        words = ("predict", "in", "--model", "model", "--output", f"out{workers}")
+        done = nanograd_process(*words, "--workers", workers, **variables)
+        assert done.code == 0, done.stderr
 
     read = pq.read_table(tmp_path / "out1/predictions").to_pandas()
     by_file = {Path(file).stem: rows for file, rows in read.groupby("source_file")}
