@@ -1,6 +1,7 @@
 """The programs of jobs/ under `ray job submit`, on a head that requires a token."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,13 +39,16 @@ def ended(head: Head, png_folder: Path, rows: Path, trained: str, folder: Path) 
     (folder / "token").write_text("0" * 64)
     token = {**head.environment, "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     none = {name: head.environment[name] for name in head.environment if name[:8] != "RAY_AUTH"}
-    # Together at most the four CPUs of the head: a job waits only ten seconds for its CPUs. A shell
-    # runs the words of a job, which may be several commands.
+    # Together at most the four CPUs of the head: a job waits only ten seconds for its CPUs.
     train = ("python", "jobs/train.py", "--workers", "2", "--epochs", "2", "--data")
     ingest = ("python", "jobs/ingest.py", str(png_folder / "4"), "--output", f"{folder}/rows")
     inputs = map(str, sorted(rows.iterdir())[:3])
     predict = ("python", "jobs/predict.py", *inputs, "--model", trained, "--output")
-    one = ("--workers", "1", "&&")
+    commands = (
+        (*ingest, "--workers", "1"),
+        (*predict, f"{folder}/out", "--workers", "1"),
+        (*train, "/no/data", "--output", f"{folder}/bad"),
+    )
 
     def join(*program: str, environment: dict[str, str]) -> tuple[int, str]:
         words = ["train", "--data", "sample", "--output", "/no/run", "--address", head.address]
@@ -60,16 +64,7 @@ def ended(head: Head, png_folder: Path, rows: Path, trained: str, folder: Path) 
                 head.submit, *train, "sample", *PORTABLE, "--output", f"{folder}/run"
             ),
             "ingest, predict, bad path": pool.submit(
-                head.submit,
-                *ingest,
-                *one,
-                *predict,
-                f"{folder}/out",
-                *one,
-                *train,
-                "/no/data",
-                "--output",
-                f"{folder}/bad",
+                head.submit, "sh", "-c", " && ".join(map(shlex.join, commands))
             ),
             "wrong token": pool.submit(join, "-m", "nanograd", environment=token),
             "no token": pool.submit(
@@ -86,7 +81,7 @@ def test_jobs_train_ingest_and_predict_and_one_with_a_bad_path_fails_and_names_i
     assert code == 0, log
     assert failed != 0
     [trained] = events(log)
-    ingested, predicted, error = events(logs)
+    ingested, predicted, error, *_ = events(logs)  # the log of a job that failed comes twice
     # Progress and the last sentence are in the job's log, without a terminal's escapes.
     for line in (
         r"^train  epoch 2/2  round \d+/\d+  .* rounds/s  .*validation [\d.]+ %",
@@ -94,7 +89,7 @@ def test_jobs_train_ingest_and_predict_and_one_with_a_bad_path_fails_and_names_i
         r"^predict  part (\d+)/\1  row 63/63  .* rows/s  3 quarantined$",
     ):
         assert re.search(line, log + logs, re.MULTILINE), log + logs
-    assert len(re.findall(r"^next: ", log + logs, re.MULTILINE)) == 3
+    assert len(set(re.findall(r"^next: .*", log + logs, re.MULTILINE))) == 3
     assert "\x1b[?25" not in log + logs
     assert trained["workers"] == 2
     assert ingested["ingested"] == 100
