@@ -72,18 +72,16 @@ def trained(recipe: Recipe, owners: Iterable[Collection[int]], seed: int = 0) ->
 def test_any_assignment_of_shards_to_workers_gives_the_same_bits(layers):
     recipe = recipe_for(*layers)
     num_shards = recipe.plan.num_shards
-    even = [
-        list(assign_shards(num_shards, size, range(size)).values()) for size in (2, 5, num_shards)
-    ]
+    even = [list(assign_shards(num_shards, size, range(size)).values()) for size in (2, num_shards)]
     random = [
         [np.flatnonzero(owners == rank).tolist() for rank in range(3)]
-        for owners in np.random.default_rng(7).integers(0, 3, (3, num_shards))
+        for owners in np.random.default_rng(7).integers(0, 3, (2, num_shards))
     ]
 
     snapshots = [trained(recipe, owners, seed) for seed, owners in enumerate([*even, *random])]
 
     expected = bits(trained(recipe, [range(num_shards)]))
-    assert [bits(snapshot) for snapshot in snapshots] == [expected] * 6
+    assert [bits(snapshot) for snapshot in snapshots] == [expected] * 4
 
 
 def test_cooling_down_changes_the_last_rounds_and_no_round_before_them():
