@@ -30,7 +30,7 @@ def recipe(digits: Dataset) -> Recipe:
 @pytest.mark.parametrize(
     ("num_workers", "kind", "settings"),
     [
-        (4, WorkerActor, DISTORTED | {"shards": 3}),
+        (3, WorkerActor, DISTORTED | {"shards": 2}),
         (2, CannotAttach, DISTORTED | {"optimizer": "adam"}),
     ],
 )

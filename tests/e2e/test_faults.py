@@ -369,7 +369,7 @@ def test_store_that_fails_in_mid_run_is_74_and_the_next_command_does_the_rest(
     nanograd, store, proxy, bucket, rows, trained, monkeypatch, command, failure
 ):
     words = {
-        "train": ("train", "--data", "sample", "--epochs", "4", "--hidden", "7"),
+        "train": ("train", "--data", "sample", "--epochs", "2", "--hidden", "7"),
         "predict": ("predict", *map(str, sorted(rows.iterdir())[:4]), "--model", trained),
     }[command]
     words, name = (*words, "--workers", "0", "--output"), bucket.removeprefix("s3://")

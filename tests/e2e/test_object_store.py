@@ -125,7 +125,6 @@ def tables(bucket: str, sample: Mnist) -> str:
 @pytest.mark.parametrize(
     ("inputs", "num_files"),
     [
-        (("",), 10),
         (("/*.parquet",), 9),
         (("/**/*.parquet",), 10),
         (("/[a-e]*", "/p #q?r/"), 4),
@@ -162,6 +161,8 @@ def test_inputs_that_are_missing_or_no_input_are_named(tables, bucket):
 
 @every_server
 def test_folder_in_the_store_grows_changes_and_shrinks(nanograd, tables, bucket, trained):
+    for key in ODD_KEYS[3:]:
+        storage.remove(f"{tables}/{key}.parquet")
     words = ("predict", tables, "--model", trained, "--output", f"{bucket}/out", *NO_RAY)
     first = nanograd(*words)
     storage.commit(f"{tables}/new.parquet", storage.read(f"{tables}/a b.parquet"))
@@ -177,10 +178,10 @@ def test_folder_in_the_store_grows_changes_and_shrinks(nanograd, tables, bucket,
 
     assert (renamed.code, "z.parquet" in str(renamed.last)) == (73, True)
     rows = [each.last.get("rows") for each in (first, grown, synced, complete)]
-    assert rows == [10, 11, 16, 16], grown.stderr + synced.stderr
-    assert "10 of 11 parts are done already" in grown.stderr
+    assert rows == [4, 5, 10, 10], grown.stderr + synced.stderr
+    assert "4 of 5 parts are done already" in grown.stderr
     assert (changed.code, "c#d.parquet" in changed.last["reason"]) == (73, True)
-    assert "9 of 10 parts are done already" in synced.stderr
+    assert "3 of 4 parts are done already" in synced.stderr
     assert "nothing to do" in complete.stderr
 
 
