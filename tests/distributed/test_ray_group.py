@@ -53,7 +53,7 @@ def test_divergence_in_the_server_actor_reaches_the_driver(start_group, digits):
         group.advance(7)
 
 
-def test_bad_gradient_is_computed_again_to_the_same_bits_or_is_divergence_if_it_is_bad_again(
+def test_bad_gradient_is_computed_again_and_is_divergence_if_it_is_bad_again(
     start_group, use_workers, events, recipe, digits, tmp_path
 ):
     use_workers(variant(HasNan, file=tmp_path / "once"))
