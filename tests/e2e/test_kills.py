@@ -151,7 +151,7 @@ def train_until(number: signal.Signals, place: str, workers: str, **environment:
     return output
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", "2"])
 def test_sigterm_saves_and_exits_75_and_the_command_continues(
     nanograd, tmp_path, checksum, workers
 ):
@@ -172,8 +172,8 @@ def test_sigterm_saves_and_exits_75_and_the_command_continues(
 def test_killed_command_continues_from_its_last_checkpoint_in_the_store(bucket, checksum, head):
     place = f"{bucket}/run"
 
-    train_until(signal.SIGKILL, place, "1", **head.joining)
-    done, log = finish(start(*TRAIN, "1", "--output", place, **head.joining))
+    train_until(signal.SIGKILL, place, "2", **head.joining)
+    done, log = finish(start(*TRAIN, "2", "--output", place, **head.joining))
 
     assert "continuing after" in log
     assert (done["params_sha256"], done["model"]) == (checksum, f"{place}/model")

@@ -20,9 +20,9 @@ def test_numbers_are_the_same_bytes_with_ray_and_without(
     command = ["predict", str(folder), "--digits", "many", "--rows-per-file", "3", "--workers"]
 
     without = nanograd(*command, "0", "--output", "0")
-    result, _ = finish(start(*command, "1", "--output", str(tmp_path / "1"), **head.joining))
+    result, _ = finish(start(*command, "2", "--output", str(tmp_path / "2"), **head.joining))
 
     assert without.code == 0, without.stderr
-    assert untimed_contents(tmp_path / "1") == untimed_contents(tmp_path / "0")
+    assert untimed_contents(tmp_path / "2") == untimed_contents(tmp_path / "0")
     assert (result["rows"], result["quarantined"]) == (10, 1)
     assert len(list((tmp_path / "0" / "numbers").glob("part-*.parquet"))) > 1

@@ -16,7 +16,7 @@ from nanograd.pictures.normalise import normalise
 from simulators.photos import photograph
 from simulators.scenes import KINDS
 
-NUM_PHOTOS = 2
+NUM_PHOTOS = 4
 
 
 def outcome(photo: bytes) -> bytes:
