@@ -1,4 +1,4 @@
-"""The commands as Python functions: settings in, a result out.
+"""The commands as Python functions: settings in, a result out; `nanograd.batch` has four of them.
 
 Settings are keyword arguments, named like the flags with underscores; the environment variables
 that set flags have no effect. The command line passes a `spec` instead, a dataclass of the
