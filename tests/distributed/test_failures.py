@@ -29,8 +29,8 @@ KILL, FREEZE = signal.SIGKILL, signal.SIGSTOP
 # Of connections to processes of Ray that have just started.
 SLACK = 5
 FAILURES = ("fault", "lost", "server_lost", "joined")
-# From a fault until it is noticed; the start of Ray's processes, which is most of a test, apart.
-LONGEST_S = 25.0
+# Seconds that a frozen worker may take if the usual time of a round is not known.
+FIRST_DEADLINE_S = 60.0
 Records = list[dict[str, Any]]
 Fault = Callable[[RayGroup], None]
 Run = Callable[..., Records]
@@ -109,7 +109,7 @@ def test_frozen_worker_is_replaced_and_all_killed_wait_for_replacements(run):
 
     fault, lost, *rest = [event for event in events if event["event"] in FAILURES]
     assert (lost["rank"], lost["how"]) == (1, "hung")
-    assert lost["at"] - fault["at"] < LONGEST_S
+    assert lost["at"] - fault["at"] < FIRST_DEADLINE_S
     assert {event["rank"] for event in rest if event["event"] == "joined"} == {0, 1}
     assert set(Path("/dev/shm").iterdir()) <= before
 
