@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
 from nanograd.digits.dataset import Dataset
@@ -242,7 +243,8 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
     """Encode a table as csv or jsonl; `columns.fits` says which columns these can hold.
 
     In CSV, the probabilities are ten columns, `probability_0` to `probability_9`, and null is an
-    empty field. In JSON lines, a row is an object, and NaN and infinity are null.
+    empty field. In JSON lines, a row is an object, an entry of a map is an object with key and
+    value, and NaN and infinity are null.
 
     Raises:
         DataError: a date is not in the years 1 to 9999, or its time zone is unknown.
@@ -285,11 +287,15 @@ def read(place: str, schema: pa.Schema) -> pa.Table:
         return schema.empty_table()
     import pyarrow.dataset as pa_dataset  # noqa: PLC0415 - it imports pandas, if that is installed
 
+    size = min(len(data), 2**31 - 1)  # a row that is longer than a block cannot be read
     formats = {
         "parquet": pa_dataset.ParquetFileFormat(),
         "pq": pa_dataset.ParquetFileFormat(),
-        "csv": pa_dataset.CsvFileFormat(pa_csv.ParseOptions(newlines_in_values=True)),
-        "jsonl": pa_dataset.JsonFileFormat(),
+        "csv": pa_dataset.CsvFileFormat(
+            pa_csv.ParseOptions(newlines_in_values=True),
+            read_options=pa_csv.ReadOptions(block_size=size),
+        ),
+        "jsonl": pa_dataset.JsonFileFormat(read_options=pa_json.ReadOptions(block_size=size)),
     }
     format_ = formats[place.rpartition(".")[2]]
     return format_.make_fragment(pa.BufferReader(data)).to_table(schema)
@@ -309,9 +315,11 @@ def _to_json_values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON lacks, by None."""
+    """Replace NaN and infinity, which JSON lacks, by None; and an entry of a map by an object."""
     if isinstance(value, float):
         return value if value - value == 0 else None
+    if isinstance(value, tuple):
+        return _finite(dict(zip(("key", "value"), value, strict=True)))
     if isinstance(value, list):
         return [_finite(each) for each in value]
     if isinstance(value, dict):

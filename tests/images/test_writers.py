@@ -17,6 +17,7 @@ from nanograd.images.writers import (
     check_partition_columns,
     encode,
     quarantine_table,
+    read,
     refuse_rows,
 )
 
@@ -147,3 +148,29 @@ def test_json_lines_have_the_shortest_digits_and_null_for_other_values():
     assert [json.loads(line)["number"] for line in lines] == [0.1, 0.33333334, 1e-7, 2, None, None]
     assert [json.loads(line)["pair"] for line in lines[:3]] == [[0.1, None], None, [3, None]]
     assert lines[1] == '{"number": 0.33333334, "pair": null, "nested": {"x": [null, 0.5]}}'
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
+def test_columns_are_read_back_beside_any_kept_column(tmp_path, format_):
+    errors = [UnreadableError(Reason.EMPTY, 'no "bytes",\nat all')] * 2
+    table = refuse_rows("a.parquet", range(2), errors)
+    kept = [("long", pa.array(["x" * 3_000_000] * 2))]
+    if format_ != "csv":
+        maps = pa.map_(pa.string(), pa.float64())
+        kept.append(("map", pa.array([[("a", 1.5), ("b", np.nan)], []], maps)))
+    for name, column in kept:
+        table = table.append_column(name, column)
+
+    data = writers.to_parquet(table) if format_ == "parquet" else encode(table, format_)
+    (tmp_path / f"part.{format_}").write_bytes(data)
+
+    assert read(str(tmp_path / f"part.{format_}"), QUARANTINE) == table.select(QUARANTINE.names)
+
+
+def test_json_lines_have_an_object_for_each_entry_of_a_map():
+    maps = pa.array([[("a", 1.5), ("b", np.nan)], None], pa.map_(pa.string(), pa.float64()))
+
+    lines = encode(pa.table({"map": maps}), "jsonl").decode().splitlines()
+
+    entries = [{"key": "a", "value": 1.5}, {"key": "b", "value": None}]
+    assert [json.loads(line)["map"] for line in lines] == [entries, None]
