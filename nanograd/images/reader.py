@@ -144,21 +144,24 @@ def read(
     held, num_rows, num_bytes = list[tuple[str, Ints, pa.Table]](), 0, 0
     for file, rows in files:
         first = rows.first_row if rows else 0
-        before = again[file] if again else QUARANTINE.empty_table()
+        before = None if again is None else again[file]
         for part in read_rows(file, rows, partial(names_of, file=file)):
             numbers = np.arange(first, first + len(part))
             first += len(part)
-            wanted = np.isin(numbers, before["source_row"]) | (again is None)
-            numbers = numbers[wanted]
+            if before is not None:
+                wanted = np.isin(numbers, before["source_row"])
+                numbers = numbers[wanted]
+                if isinstance(part, list):
+                    part = list(compress(part, wanted))  # noqa: PLW2901
+                else:
+                    part = part.filter(pa.array(wanted))  # noqa: PLW2901
             if isinstance(part, list) and file not in unfit:
-                yield refuse_rows(file, numbers, list(compress(part, wanted)), keep)
+                yield refuse_rows(file, numbers, part, keep)
                 continue
             table = pa.table({"": pa.nulls(len(part))})
             if isinstance(part, pa.RecordBatch):
                 table = partitions.add(pa.Table.from_batches([part]), file)
-            if again is not None:
-                table = table.filter(pa.array(wanted))
-            if file in unfit:
+            if before is not None and file in unfit:
                 kept = _keep(table, keep)
                 rows_before = before.filter(pc.is_in(before["source_row"], pa.array(numbers)))
                 yield pa.table(
