@@ -14,11 +14,10 @@ from nanograd.console.terminal import shown
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
 from nanograd.jobs.corrections import Decisions, read_list
-from nanograd.jobs.job import Job, JobResult, describe_job
+from nanograd.jobs.job import Job, JobResult, describe_job, run_job
 from nanograd.jobs.output import CORRECTIONS, SUMMARY
 from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_local, run_part
 from nanograd.jobs.receipts import Counts, PredictionCounts
-from nanograd.jobs.retry import parts_to_retry, run_with_retries
 from nanograd.jobs.review import review_of
 from nanograd.models import model as model_io
 from nanograd.report import prediction_report, review_server, sheet
@@ -98,7 +97,7 @@ def predict(
         chosen.require_shared(chosen.output)
         job, work = predict_parts.plan(places(inputs), chosen, audience)
         if chosen.dry_run:
-            return Prediction(plan=Plan(**describe_job(job, parts_to_retry(job))))
+            return Prediction(plan=Plan(**describe_job(job)))
         done, output = run_parts(job, work, audience), chosen.output
         counts = PredictionCounts.total(done.receipts)
         for text in counts.remarks():
@@ -190,7 +189,7 @@ def review(
 
 
 def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
-    """Run a batch job, and then read rows again that `--retry-quarantine` asks for.
+    """Run a batch job.
 
     Ray is not started if the output is already complete. If neither a number of workers nor an
     address is given, Ray is started only if the job takes long.
@@ -199,9 +198,9 @@ def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
         ClusterError: Ray does not answer or has no free CPU.
     """
     spec = job.spec
-    if spec.workers == 0 or not (job.parts or job.retries):
+    if spec.workers == 0 or not job.parts:
         with process.one_thread():
-            return run_with_retries(job, run_local(work), listener)
+            return run_job(job, run_local(work), listener)
     listeners = [listener]
     everyone = broadcast(listeners)
     with ExitStack() as stack:
@@ -217,10 +216,10 @@ def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
             return run_on_ray(work, num_actors(spec.workers))
 
         if spec.workers or spec.address:
-            return run_with_retries(job, start_ray(), everyone)
+            return run_job(job, start_ray(), everyone)
         text = f"running in this process; Ray starts if this takes over {_SMALL_S:.0f} s"
         listener(info(f"{text} (--workers N starts it at once)"))
-        return run_with_retries(job, run_small(work, start_ray, listener), everyone)
+        return run_job(job, run_small(work, start_ray, listener), everyone)
 
 
 def run_small(
@@ -234,15 +233,10 @@ def run_small(
     As soon as the speed of the first parts shows that all parts would take too long, the function
     calls `start_ray`, and runs all other parts with the function that `start_ray` returns.
     """
-    pool: RunParts | None = None
 
     def run(parts: Sequence[Part]) -> Iterator[DonePart]:
-        nonlocal pool
         num_done, num_left, seconds = 0, sum(part.num_rows for part in parts), 0.0
-        for number, part in enumerate(parts):
-            if pool is not None:
-                yield from pool(parts[number:])
-                return
+        for number, part in enumerate(parts, 1):
             with process.one_thread():
                 done = run_here(work, part)
             num_done, num_left = num_done + part.num_rows, num_left - part.num_rows
@@ -252,7 +246,8 @@ def run_small(
             if num_left and seconds > _MEASURED_S and seconds + left_s > _SMALL_S:
                 text = f"the rest would take about {duration(left_s)} in this process"
                 listener(info(f"{text}, so Ray takes over"))
-                pool = start_ray()
+                yield from start_ray()(parts[number:])
+                return
 
     return run
 

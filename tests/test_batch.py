@@ -66,13 +66,3 @@ def test_job_moves_to_ray_when_its_first_seconds_show_that_it_is_long(row_s, row
     assert clocked.here == [part.id for part in parts[:num_here]]
     assert clocked.there == [part.id for part in parts[num_here:]]
     assert clocked.starts == len(clocked.events) == (num_here < len(parts))
-
-
-def test_retries_stay_on_ray_once_it_runs():
-    clocked, parts = Clocked(7.0), parts_of(1, 1, 1, 1)
-    pool = clocked.pool()
-
-    for _ in range(2):
-        assert len(list(pool(parts))) == 4
-
-    assert (clocked.here, len(clocked.there), clocked.starts) == (["00"], 7, 1)

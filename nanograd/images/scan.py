@@ -58,6 +58,21 @@ class ScannedFile(NamedTuple):
         """Number of rows in the file."""
         return sum(self.group_rows)
 
+    def fit(
+        self, readings: tuple[ReadOptions, ...]
+    ) -> tuple["ScannedFile", tuple[ReadOptions, ...]]:
+        """Return the file with the columns of the first options that fit, and those and later ones.
+
+        A file that was usable with the first options is returned as it is, as is one for which no
+        options fit.
+        """
+        readings = tuple(dict.fromkeys(readings))
+        for number, options in enumerate(readings if self.rejected else ()):
+            with suppress(DataError):
+                columns = choose(self.whole, options)
+                return self._replace(columns=columns, rejected=None), readings[number:]
+        return self, readings
+
 
 def as_pictures(files: Sequence[InputFile], labels: Sequence[int | None]) -> dict[str, ScannedFile]:
     """Describe pictures and their labels, by path. A damaged archive has no row."""
@@ -114,13 +129,14 @@ def scan_files(
             return ScannedFile(file, rejected=UnreadableError(Reason.BROKEN_FILE, str(error)))
         except UnreadableError as error:
             return ScannedFile(file, rejected=UnreadableError(*error.args))
-        scanned = ScannedFile(file, schema, rows, whole=partitions.extend(schema, file.place))
+        whole = partitions.extend(schema, file.place)
+        scanned = ScannedFile(file, schema, rows, None, num_bytes, tuple(more), whole)
         try:
             found = choose(scanned.whole, options)
         except DataError as error:
             detail = f"{error} (the whole file, {count(sum(rows), 'row')})"
             return scanned._replace(rejected=UnreadableError(Reason.WRONG_SCHEMA, detail))
-        return scanned._replace(num_bytes=num_bytes, more=tuple(more), columns=found)
+        return scanned._replace(columns=found)
 
     are_remote = any(storage.is_remote(file.place) for file in files)
     # For local files, threads would be slower.

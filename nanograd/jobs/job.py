@@ -19,7 +19,7 @@ from nanograd.errors import DataError, InternalError, OutputExistsError, UsageEr
 from nanograd.jobs import output
 from nanograd.jobs.output import Earlier, files_of
 from nanograd.jobs.part import Part, RunParts, part_id
-from nanograd.jobs.receipts import Counts, Receipt, Retry
+from nanograd.jobs.receipts import Counts, Receipt
 from nanograd.jobs.review import write_review
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import JobProgress, Listener, ignore, info
@@ -45,11 +45,7 @@ class Job:
     about: JsonObject = field(default_factory=dict)  # further items of `_summary.json`
     # An empty table for each folder, written if no part writes to that folder.
     empty_tables: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    files: frozenset[str] = frozenset()  # all present input files
-    roots: Sequence[str] = ()  # result of `inputs.roots_of`
     kept: pa.Schema = _NOTHING  # columns of the input that the predictions have
-    retries: Sequence[Retry] = ()  # retries to do after this job
-    is_retry: bool = False
 
     @property
     def output(self) -> str:
@@ -89,53 +85,55 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
         if output.MANIFEST in storage.names(job.output):
             storage.remove_leftovers(job.output)
         output.move_staged(job.output, lease.check)
-        folder = _choose_folder(job)
+        folder, before = _choose_folder(job)
         if folder is None:
-            if not job.retries:
-                listener(info(f"{job.output} holds this job's result, complete; nothing to do"))
-            receipts = output.Manifest.read(job.output).receipts
+            listener(info(f"{job.output} holds this job's result, complete; nothing to do"))
+            receipts = before.receipts
         else:
-            receipts = _run_parts(job, folder, run_parts, meter, listener=listener, lease=lease)
+            receipts = _run_parts(
+                job, folder, before, run_parts, meter, listener=listener, lease=lease
+            )
             output.move_staged(job.output, lease.check)
-        if isinstance(job.spec, PredictSpec) and not job.retries:
+        if isinstance(job.spec, PredictSpec):
             write_review(job.spec, job.kept, receipts, listener)
     return JobResult(receipts, *meter.running(), folder is not None)
 
 
-def describe_job(job: Job, then: Sequence[Part] = ()) -> JsonObject:
+def describe_job(job: Job) -> JsonObject:
     """Return what a job would do, without changing its output; raise as `run_job` would.
 
-    `then` contains the parts of the retries that would follow. `estimated_s` is computed from the
-    speed of the last command in this output, and is None without one.
+    `estimated_s` is computed from the speed of the last command in this output, and is None without
+    one.
     """
     storage.refuse_file(job.output)
     waits = output.SUCCESS in storage.names(job.staging)  # the plan counts staged files as moved
-    folder = job.output if waits else _choose_folder(job, clean=False)
-    left = list(then)
+    folder = job.output if waits else _choose_folder(job, clean=False)[0]
+    left = list[Part]()
     if folder is not None:
         names = set(storage.names(storage.join(folder, output.RECEIPTS)))
-        left += [part for part in job.parts if f"{part.id}.json" not in names]
+        left = [part for part in job.parts if f"{part.id}.json" not in names]
     rows = sum(part.num_rows for part in left)
     metrics = json_files.read_lines(storage.join(job.output, output.METRICS))
     speed = metrics[-1]["rows_per_s"] if metrics else None
     return {
         **job.facts,
-        "parts": len(job.parts) + len(job.earlier.kept) + len(then),
+        "parts": len(job.parts) + len(job.earlier.kept),
         "parts_to_do": len(left),
         "rows_to_do": rows,
         "estimated_s": round(rows / speed, 1) if speed else None,
     }
 
 
-def _choose_folder(job: Job, *, clean: bool = True) -> str | None:
+def _choose_folder(job: Job, *, clean: bool = True) -> tuple[str | None, output.Manifest]:
     """Return the folder in which this job works: the output or its staging. None if it is done.
 
-    With `clean`, remove unfinished staged files of another job, and remove `_SUCCESS` if a file of
+    Also return the manifest of the output, which is empty if this job replaces the output. With
+    `clean`, remove unfinished staged files of another job, and remove `_SUCCESS` if a file of
     the output is missing.
     """
     contents = [name for name in storage.names(job.output) if name != output.STAGING]
     if not contents:
-        return job.output
+        return job.output, output.Manifest()
     if output.MANIFEST not in contents:
         text = f"{job.output} holds {contents[0]!r}, which no job of this program wrote"
         raise OutputExistsError(f"{text}; choose another --output")
@@ -154,7 +152,7 @@ def _choose_folder(job: Job, *, clean: bool = True) -> str | None:
         if inside := next((file for file in inputs if file.startswith(f"{job.output}/")), None):
             text = f"--output {job.output} holds the input {inside}"
             raise UsageError(f"{text}; choose another --output")
-        folder = job.staging
+        folder, before = job.staging, output.Manifest()
     elif before.receipts:
         found = output.find_files(job.output)
         output.refuse_foreign(job.output, before.receipts, found)
@@ -165,14 +163,11 @@ def _choose_folder(job: Job, *, clean: bool = True) -> str | None:
             raise OutputExistsError(f"{job.output} {_CHANGED}")
         listed = {receipt.part for receipt in before.receipts}
         is_planned = not job.earlier.stale and listed >= {part.id for part in job.parts}
-        is_done = not job.is_retry or all(each in job.retries for each in before.retries)
         is_whole = not lost and output.SUCCESS in contents
-        folder = None if is_planned and is_done and is_whole else job.staging
-    if folder is None and job.retries:
-        return None  # an unfinished retry may be staged
+        folder = None if is_planned and is_whole else job.staging
     if clean and not (folder == job.staging and _read_own(job, job.staging)):
         storage.remove(job.staging)
-    return folder
+    return folder, before
 
 
 def _read_own(job: Job, folder: str) -> output.Manifest | None:
@@ -194,16 +189,15 @@ def _read_own(job: Job, folder: str) -> output.Manifest | None:
 def _run_parts(
     job: Job,
     folder: str,
+    before: output.Manifest,
     run_parts: RunParts,
     meter: "ProgressMeter",
     *,
     listener: Listener,
     lease: Lease,
-) -> list[Receipt]:
+) -> Sequence[Receipt]:
     """Run the parts of a job that have no receipt in a folder, and complete the folder."""
     kept, planned = job.earlier.kept, {part.id for part in job.parts}
-    is_new = job.spec.overwrite and folder != job.output
-    before = output.Manifest() if is_new else _read_own(job, job.output) or output.Manifest()
     recorded = {receipt.part: receipt.files for receipt in before.receipts if receipt.inputs}
     stale, kept_parts = ({r.part for r in receipts} for receipts in (job.earlier.stale, kept))
     if recorded.keys() - stale - kept_parts - planned or kept_parts - recorded.keys():
@@ -223,8 +217,7 @@ def _run_parts(
     output.remove_other_parts(folder, files, found, done)
     meter.count(*kept, *done.values())
     own = list(done.values())
-    retried = {file for each in job.retries for file in each.inputs or ()}
-    limited = {part.id: part.num_rows for part in job.parts if retried.isdisjoint(part.files)}
+    limited = {part.id: part.num_rows for part in job.parts if not part.quarantine}
     num_rows = sum(limited.values())
     bad = sum(receipt.counts.quarantined for receipt in own if receipt.part in limited)
     # Parts of an earlier command may exceed the limit.
@@ -239,9 +232,6 @@ def _run_parts(
     storage.remove_leftovers(folder)  # temporary files of workers that were killed in a commit
     lease.check()
     output.check_files(folder, own)
-    if not _read_own(job, folder):
-        text = f"{storage.join(folder, output.MANIFEST)} was written by another job"
-        raise OutputExistsError(f"{text}; run each job with an --output of its own")
     receipts = [*kept, *own]
     # Write an empty table to each folder to which no part writes.
     folders = {name.partition("/")[0] for name in files_of(receipts)}
@@ -262,15 +252,14 @@ def _run_parts(
     storage.commit(storage.join(folder, output.SUMMARY), json_files.encode(summary))
     storage.commit(storage.join(folder, output.METRICS), meter.recorded())
     runs = [run for run in (*runs, sorted(planned.difference(*runs))) if run]
-    manifest = output.Manifest(job=job.identity, receipts=receipts, runs=runs, retries=job.retries)
-    manifest.commit(folder)
+    output.Manifest(job=job.identity, receipts=receipts, runs=runs).commit(folder)
     storage.commit(storage.join(folder, output.SUCCESS), b"")
     return receipts
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], bad: int, rows: int) -> None:
     """Raise DataError if all rows of a prediction are quarantined, or more than allowed."""
-    if job.is_retry or not isinstance(job.spec, PredictSpec):
+    if not isinstance(job.spec, PredictSpec):
         return
     rate = job.spec.max_error_rate
     none_left = bad == rows > 0

@@ -17,9 +17,7 @@ files without a new version are removed first. `_SUCCESS` is missing during the 
 interrupted, the next command finishes it.
 """
 
-import json
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,11 +26,11 @@ from typing import Any, NamedTuple
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images.inputs import Version
-from nanograd.jobs.receipts import Reading, Receipt, Retry, Written
+from nanograd.jobs.receipts import Receipt, Written
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Listener, count, info, warning
 from nanograd.runtime.json_files import JsonObject
-from nanograd.settings.specs import PartsSpec
+from nanograd.settings.specs import PartsSpec, ReadOptions
 
 RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
 MANIFEST, SUCCESS, STAGING = "_manifest.json", "_SUCCESS", "_next"
@@ -49,17 +47,12 @@ class Manifest:
     job: JsonObject = field(default_factory=dict)  # identity; empty without a manifest
     receipts: Sequence[Receipt] = ()  # receipts of the complete parts
     runs: Sequence[Sequence[str]] = ()  # ids of the parts that each complete command added
-    retries: Sequence[Retry] = ()  # retries that are still to do
 
     @classmethod
     def read(cls, folder: str) -> "Manifest":
         """Read the manifest in a folder; DataError if it is missing or damaged."""
         values = json_files.read_manifest(storage.join(folder, MANIFEST))
         values["receipts"] = [Receipt.from_json(each) for each in values["receipts"]]
-        values["retries"] = [
-            Retry(Reading(*reading), None if inputs is None else tuple(inputs))
-            for reading, inputs in values["retries"]
-        ]
         return cls(**values)
 
     @classmethod
@@ -87,17 +80,10 @@ class Earlier(NamedTuple):
         """Return the input files of the parts to keep, which are not read again."""
         return {file for receipt in self.kept for file in receipt.inputs}
 
-    def retries(self) -> list[Retry]:
-        """Return the retries that stale parts need after they are repeated, in their old order."""
-        inputs = defaultdict[tuple[int, str], set[str]](set)
-        for receipt in self.stale:
-            if receipt.reading:
-                depth, options = receipt.reading
-                inputs[depth, json.dumps(options, sort_keys=True)].update(receipt.inputs)
-        return [
-            Retry(Reading(depth, json.loads(options)), tuple(sorted(files)))
-            for (depth, options), files in sorted(inputs.items())
-        ]
+    def readings(self) -> dict[str, tuple[ReadOptions, ...]]:
+        """Return the longest `readings` of each input file; its other receipts have their first."""
+        receipts = sorted((*self.kept, *self.stale), key=lambda receipt: len(receipt.readings))
+        return {file: receipt.readings for receipt in receipts for file in receipt.inputs}
 
 
 def find_files(output: str, *, with_staged: bool = False) -> dict[str, tuple[str, int]]:
@@ -337,9 +323,10 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
             for name in sorted(_replaced(output, staged, waiting)):
                 storage.remove(storage.join(output, name))
             storage.commit(storage.join(staging, _CLEARED), b"")
-        names = [name for name in waiting if name not in (MANIFEST, SUCCESS, _CLEARED)]
-        _move(staging, output, names, check)
-        storage.move(storage.join(staging, MANIFEST), storage.join(output, MANIFEST))
+        files = sorted(find_files(staging).keys() - {MANIFEST, SUCCESS, _CLEARED})
+        for name in (*files, MANIFEST):
+            check()
+            storage.move(storage.join(staging, name), storage.join(output, name))
     try:
         check_files(output, Manifest.read(output).receipts)
     except (OutputExistsError, StorageError):
@@ -369,18 +356,6 @@ def _replaced(output: str, staged: Manifest, waiting: Iterable[str]) -> set[str]
                 yield name
 
     return set(unwanted(""))
-
-
-def _move(source: str, target: str, names: Iterable[str], check: Callable[[], None]) -> None:
-    """Move files and folders from a folder to another, and replace files of the same names."""
-    existing = set(storage.names(target))
-    for name in names:
-        old, new = storage.join(source, name), storage.join(target, name)
-        if name in existing and not storage.is_file(old):
-            _move(old, new, storage.names(old), check)
-        else:
-            check()
-            storage.move(old, new)
 
 
 def _names(receipts: Iterable[Receipt]) -> set[str]:

@@ -18,7 +18,8 @@ from nanograd.images.inputs import Version
 from nanograd.images.parquet import RowRange
 from nanograd.images.scan import ScannedFile
 from nanograd.jobs.output import commit_files, commit_receipt
-from nanograd.jobs.receipts import Counts, Reading, Receipt
+from nanograd.jobs.receipts import Counts, Receipt
+from nanograd.settings.specs import ReadOptions
 
 # A job should have 64 parts, so that many cores can share it. A part should have at least 2,500
 # rows, because each commit takes time, and at most 50,000, because a failure repeats a whole part.
@@ -48,8 +49,11 @@ class Part:
     # Part of the names of its output files. It does not depend on the version of the input. If
     # empty, the id is used.
     name: str = ""
-    reading: Reading | None = None  # in a retry: how rows are read
-    quarantine: tuple[str, ...] = ()  # in a retry: quarantine files that list the rows to read
+    # Options with which rows are read: first all rows, then those that were refused, and so on. If
+    # empty, the options of the job are used.
+    readings: tuple[ReadOptions, ...] = ()
+    # In a retry: quarantine files that list the rows to read, by the last of the options.
+    quarantine: tuple[str, ...] = ()
     output: str = ""  # folder or URI for its files: the output, or its staging
 
     @property
@@ -111,18 +115,21 @@ def commit_part(
         files=commit_files(part.output, files),
         counts=counts,
         ranges=part.ranges,
-        reading=part.reading,
+        readings=part.readings,
     )
     commit_receipt(part.output, receipt)
     return receipt
 
 
 def plan_parts(
-    settings: Sequence[Any], groups: Iterable[Sequence[FileRows]], limit: int = maxsize
+    settings: Sequence[Any],
+    groups: Iterable[Sequence[FileRows]],
+    limit: int = maxsize,
+    readings: tuple[ReadOptions, ...] = (),
 ) -> Iterator[Part]:
     """Yield a part for each group of rows (see `group`), up to `limit` rows.
 
-    The JSON values `settings` determine the output of a row.
+    The JSON values `settings` and the `readings` (see `Part`) determine the output of a row.
     """
     numbers = Counter[str]()
     for contents in groups:
@@ -139,13 +146,14 @@ def plan_parts(
         versions = [each.version for each in scanned]
         what = [[e.file.place for e in scanned], versions, None if rejection else ranges]
         yield Part(
-            id=part_id(*settings, *what),
+            id=part_id(*settings, *(each.identity() for each in readings), *what),
             name=part_id(first, str(numbers[first])),
             files=tuple(each.file.place for each in scanned),
             versions=tuple(versions),
             ranges=tuple(ranges) if has_tables else (),
             num_rows=sum(rows.num_rows for rows in ranges),
             rejection=rejection,
+            readings=readings,
         )
         numbers[first] += 1
 

@@ -13,12 +13,11 @@ archive that cannot be used at all is one row in quarantine, without a row numbe
 folders always exist and hold at least an empty table.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
-from itertools import chain
 from sys import maxsize
 from typing import cast
 
@@ -32,12 +31,13 @@ from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import RowRange
 from nanograd.images.reader import Batch
 from nanograd.images.rows import Convert
+from nanograd.images.scan import ScannedFile
 from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, OutputFiles
 from nanograd.jobs import digit_lines, receipts
 from nanograd.jobs.job import Job
 from nanograd.jobs.output import Manifest, find_earlier
 from nanograd.jobs.part import Part, commit_part, group, plan_parts
-from nanograd.jobs.retry import read_quarantine
+from nanograd.jobs.retry import by_file, plan_retry
 from nanograd.jobs.review import PartReview
 from nanograd.models import model as model_io
 from nanograd.models.model import BUILT_IN, Model
@@ -158,26 +158,44 @@ class PredictWork:
         if part.rejection is not None:
             yield writers.refuse_rows(part.files[0], [None], [part.rejection], self.kept)
             return
-        options = ReadOptions(**part.reading.options) if part.reading else self.spec
-        quarantine = read_quarantine(part)
         process.keep_freed()
+        refused = [writers.read(place, QUARANTINE) for place in part.quarantine]
+        passes = part.readings[-1:] if part.quarantine else part.readings or (self.spec,)
+        for number, options in enumerate(passes):
+            again = by_file(refused, part.files) if part.quarantine or number else None
+            refused = []
+            for found in self._read_once(part, options, again, contents, convert):
+                if isinstance(found, pa.Table):
+                    refused.append(found)
+                else:
+                    yield found
+        yield from refused
+
+    def _read_once(
+        self,
+        part: Part,
+        options: ReadOptions,
+        again: dict[str, pa.Table] | None,
+        contents: dict[str, str | None],
+        convert: Convert | None,
+    ) -> Iterator[Batch | pa.Table]:
+        """Read the rows of a part with some options; of each file, only the rows in `again`."""
         if not part.has_tables:
             pictures = [
                 (file, cast("Label", version[-1]))
                 for file, version in zip(part.files, part.versions, strict=True)
-                if not quarantine or quarantine[file]
+                if again is None or again[file]
             ]
             yield from reader.read_files(pictures, options, self.kept, contents, convert=convert)
             return
 
         def files() -> Iterator[tuple[str, RowRange]]:
             for file, version, rows in zip(part.files, part.versions, part.ranges, strict=True):
-                if not quarantine or quarantine[file]:
+                if again is None or again[file]:
                     inputs.check_version(file, version)
                     yield file, rows
                     inputs.check_version(file, version)
 
-        again = quarantine or None
         yield from reader.read(files(), options, self.partitions, self.keep, again, convert=convert)
 
 
@@ -198,44 +216,45 @@ def plan(
     """
     # Find the files, and the parts that earlier commands completed.
     model_sha256 = model_io.load(spec.model).sha256()
-    root = storage.absolute(spec.image_root) if spec.image_root else spec.image_root
     # The model in the package has no path, because each host has a package of its own.
     model = None if spec.model is None else model_io.find(storage.absolute(spec.model))
     output = storage.absolute(spec.output)
+    root = spec.image_root and storage.absolute(spec.image_root)
     spec = replace(spec, model=model, output=output, image_root=root)
     tables, pictures = inputs.expand_all(
         sources, output, spec.format, pictures_expected=root is not None, listener=listener
     )
     if not tables:
-        names = ("image_column", "label_column", "image_root")
-        spec.refuse(names, ": there are no tables in the input; leave it out")
+        spec.refuse(
+            ("image_column", "label_column", "image_root"),
+            ": there are no tables in the input; leave it out",
+        )
     if not pictures:
         spec.refuse(("label_from",), ": there are no pictures in the input; leave it out")
     labels = find_labels([each.place for each in pictures], sources, spec.label_from, listener)
-    before, given = Manifest.find(output), spec.reading()
-    if spec.retry_quarantine and before.receipts:  # an unfinished output needs its own settings
-        made = {each.name for each in fields(given)} & before.job.keys()
-        spec = replace(spec, **{name: before.job[name] for name in made})
+    manifest, given = Manifest.find(output), spec.reading()
+    if spec.retry_quarantine and manifest.receipts:  # an unfinished output needs its own settings
+        made = {each.name for each in fields(given)} & manifest.job.keys()
+        spec = replace(spec, **{name: manifest.job[name] for name in made})
     settings = {"model_sha256": model_sha256, **spec.identity()}
     identity = {"command": "predict", "revision": REVISION, **settings}
     of_pictures = scan.as_pictures(pictures, labels)
     versions: dict[str, inputs.Version] = {file.place: file[1:] for file in tables}
     versions |= {place: each.version for place, each in of_pictures.items()}
-    retry = spec.retry_quarantine
     with Archives() as archives:
         of_picture = partial(reader.checksum_of_picture, options=spec, archives=archives)
-
-        def content_of(file: str) -> str | None:
-            return of_picture(file) if file in of_pictures else inputs.content_of(file)
-
-        earlier = find_earlier(spec, identity, versions, content_of, listener, retry=retry)
-    retries = list[receipts.Retry]()
-    if earlier.kept or earlier.stale:
-        retries = [*before.retries, *earlier.retries()]
-        if retry:
-            retries.append(receipts.Retry(receipts.Reading(0, given.identity())))
+        earlier = find_earlier(
+            spec,
+            identity,
+            versions,
+            lambda file: (of_picture if file in of_pictures else inputs.content_of)(file),
+            listener,
+            retry=spec.retry_quarantine,
+        )
+    retries = (given,) if spec.retry_quarantine and any(earlier) else ()
     # Find the columns. The types of columns to keep depend on all files.
-    done = earlier.files()
+    unusable = {each.unusable for each in earlier.kept if retries} & versions.keys()
+    done = earlier.files() - unusable
     unread = [file for file in tables if spec.keep or file.place not in done]
     roots = inputs.roots_of(sources, listener)
     scanned, partitions = scan.scan_files(unread, tables, roots, spec, some_usable=bool(pictures))
@@ -247,12 +266,23 @@ def plan(
         "folders": {field.name: str(field.type) for field in partitions.schema},
     }
     # Divide the rows into parts.
-    to_do = [each for each in scanned if each.file.place not in done]
-    together = [each.inputs for each in earlier.stale]
-    left = (spec.limit or maxsize) - sum(each.counts.rows for each in earlier.kept)
-    new = [each for place, each in of_pictures.items() if place not in done]
-    groups = chain.from_iterable(group(each, spec.rows_per_file, together) for each in (to_do, new))
-    parts = list(plan_parts([settings, columns], groups, left))
+    own, before, together = spec.reading(), earlier.readings(), [r.inputs for r in earlier.stale]
+    to_read = defaultdict[tuple[bool, tuple[ReadOptions, ...]], list[ScannedFile]](list)
+    for each in (*scanned, *of_pictures.values()):
+        if (file := each.file.place) not in done:
+            planned, order = each.fit((own, *before.get(file, ()), *retries))
+            if planned.rejected and file in unusable:
+                done.add(file)
+            else:
+                to_read[file in of_pictures, () if order == (own,) else order].append(planned)
+    parts = list[Part]()
+    if retries:
+        earlier, parts = plan_retry(earlier, versions.keys(), done, given, output)
+    limit = (spec.limit or maxsize) - sum(each.counts.rows for each in earlier.kept)
+    for (_, order), files in to_read.items():
+        groups = group(files, spec.rows_per_file, together)
+        left = limit - sum(part.num_rows for part in parts)
+        parts += plan_parts([settings, columns], groups, left, order)
     job = Job(
         spec=spec,
         identity={**identity, **columns},
@@ -274,10 +304,7 @@ def plan(
             for folder, table in work.tables("part-0").items()
             for name, data in table.finish(even_empty=True).items()
         },
-        files=frozenset(versions),
-        roots=partitions.roots,
         kept=work.kept,
-        retries=retries,
     )
     return job, work
 

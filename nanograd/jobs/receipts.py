@@ -26,6 +26,7 @@ from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime.arrays import Bytes, Ints
 from nanograd.runtime.events import count
 from nanograd.runtime.json_files import JsonObject
+from nanograd.settings.specs import ReadOptions
 
 # Numbers of mistakes and details that are kept of a part and of the job.
 _WORST_OF_PART, _WORST_OF_JOB = 5, 20
@@ -225,20 +226,6 @@ class PredictionCounts(Counts):
             )
 
 
-class Reading(NamedTuple):
-    """How a retry reads rows."""
-
-    depth: int  # 1 for the first retry of a row, 2 for the second; 0 if it is not decided yet
-    options: JsonObject  # of `ReadOptions`
-
-
-class Retry(NamedTuple):
-    """A retry that is still to do."""
-
-    reading: Reading
-    inputs: tuple[str, ...] | None = None  # input files whose quarantine is retried; None for all
-
-
 class Written(NamedTuple):
     """Size and checksum of a file that was written."""
 
@@ -257,13 +244,19 @@ class Receipt:
     files: Mapping[str, Written]  # output files by their names in the output
     name: str = ""  # part of the names of the output files
     ranges: tuple[RowRange, ...] = ()  # the rows that were read of each input that is a table
-    reading: Reading | None = None  # in a retry: how rows were read
+    readings: tuple[ReadOptions, ...] = ()  # see `Part.readings`
     counts: Counts
 
     @property
     def needs_retry(self) -> bool:
         """Whether rows or files are in quarantine."""
         return bool(self.counts.quarantined or self.counts.broken_files)
+
+    @property
+    def unusable(self) -> str | None:
+        """The only input file, if it could not be used at all."""
+        is_whole = self.counts.details[:1] and self.counts.details[0].source_row is None
+        return self.inputs[0] if is_whole else None
 
     def without_quarantine(self) -> "Receipt":
         """Return the receipt without the quarantined rows and their files."""
@@ -280,7 +273,9 @@ class Receipt:
 
     def to_json(self) -> JsonObject:
         """Encode the receipt; `from_json` decodes it."""
-        values = {**vars(self), "files": {n: each._asdict() for n, each in self.files.items()}}
+        files = {name: each._asdict() for name, each in self.files.items()}
+        readings = [each.identity() for each in self.readings]
+        values = {**vars(self), "files": files, "readings": readings}
         del values["counts"]
         return {**values, **self.counts.to_json()}
 
@@ -295,7 +290,7 @@ class Receipt:
             files={name: Written(**written) for name, written in values["files"].items()},
             name=values["name"],
             ranges=tuple(RowRange(tuple(groups), *rows) for groups, *rows in values["ranges"]),
-            reading=Reading(*values["reading"]) if values["reading"] else None,
+            readings=tuple(ReadOptions(**each) for each in values["readings"]),
             counts=Counts.from_json(values),
         )
 

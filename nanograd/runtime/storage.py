@@ -350,14 +350,16 @@ def remove(place: str) -> None:
 
 
 def move(place: str, target: str) -> None:
-    """Rename a file or folder; the target of a folder must not exist.
+    """Rename a file or folder, and create its new parent; the target of a folder must not exist.
 
     In an object store each file is copied, then removed.
     """
     with accessing(place, "write"):
         if not is_remote(place):
+            folder = local_path(target).parent
+            _make_folder(folder)
             local_path(place).replace(local_path(target))
-            _sync_folder(local_path(target).parent)
+            _sync_folder(folder)
             return
         (filesystem, path), (_, target_path) = arrow_filesystem(place), arrow_filesystem(target)
         for file, _, _ in files_below(place):

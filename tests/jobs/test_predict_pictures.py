@@ -156,7 +156,7 @@ def test_quarantined_pictures_are_retried_with_other_settings(case, photos, draw
     assert accounts == [(7, 2), (8, 1), (8, 1)]
     assert case.quarantine() == [("blank.png", 0, "blank")]
     receipts = json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]
-    assert sum(each["reading"] is not None for each in receipts) >= 1
+    assert sum(each["readings"] != [] for each in receipts) >= 1
 
 
 def test_limit_counts_tables_and_pictures(case, photos):

@@ -10,12 +10,12 @@ from nanograd.images.writers import PREDICTIONS, refuse_rows
 from nanograd.jobs.receipts import (
     Counts,
     PredictionCounts,
-    Reading,
     Receipt,
     Written,
     count_predictions,
     count_quarantine,
 )
+from nanograd.settings.specs import ReadOptions
 
 
 def counts_of(labels: list[int | None], best: list[int]) -> PredictionCounts:
@@ -60,7 +60,7 @@ def test_receipt_is_read_as_it_was_written(counts):
         contents=("5", None),
         files={"rows/part-0": Written(7, "abc")},
         ranges=(RowRange((0, 1), 0, 0, 9), RowRange((1, 3), 5, 12, 7)),
-        reading=Reading(1, {"image_column": "scan"}),
+        readings=(ReadOptions(), ReadOptions(image_column="scan")),
         counts=counts,
     )
 
@@ -68,10 +68,10 @@ def test_receipt_is_read_as_it_was_written(counts):
 
     assert again.to_json() == receipt.to_json()
     assert type(again.counts) is type(counts)
-    assert (again.files, again.ranges, again.reading) == (
+    assert (again.files, again.ranges, again.readings) == (
         receipt.files,
         receipt.ranges,
-        receipt.reading,
+        receipt.readings,
     )
 
 
