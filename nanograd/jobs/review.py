@@ -15,7 +15,7 @@ number, so the list does not depend on the order in which parts are done. The me
 list is made again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import ceil
 from typing import cast
@@ -59,7 +59,7 @@ class PartReview:
         # A picture may have many digits.
         if spec.review_below is not None or spec.digits == "many":
             self._limit = MAX_OF_PART
-        self._least = _least(spec)
+        self._least = self._listed = _least(spec)
         self._columns, self._schema = _columns(spec, kept, PIXELS)
         self._rows = pa.Table.from_batches([], self._schema)
 
@@ -67,13 +67,15 @@ class PartReview:
         """Add n rows of predictions and their (n, 784) uint8 images."""
         doubt = doubt_of(predictions)
         chosen = np.argsort(-doubt, kind="stable")[: self._limit]
-        chosen = chosen[doubt[chosen] >= self._least]
+        # A row that is not listed shows that the part keeps all rows that are more doubtful.
+        chosen = chosen[: 1 + int((doubt >= self._least).sum())]
         if not len(chosen):
             return
         rows = predictions.select(self._columns).take(pa.array(chosen))
         pixels = pa.array([each.tobytes() for each in images[chosen]], PIXELS.type)
         rows = pa.table([*rows.columns, pa.array(doubt[chosen]), pixels], self._schema)
-        self._rows = _first(pa.concat_tables([self._rows, rows]), self._limit)
+        rows = _first(pa.concat_tables([self._rows, rows]), self._limit)
+        self._rows = rows[: 1 + int((rows["doubt"].to_numpy() >= self._listed).sum())]
         if len(self._rows) == self._limit:
             self._least = self._rows["doubt"][-1].as_py()
 
@@ -92,7 +94,7 @@ def write_review(
 ) -> None:
     """Write the list of doubtful rows of a finished prediction, unless it is up to date.
 
-    If `review_share` was smaller when the parts were processed, they kept too few doubtful rows; a
+    If fewer rows were to be listed when a part was processed, it may keep too few doubtful rows; a
     warning says so. With `verify`, the list is made anew, and written if it differs.
 
     Args:
@@ -116,15 +118,18 @@ def write_review(
             if (pq.read_schema(stream).metadata or {}).get(_MADE_OF) == made_of:
                 return
     rows = pa.Table.from_batches([], _columns(spec, kept, PIXELS)[1])
-    places = [storage.join(spec.output, name) for name in sorted(files)]
-    for start in range(0, len(places), storage.NUM_THREADS):
-        found = storage.map_all(_read, places[start : start + storage.NUM_THREADS])
+    names, kept_doubts = sorted(files), dict[str, pa.ChunkedArray]()
+    for start in range(0, len(names), storage.NUM_THREADS):
+        some = names[start : start + storage.NUM_THREADS]
+        found = storage.map_all(_read, [storage.join(spec.output, name) for name in some])
         tables = [table.cast(rows.schema) for table in found]
+        kept_doubts |= {name: each["doubt"] for name, each in zip(some, tables, strict=True)}
         rows = _first(pa.concat_tables([rows, *tables]), number)
         rows = rows.filter(pc.greater_equal(rows["doubt"], _least(spec)))
-    if spec.review_below is None and len(rows) < number:
-        text = f"{REVIEW} has {len(rows):,} of {number:,} rows, because parts keep no more"
-        listener(warning(f"{text}; if a smaller share was listed before, --overwrite keeps all"))
+    least = float(np.nextafter(np.float32(_least(spec)), np.float32(-1)))
+    if len(rows) == number > 0:
+        least = rows["doubt"][-1].as_py()
+    _warn(receipts, kept_doubts, least, listener)
     pixels = np.frombuffer(rows["pixels"].combine_chunks().buffers()[1] or b"", np.uint8)
     pictures = encode_plain(pixels.reshape(-1, NUM_PIXELS))
     fields = [pa.array(pictures, pa.binary()), rows.column("path").combine_chunks()]
@@ -133,6 +138,27 @@ def write_review(
     data = to_parquet(listed.replace_schema_metadata({_MADE_OF: made_of}))
     if not (spec.verify and storage.exists(place) and storage.read(place) == data):
         storage.commit(place, data)
+
+
+def _warn(
+    receipts: Sequence[Receipt],
+    kept_doubts: Mapping[str, pa.ChunkedArray],
+    least: float,
+    listener: Listener,
+) -> None:
+    """Warn if a part may have rows with more doubt than `least` that it does not keep.
+
+    These rows have at most the doubt of the last row that it keeps. `kept_doubts` has the doubts of
+    the rows that parts keep, by file.
+    """
+    for receipt in receipts:
+        kept = next((kept_doubts[name] for name in receipt.files if name in kept_doubts), [])
+        predicted = int(cast("PredictionCounts", receipt.counts).predicted_as.sum())
+        if len(kept) < predicted and (not len(kept) or kept[-1].as_py() > least):
+            text = f"{REVIEW} may lack rows of {receipt.inputs[0]}, because its part keeps too few"
+            more = "if fewer rows were to be listed before, --overwrite keeps more"
+            listener(warning(f"{text} of its most doubtful rows; {more}"))
+            return
 
 
 def _columns(spec: PredictSpec, kept: pa.Schema, picture: pa.Field) -> tuple[list[str], pa.Schema]:

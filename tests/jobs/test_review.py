@@ -142,14 +142,31 @@ def test_list_is_made_again_for_other_settings_or_when_it_is_lost(case, given):
     assert (case.out / "_SUCCESS").exists()
 
 
-def test_list_for_which_parts_keep_too_few_rows_is_a_warning(case):
-    case.add(0, rows=400)
-    case.run(review_share=0.01)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"review_share": 0.01}, {"review_share": 0.9}),
+        ({"review_share": 0.0}, {"review_share": 0.01}),
+        ({"review_below": 0.001}, {"review_below": 0.999}),
+        ({"review_below": 0.001}, {"review_share": 0.9}),
+    ],
+)
+def test_list_for_which_a_part_keeps_too_few_rows_is_a_warning(case, before, after):
+    case.add(0, rows=20)
+    case.run(**after)
+    added = case.add(100, rows=400)
+    case.run(**before)
+    case.messages.clear()
 
-    case.run(review_share=0.9)
+    case.run(**after)
 
-    assert len(listed(case.out)) == 200
-    assert any("200 of 360 rows" in text and "--overwrite" in text for text in case.messages)
+    [text] = [each for each in case.messages if "may lack rows" in each]
+    assert added.name in text
+    assert "--overwrite" in text
+    case.run(**after, overwrite=True)
+    case.messages.clear()
+    case.run(**after, verify=True)
+    assert not any("may lack rows" in each for each in case.messages)
 
 
 def test_readers_of_all_parquet_files_see_predictions_and_quarantine_only(case):
