@@ -18,7 +18,7 @@ list is made again.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import ceil
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -152,9 +152,11 @@ def _warn(
     the rows that parts keep, by file.
     """
     for receipt in receipts:
-        kept = next((kept_doubts[name] for name in receipt.files if name in kept_doubts), [])
+        kept: Sequence[Any] = next(
+            (kept_doubts[name] for name in receipt.files if name in kept_doubts), []
+        )
         predicted = int(cast("PredictionCounts", receipt.counts).predicted_as.sum())
-        if len(kept) < predicted and (not len(kept) or kept[-1].as_py() > least):
+        if len(kept) < predicted and (len(kept) == 0 or kept[-1].as_py() > least):
             text = f"{REVIEW} may lack rows of {receipt.inputs[0]}, because its part keeps too few"
             more = "if fewer rows were to be listed before, --overwrite keeps more"
             listener(warning(f"{text} of its most doubtful rows; {more}"))
