@@ -25,6 +25,7 @@ from tests.helpers.folders import untimed_contents
 from tests.helpers.models import some_model
 from tests.helpers.processes import run_python
 
+PICTURE = Path(__file__).parents[1] / "docs/pictures/normaliser.png"
 SETTINGS: dict[str, Any] = {
     "data": "sample", "hidden": 8, "epochs": 2, "warmup": 2, "batch_size": 512, "elastic": 0.0
 }  # fmt: skip
@@ -117,6 +118,12 @@ def test_functions_and_commands_do_the_same(nanograd_, tmp_path, run, sample):
         (lambda: nanograd.train(epoch=3), "unknown setting 'epoch'; do you mean epochs"),
         (lambda: nanograd.train(preset="fsat"), "preset is 'fsat': choose classic or fast"),
         (lambda: nanograd.train(batch_size=7, shards=8), "^batch_size 7 is less than shards 8"),
+        (lambda: nanograd.predict("rows", model=""), "model is empty"),
+        (lambda: nanograd.predict(b"rows"), "b'rows' is no path"),
+        (lambda: nanograd.predict("", output="o"), "'' is no path"),
+        (lambda: nanograd.predict("rows", spec={}), "spec is {}: it must be a PredictSpec"),
+        (lambda: nanograd.ingest("rows", output="o", listener=None), "listener is None"),
+        (lambda: nanograd.predict(PICTURE, keep="id"), "there are no columns"),
         (lambda: nanograd.predict([], model="m", output="o"), ""),
         (lambda: nanograd.predict([7], model="m", output="o"), ""),
         (lambda: nanograd.ingest("nowhere", output=7), ""),

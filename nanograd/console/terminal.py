@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nanograd.console.log_lines import AnyProgress, JsonLog, TextLog, measures, position, sentence
+from nanograd.errors import ArgumentError
 from nanograd.runtime import events
 from nanograd.runtime.events import Event, Level, Listener, WorkerState, broadcast
 
@@ -53,6 +54,8 @@ def stderr_listener(log_format: str, *, quiet: bool, stream: TextIO) -> Iterator
 @contextmanager
 def shown(listener: Listener, progress: bool) -> Iterator[Listener]:
     """Provide the listener; with `progress`, also show events on stderr or in the notebook."""
+    if not callable(listener):
+        raise ArgumentError(f"listener is {listener!r}: it must be a function")
     if not progress:
         yield listener
         return

@@ -212,7 +212,7 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str], format_: s
     for name in dict.fromkeys(names):
         types = {each.whole.field(name).type for each in usable if name in each.whole.names}
         if not types:
-            present = list_names(_names_of(usable))
+            present = list_names(_names_of(usable)) or "no columns"
             raise UsageError(f"--keep {name}: no file has this column; there are {present}")
         values = (type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types)
         plain = set(map(plain_type, values))

@@ -62,9 +62,11 @@ def resolved(spec_class: type[S], spec: S | None, arguments: Mapping[str, Any]) 
     Raises:
         ArgumentError: an argument is unknown or invalid, or has an effect on a terminal only.
     """
-    if spec is not None:
+    if isinstance(spec, spec_class):
         yield spec
         return
+    if spec is not None:
+        raise ArgumentError(f"spec is {spec!r}: it must be a {spec_class.__name__}")
     try:
         for each in fields(spec_class):
             if properties(each).terminal and each.name in arguments:
@@ -98,10 +100,10 @@ def _plain(value: Any) -> Any:
 
 def places(inputs: Place | Sequence[Place]) -> list[str]:
     """Return one or several paths or URIs as texts; raise ArgumentError for anything else."""
-    found = [inputs] if isinstance(inputs, str | PathLike) else inputs
+    found = [inputs] if isinstance(inputs, str | bytes | PathLike) else inputs
     if not isinstance(found, Sequence) or not found:
         raise ArgumentError(f"name one or several inputs, not {inputs!r}")
     for each in found:
-        if not isinstance(each, str | PathLike):
+        if not isinstance(each, str | PathLike) or not fsdecode(each):
             raise ArgumentError(f"{each!r} is no path or URI")
     return [fsdecode(each) for each in found]
