@@ -74,19 +74,14 @@ class Cluster:
 
     def wait_for_hosts(self, number: int) -> None:
         """Wait until the cluster has this many hosts."""
-        wait_for(lambda: self.num_hosts() == number, f"the cluster has never {number} hosts", 240)
-
-    def num_hosts(self) -> int:
-        """Return the current number of hosts in Ray."""
-        done = self._query_control_service(
-            "nodes = client.get_all_node_info(timeout=5).values()\n"
-            "print(sum(node.state == 0 for node in nodes))\n"
+        wait_for(
+            lambda: len(nodes(self.head)) == number, f"the cluster has never {number} hosts", 240
         )
-        return int(done.stdout) if done.returncode == 0 else 0
 
     def num_hosts_of_actors(self, kind: str) -> int:
         """Return the number of hosts with actors of a class in the newest job."""
-        done = self._query_control_service(
+        done = _query_control_service(
+            self.head,
             "async def actors():\n"
             "    return (await client.async_get_all_actor_info(timeout=5)).values()\n"
             "hosts = {}\n"
@@ -94,16 +89,10 @@ class Cluster:
             f"    if '{kind}' in actor.class_name:\n"
             "        job = int.from_bytes(actor.job_id, 'little')\n"
             "        hosts.setdefault(job, set()).add(actor.address.node_id)\n"
-            "print(len(hosts[max(hosts)]))\n"
+            "print(len(hosts[max(hosts)]))\n",
         )
         assert done.returncode == 0, done.stdout
         return int(done.stdout)
-
-    def _query_control_service(self, query: str) -> "subprocess.CompletedProcess[str]":
-        # The dashboard may hang while Ray restarts, so ask the control service itself.
-        client = f"GcsClient(address='{self.head.address}:6379')"
-        program = f"import asyncio\nfrom ray._raylet import GcsClient\nclient = {client}\n{query}"
-        return self.head.run("timeout 30 ~/venv/bin/python - 2>/dev/null", stdin=program)
 
     def log(self, name: str) -> str:
         """Return the output of a job so far."""
@@ -183,17 +172,27 @@ def start_ray(network: Network, cpus: int) -> str:
 
 def wait_for_hosts(network: Network) -> None:
     """Wait until the nodes of Ray are exactly the hosts."""
-    expected = sorted(host.address for host in network.hosts.values())
-    wait_for(lambda: nodes(network) == expected, "not all hosts are nodes of Ray", 180)
+    head, *others = network.hosts.values()
+    expected = sorted(host.address for host in (head, *others))
+    wait_for(lambda: nodes(head) == expected, "not all hosts are nodes of Ray", 180)
 
 
-def nodes(network: Network) -> list[str]:
-    """Return the sorted addresses of Ray's live nodes."""
-    program = (
-        "import ray; ray.init(address='auto')\n"
-        "print(*sorted(n['NodeManagerAddress'] for n in ray.nodes() if n['Alive']))"
+def nodes(head: Machine) -> list[str]:
+    """Return the sorted addresses of Ray's live nodes; none if the head does not answer."""
+    found = _query_control_service(
+        head,
+        "nodes = client.get_all_node_info(timeout=5).values()\n"
+        "print(*sorted(node.node_manager_address for node in nodes if node.state == 0))\n",
     )
-    return network.hosts["first"].run("python - 2>/dev/null", stdin=program).stdout.split()
+    return found.stdout.split() if found.returncode == 0 else []
+
+
+def _query_control_service(head: Machine, query: str) -> "subprocess.CompletedProcess[str]":
+    # The dashboard may hang while Ray restarts, and a driver takes seconds to start.
+    client = f"GcsClient(address='{head.address}:{RAY_PORT}')"
+    program = f"import asyncio\nfrom ray._raylet import GcsClient\nclient = {client}\n{query}"
+    python = "RAY_AUTH_MODE=token timeout 30 ~/venv/bin/python"
+    return head.run(f"{python} - 2>/dev/null", stdin=program)
 
 
 def start_node(machine: Machine, flags: str) -> None:

@@ -63,8 +63,7 @@ def type_into_terminal(machine: Machine, block: Block) -> "subprocess.Popen[str]
 
 
 def wait_for_nodes(head: Machine, number: int) -> None:
-    status = "RAY_AUTH_MODE=token ray status"
-    wait_for(lambda: head.run(status).stdout.count(" node_") == number, "no such host", 90)
+    wait_for(lambda: len(nodes(head)) == number, "no such host", 90)
 
 
 def test_page_leads_from_one_host_to_two_and_back(network, checksum):
@@ -307,7 +306,7 @@ def test_hosts_that_are_slow_frozen_lost_and_replaced_cost_no_round_and_no_bit(h
     # Everything of Ray on that host: raylet, agents, actors.
     run.expect("host_lost", lambda: second.check_run("pkill -STOP -f '[r]ay'", user=0))
     hosts.hosts["third"].kill()
-    wait_for(lambda: "10.77.0.13" not in nodes(hosts), "the lost host is never dead to Ray")
+    wait_for(lambda: "10.77.0.13" not in nodes(first), "the lost host is never dead to Ray")
     hosts.add(*HOSTS[2])
     flags = f"--address={first.address}:6379 --block --num-cpus=2"
     run.expect("joined", lambda: start_node(hosts.hosts["third"], flags))
