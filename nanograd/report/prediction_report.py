@@ -71,7 +71,7 @@ def build(folder: str) -> Report:
         review = accuracy.review_by_doubt(counts.labelled_by_doubt, counts.correct_by_doubt)
     plots = _plots(counts, calibration, review, progress)
     job = {"inputs": summary["inputs"], "model": summary["model"], **manifest.job}
-    usual = PredictSpec(model="", output="").identity()
+    usual = PredictSpec().identity()
     html = render(
         "prediction.html",
         folder=folder,
