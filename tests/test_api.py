@@ -235,6 +235,8 @@ def test_runs_are_compared_by_the_settings_that_differ_and_their_results(tmp_pat
     assert str(found) in done.stderr
     alone = nanograd.compare(run.directory)
     assert (alone.settings, alone.runs) == ({}, [run.directory])
+    Path(other.directory, "metrics.jsonl").unlink()
+    assert nanograd.compare(places).results["loss"] == [run.metrics[-1]["loss"], None]
     with pytest.raises(nanograd.NanogradError, match="nowhere holds neither a finished"):
         nanograd.compare([run.directory, "nowhere"])
 

@@ -106,7 +106,7 @@ def compare(runs: Sequence[FinishedRun]) -> JsonObject:
     settings = {name: [run.config.get(name) for run in runs] for name in names}
     settings["data_sha256"] = [run.model.about["identity"]["data_sha256"] for run in runs]
     of_models = ("test_accuracy", "val_accuracy", "epochs", "train_s", "images_per_s")
-    last = [run.epochs[-1] for run in runs]
+    last = [run.epochs[-1] if run.epochs else {} for run in runs]  # {} if metrics.jsonl is lost
     return {
         "runs": [run.folder for run in runs],
         "settings": {

@@ -55,13 +55,13 @@ def read_lines(file: str) -> list[JsonObject]:
     """Read JSON objects, one per line; return an empty list if the file does not exist.
 
     Raises:
-        DataError: a line is not JSON.
+        DataError: a line is no JSON object.
     """
     try:
         data = storage.read(file) if storage.exists(file) else b""
-        return [json.loads(line) for line in data.splitlines()]
-    except ValueError as error:
-        raise DataError(f"{file} is damaged: a line is not JSON") from error
+        return [dict(json.loads(line)) for line in data.splitlines()]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file} is damaged: a line is no JSON object") from error
 
 
 def _checksum(manifest: JsonObject) -> str:
