@@ -10,12 +10,9 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
-import pyarrow as pa
 import ray
-import ray.data.extensions  # registers _RAY_TYPES
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayActorError, RayError, UserCodeException
 from ray.util.annotations import RayDeprecationWarning
@@ -28,9 +25,6 @@ from nanograd.runtime.events import count
 
 # Maximum blocks of parts, because more blocks only cost scheduling.
 _MAX_BLOCKS = 5000
-# Ray's types in Arrow. Ray refuses to decode tensors that Ray 2.49 to 2.54 wrote. Actors unregister
-# these types, and then read tensors with `nanograd.images.tensors`, like processes without Ray.
-_RAY_TYPES = ("arrow_tensor", "arrow_tensor_v2", "arrow_variable_shaped_tensor")
 # Maximum deaths of actors by one part, because Ray Data would restart them forever.
 MAX_DEATHS = 5
 
@@ -41,9 +35,6 @@ class _PartActor:
     def __init__(self, work: Work) -> None:
         process.use_one_thread()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # as the command does
-        for name in _RAY_TYPES:
-            with suppress(KeyError):  # an earlier actor of this process has unregistered it
-                pa.unregister_extension_type(f"ray.data.{name}")
         self._work = work
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,11 @@ Arrow's errors do not distinguish damage from a failure of the storage. So after
 of the file are read again: if that fails, the storage is the cause.
 """
 
+import re
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -35,9 +37,10 @@ _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
 _CAREFUL_ROWS = 128
 # Rows count as damaged after this many failed attempts.
 _MAX_FAILURES = 2
-# Errors of Arrow for damage, storage failures, lack of memory, names that are not UTF-8, and types
-# that Ray refuses to decode.
+# Errors of Arrow for damage, storage failures, lack of memory, and names that are not UTF-8.
 _FAILURES = (pa.ArrowException, OSError, MemoryError, ValueError)
+# In a footer, the key of Arrow's schema, the type and length of its value, and the value in base64.
+_SCHEMA = re.compile(rb"(ARROW:schema\x18[\x80-\xff]*[\x00-\x7f])([A-Za-z0-9+/]+=*)")
 
 
 class RowRange(NamedTuple):
@@ -58,12 +61,7 @@ def open_parquet(file: str) -> pq.ParquetFile:
     """
     for is_last in (False, True):  # try twice, because the storage may fail for a moment
         try:
-            parquet = pq.ParquetFile(
-                storage.open_file(file),
-                buffer_size=READ_BYTES,
-                pre_buffer=False,  # a buffer would hold whole row groups
-                page_checksum_verification=True,
-            )
+            parquet = _open(file)
             parquet.schema_arrow  # noqa: B018 - it is decoded here
             break
         except _FAILURES as error:
@@ -77,6 +75,39 @@ def open_parquet(file: str) -> pq.ParquetFile:
     if sum(num_rows) != footer.num_rows or min(num_rows, default=0) < 0:
         raise DataError(f"{file} is not a complete Parquet file: its row groups do not add up")
     return parquet
+
+
+def _open(file: str) -> pq.ParquetFile:
+    """Open a Parquet file; the types of Ray are read as their storage.
+
+    In a process that has imported Ray Data, Arrow leaves these types to Ray, which refuses tensors
+    that Ray 2.49 to 2.54 wrote. They are read with `nanograd.images.tensors` in every process.
+    """
+    read = partial(
+        pq.ParquetFile,
+        buffer_size=READ_BYTES,
+        pre_buffer=False,  # a buffer would hold whole row groups
+        page_checksum_verification=True,
+    )
+    try:
+        parquet = read(storage.open_file(file))
+        if not any(isinstance(type_, pa.ExtensionType) for type_ in parquet.schema_arrow.types):
+            return parquet
+    except ValueError as error:
+        if isinstance(error, pa.ArrowException):
+            raise
+    stream = storage.open_file(file)
+    # The last 8 bytes are the length of the footer and "PAR1".
+    length = int.from_bytes(stream.read_at(4, stream.size() - 8), "little")
+    footer = stream.read_at(length + 8, stream.size() - length - 8)
+    renamed = _SCHEMA.sub(_rename_types_of_ray, footer)
+    return read(stream, metadata=pq.read_metadata(pa.BufferReader(b"PAR1" + renamed)))
+
+
+def _rename_types_of_ray(stored: re.Match[bytes]) -> bytes:
+    """Give Ray's types in a stored schema names of the same length that Arrow does not know."""
+    schema = b64decode(stored[2]).replace(b"ray.data.arrow_", b"RAY.DATA.ARROW_")
+    return stored[1] + b64encode(schema)
 
 
 def check_storage(file: str, error: Exception, num_bytes: int | None = None) -> None:

@@ -92,8 +92,8 @@ def without_views(array: pa.Array) -> pa.Array:
 def tensor_of(field: pa.Field) -> Tensor:
     """Return the shape of a column's tensors, by its extension type, metadata or fixed list sizes.
 
-    A process without Ray sees Ray's types as metadata only. The metadata of Ray 2.49 to 2.54 is
-    pickled, and is never loaded.
+    Ray's types are seen as metadata only. The metadata of Ray 2.49 to 2.54 is pickled, and is
+    never loaded.
 
     >>> tensor_of(pa.field("", pa.list_(pa.list_(pa.int8(), 28), 30))).shape
     (30, 28)
