@@ -25,7 +25,7 @@ from nanograd.images.columns import (
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import InputFile, Version, entity_tag, kind_of
 from nanograd.images.parquet import open_parquet
-from nanograd.images.tensors import is_any, plain_type
+from nanograd.images.tensors import is_any, is_list, plain_type
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, warning
@@ -215,32 +215,59 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str], format_: s
             present = list_names(_names_of(usable)) or "no columns"
             raise UsageError(f"--keep {name}: no file has this column; there are {present}")
         values = (type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types)
-        plain = set(map(plain_type, values))
-        # Arrow rounds decimals to floats without an error.
-        has_decimals = any(is_any(each, "decimal") for each in plain)
-        # Arrow joins decimals and whole numbers to a decimal with too few digits for the latter.
-        wide = {
-            pa.decimal128(len(str(2**each.bit_width)))
-            if has_decimals and is_any(each, "integer")
-            else each
-            for each in plain
-        }
-        schemas, field = [pa.schema([(name, type_)]) for type_ in sorted(wide, key=str)], None
-        with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
-            field = pa.unify_schemas(schemas, promote_options="permissive").field(name)
-        if field is None or (is_any(field.type, "floating") and has_decimals):
-            listed = " and ".join(sorted(map(str, plain)))
+        plain = sorted(set(map(plain_type, values)), key=str)
+        try:
+            type_ = _common_type(plain)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise DataError(
-                f"--keep {name}: the files hold {listed}, and no type holds the values of all; "
-                "leave it out or write one type"
-            )
-        if not fits(field.type, format_):
+                f"--keep {name}: the files hold {' and '.join(map(str, plain))}, and no type holds "
+                "the values of all; leave it out or write one type"
+            ) from error
+        if not fits(type_, format_):
             raise UsageError(
-                f"--format {format_} cannot hold column {field.name!r} of type {field.type}; "
+                f"--format {format_} cannot hold column {name!r} of type {type_}; "
                 "leave it out of --keep or choose parquet"
             )
-        kept.append(field)  # `reader.read` checks each value
+        kept.append(pa.field(name, type_))  # `reader.read` checks each value
     return pa.schema(kept)
+
+
+def _common_type(types: Sequence[pa.DataType]) -> pa.DataType:
+    """Return a type that holds the values of all types; raise ArrowTypeError if there is none.
+
+    Arrow rounds decimals to floats without an error, and joins decimals and whole numbers to a
+    decimal with too few digits for the latter.
+    """
+
+    def join(types: Sequence[pa.DataType]) -> pa.DataType:
+        schemas = [pa.schema([("", type_)]) for type_ in types]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+    types = [each for each in types if not is_any(each, "null")] or types
+    if len(set(types)) == 1:
+        return types[0]
+    joined = join(types)
+    if is_any(joined, "struct"):
+        inner = {
+            name: [each.field(name).type for each in types if name in each.names]
+            for name in joined.names
+        }
+        return pa.struct([(name, _common_type(found)) for name, found in inner.items()])
+    if is_list(joined):
+        value = _common_type([each.value_type for each in types])
+        if is_any(joined, "large_list"):
+            return pa.large_list(value)
+        return pa.list_(value, getattr(joined, "list_size", -1))
+    if not any(is_any(each, "decimal") for each in types):
+        return joined
+    if is_any(joined, "floating"):
+        raise pa.ArrowTypeError
+    return join(
+        [
+            pa.decimal128(len(str(2**each.bit_width))) if is_any(each, "integer") else each
+            for each in types
+        ]
+    )
 
 
 def _names_of(scanned: Sequence[ScannedFile]) -> list[str]:

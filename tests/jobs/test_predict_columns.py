@@ -1,6 +1,7 @@
 """Which columns `predict` reads, refuses, keeps and writes."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -168,6 +169,13 @@ def date(year: int) -> datetime:
     return datetime(year, 12, 31, 23, 59, 59)
 
 
+# Nested types of a type, and a value of each for int64.
+NESTS: list[tuple[Callable[[pa.DataType], pa.DataType], Any]] = [
+    (pa.list_, [2**63 - 1, None]),
+    (pa.large_list, [2**63 - 1]),
+    (lambda type_: pa.list_(type_, 1), [2**63 - 1]),
+    (lambda type_: pa.struct({"x": pa.list_(type_), "y": pa.int8()}), {"x": [2**63 - 1], "y": 2}),
+]
 # Types of a column in two files, its value in the first one, and the type that holds both or, if
 # none does, what is said.
 KEPT: list[tuple[pa.DataType, pa.DataType, Any, pa.DataType | str]] = [
@@ -200,6 +208,11 @@ KEPT: list[tuple[pa.DataType, pa.DataType, Any, pa.DataType | str]] = [
     (pa.decimal128(5, 2), pa.float64(), None, "the files hold decimal128"),
     (pa.int64(), pa.decimal128(10, 2), 2**63 - 1, pa.decimal128(22, 2)),
     (pa.uint64(), pa.decimal128(38, 20), 2**64 - 1, pa.decimal256(40, 20)),
+    *(
+        (nest(pa.int64()), nest(pa.decimal128(10, 2)), value, nest(pa.decimal128(22, 2)))
+        for nest, value in NESTS
+    ),
+    *((nest(pa.decimal128(5, 2)), nest(pa.float64()), None, "the files hold") for nest, _ in NESTS),
     (pa.int64(), pa.string(), None, "the files hold int64 and string"),
     (pa.int64(), pa.struct([("x", pa.int8())]), None, "the files hold int64 and struct"),
 ]
@@ -223,6 +236,14 @@ def test_kept_column_has_a_type_for_all_values_or_ends_the_job(
         assert found.type == kept
         values = pa.array([None] * (ROWS - 1) + [value], first).cast(kept).to_pylist()
         assert found.to_pylist() == values + [None] * ROWS
+
+
+def test_kept_column_that_gets_another_type_is_named(case, images):
+    case.write("a.parquet", {"image": raw(images), "id": pa.array(range(ROWS), pa.int32())})
+    case.run(keep=("id",))
+    case.write("b.parquet", {"image": raw(images), "id": range(ROWS)})
+
+    case.refuse(OutputExistsError, r"\(other keep: id was int32 and is int64\)", keep=("id",))
 
 
 def test_all_columns_are_kept_but_those_of_the_images(case, images):
