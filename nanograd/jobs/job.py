@@ -143,9 +143,9 @@ def _choose_folder(job: Job, *, clean: bool = True) -> tuple[str | None, output.
         if not job.spec.overwrite:
             old, new = output.Manifest.read(job.output).job, job.identity
             names = [each for each in {**old, **new} if old.get(each) != new.get(each)]
-            names = [name.removesuffix("_sha256") for name in names]
+            others = [_describe_other(each, old.get(each), new.get(each)) for each in names]
             raise OutputExistsError(
-                f"{job.output} holds the output of another job (other {', '.join(names)}); "
+                f"{job.output} holds the output of another job (other {', '.join(others)}); "
                 "choose another --output or replace it with --overwrite"
             )
         inputs = (file for part in job.parts for file in part.files)
@@ -168,6 +168,15 @@ def _choose_folder(job: Job, *, clean: bool = True) -> tuple[str | None, output.
     if clean and not (folder == job.staging and _read_own(job, job.staging)):
         storage.remove(job.staging)
     return folder, before
+
+
+def _describe_other(name: str, old: object, new: object) -> str:
+    """Name a setting that differs; if it holds types of columns, also a column of another type."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for column in old:
+            if new.get(column, old[column]) != old[column]:
+                return f"{name}: {column} was {old[column]} and is {new[column]}"
+    return name.removesuffix("_sha256")
 
 
 def _read_own(job: Job, folder: str) -> output.Manifest | None:
