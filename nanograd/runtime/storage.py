@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -144,9 +144,13 @@ def read(place: str, max_bytes: int | None = None) -> bytes:
             filesystem, path = arrow_filesystem(place)
             with filesystem.open_input_stream(path, compression=None) as stream:
                 return bytes(stream.read(max_bytes))
-        with local_path(place).open("rb") as file:
+        path = local_path(place)
+        status = os.stat(path)  # noqa: PTH116 - a Path takes three times as long
+        if not S_ISREG(status.st_mode) and not S_ISDIR(status.st_mode):  # it may have no end
+            raise DataError(f"{place}: this is a pipe or device, no file; check the path")
+        with path.open("rb") as file:
             # read(n) allocates n bytes first, which takes 35 us for half a megabyte.
-            whole = max_bytes is None or os.fstat(file.fileno()).st_size <= max_bytes
+            whole = max_bytes is None or status.st_size <= max_bytes
             return file.read(None if whole else max_bytes)
 
 

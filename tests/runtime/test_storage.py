@@ -1,4 +1,5 @@
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,16 @@ def test_commit_makes_data_the_whole_content(tmp_path, data, prefix):
         storage.remove(storage.join(f"{prefix}{tmp_path}", name))
     assert storage.names(f"{prefix}{tmp_path}") == storage.names(place) == []
     assert storage.exists(f"{prefix}{tmp_path}")
+
+
+def test_pipe_socket_or_device_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    for place in (str(tmp_path / "pipe"), f"file://{tmp_path}/socket", "/dev/zero"):
+        for most in (None, 4):
+            with pytest.raises(DataError, match=f"{place}: this is a pipe or device, no file"):
+                storage.read(place, most)
 
 
 def test_committed_file_has_the_permissions_of_the_umask(tmp_path):
