@@ -126,7 +126,8 @@ class JobSpec(Spec):
 
     workers: int | None = _workers(
         None,
-        "number of Ray actors; 0 = run in this process without Ray [default: one per free CPU]",
+        "number of Ray actors; 0 = run in this process without Ray [default: one per free CPU, at "
+        "most --shards]",
         least=0,
     )
     address: str | None = _workers(
