@@ -144,11 +144,11 @@ def read(place: str, max_bytes: int | None = None) -> bytes:
             filesystem, path = arrow_filesystem(place)
             with filesystem.open_input_stream(path, compression=None) as stream:
                 return bytes(stream.read(max_bytes))
-        path = local_path(place)
-        status = os.stat(path)  # noqa: PTH116 - a Path takes three times as long
+        local = local_path(place)
+        status = os.stat(local)  # noqa: PTH116 - a Path takes three times as long
         if not S_ISREG(status.st_mode) and not S_ISDIR(status.st_mode):  # it may have no end
             raise DataError(f"{place}: this is a pipe or device, no file; check the path")
-        with path.open("rb") as file:
+        with local.open("rb") as file:
             # read(n) allocates n bytes first, which takes 35 us for half a megabyte.
             whole = max_bytes is None or status.st_size <= max_bytes
             return file.read(None if whole else max_bytes)
