@@ -259,12 +259,13 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     r"""Return the values of a column. In text, a byte that is not UTF-8 becomes `\xff`.
 
     Arrow reads text without a check, and would raise an error only when it is converted to Python.
+    For such a byte in a list or struct, UnicodeDecodeError is raised.
     """
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
         if not is_text(column.type):
-            raise DataError(f"text in a column of {column.type} is not UTF-8") from None
+            raise
     found = column.cast(pa.large_binary()).to_pylist()
     return [None if each is None else each.decode(errors="backslashreplace") for each in found]
 

@@ -247,7 +247,8 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
     value, and NaN and infinity are null.
 
     Raises:
-        DataError: a date is not in the years 1 to 9999, or its time zone is unknown.
+        DataError: a date is not in the years 1 to 9999, its time zone is unknown, or text in a list
+            or struct is not UTF-8.
     """
     values = list[list[Any]]()
     for name, column in zip(table.column_names, table.columns, strict=True):
@@ -257,10 +258,12 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
             elif is_any(column.type, "timestamp", "date"):
                 pc.min_max(column).as_py()
         except (OverflowError, ValueError) as error:
+            why = "the time zone is unknown, or a value is not in the years 1 to 9999"
+            if isinstance(error, UnicodeDecodeError):
+                why = "text is not UTF-8"
             raise DataError(
-                f"--format {format_} cannot hold column {name!r} of type {column.type}: a value is "
-                "not in the years 1 to 9999, or the time zone is unknown; leave it out of --keep "
-                "or choose parquet"
+                f"--format {format_} cannot hold column {name!r} of type {column.type}: {why}; "
+                "leave it out of --keep or choose parquet"
             ) from error
     if format_ == "jsonl":
         encode_row = json.JSONEncoder(default=str).encode

@@ -174,3 +174,13 @@ def test_json_lines_have_an_object_for_each_entry_of_a_map():
 
     entries = [{"key": "a", "value": 1.5}, {"key": "b", "value": None}]
     assert [json.loads(line)["map"] for line in lines] == [entries, None]
+
+
+def test_text_in_a_list_that_is_not_utf8_is_refused_with_its_column():
+    texts = pa.array([b"a\xff"]).view(pa.string())
+    table = pa.table({"words": pa.ListArray.from_arrays([0, 1], texts)})
+
+    with pytest.raises(
+        DataError, match=r"column 'words' of type list<.*: text is not UTF-8; leave"
+    ):
+        encode(table, "jsonl")
