@@ -103,9 +103,10 @@ def expand(
 ) -> list[InputFile]:
     """List all input files, sorted. A file is listed once, even if several links lead to it.
 
-    In a folder, files with one of the suffixes are listed; if these include Parquet's, Parquet
-    files of any name, too. Names that begin with `_` or `.` are skipped, as in Spark, Hive and
-    Arrow. A file that is an input itself is always listed. The listener is warned of other files.
+    Below a folder, files whose names end with one of `suffixes` are listed. If `suffixes` has
+    Parquet's, files with Parquet's first bytes are listed, too. Names that begin with `_` or `.`
+    are skipped, as in Spark, Hive and Arrow. The listener is warned of all other files. A file
+    that is an input itself is always listed.
 
     Raises:
         DataError: an input does not exist, no file is found (`hint` ends the message), or an input

@@ -75,7 +75,8 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 def without_views(array: pa.Array) -> pa.Array:
     """Replace views of text, bytes or lists, at any depth, by plain types.
 
-    List views are not cast, because the cast of pyarrow 26 makes the last list of a file empty.
+    List views are made anew from their values and lengths, because pyarrow 26's cast empties the
+    last list.
     """
     if (type_ := plain_type(array.type)) != array.type:
         array = array.cast(type_)
@@ -92,8 +93,8 @@ def without_views(array: pa.Array) -> pa.Array:
 def tensor_of(field: pa.Field) -> Tensor:
     """Return the shape of a column's tensors, by its extension type, metadata or fixed list sizes.
 
-    Ray's types are seen as metadata only. The metadata of Ray 2.49 to 2.54 is pickled, and is
-    never loaded.
+    Ray's types are seen as metadata only. The metadata of Ray 2.49 to 2.54 is pickled, and is never
+    unpickled: then only fixed list sizes tell a shape.
 
     >>> tensor_of(pa.field("", pa.list_(pa.list_(pa.int8(), 28), 30))).shape
     (30, 28)

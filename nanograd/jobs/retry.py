@@ -1,10 +1,10 @@
 """Retries: with `--retry-quarantine`, quarantined rows are read again with other options.
 
-The quarantined rows of a part become a new part, with predictions and quarantine of its own. The
-old part keeps its predictions. A file that could not be used at all is planned again as a whole.
+The quarantined rows of a part become a new part, which has its own predictions and quarantine. The
+old part keeps its predictions. A file that could not be used at all is divided into parts again.
 
-Receipts store the options of all retries. If the rows of a file must be read again, for example
-because an output file was damaged, its parts use these options, too, one after the other.
+Receipts store the options of all retries. If rows must be read again, for example because an output
+file was damaged, they are read with the first options, and quarantined rows with the next ones.
 """
 
 from collections.abc import Sequence, Set

@@ -158,8 +158,8 @@ class Model:
                 0. Any numeric dtype; the scale is 0..255 or 0..1 (see `nanograd.digits.levels`).
 
         Raises:
-            ArgumentError: the shape or dtype is another, or the scale of an image is unclear. It is
-                a ValueError.
+            ArgumentError, a ValueError: the shape is not one of these, the dtype is not numeric, or
+                the scale of an image is unclear.
         """
         return np.asarray(self.predict_proba(images).argmax(axis=1), np.int64)
 

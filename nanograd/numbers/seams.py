@@ -36,7 +36,7 @@ FEW, DENSITY = 8, 0.16 * LINE
 
 @dataclass(frozen=True)
 class Seams:
-    """N seams in the order of the ink to their left. The first and the last are the line's ends."""
+    """N possible cuts, ordered by the ink to their left. The first and last are the line's ends."""
 
     last: Ints  # (N, height), the last column to the left of the seam, -1 to width
     cost: Floats  # (N,) cost of the path, 0 for the ends

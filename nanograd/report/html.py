@@ -107,7 +107,7 @@ def write_report(
     as_png: bool = False,
     again: bool = False,
 ) -> str | None:
-    """Write the report if it is missing or if `as_png` or `again`; a failure is only a warning."""
+    """Write the report if it is missing, or if `as_png` or `again` is true; warn if that fails."""
     written = storage.join(place, REPORT)
     try:
         if as_png or again or not storage.exists(written):

@@ -76,10 +76,10 @@ class Command(click.Command):
 
 
 class SpecCommand(Command):
-    """A command with a flag for each field of a spec, whose docstring is the command's help.
+    """A command with a flag for each field of a spec class, whose docstring is the command's help.
 
-    Its help lists the flags by group, and rare flags by `--help-all` only. `run` is called with
-    `spec=` and, if the command has an `argument`, such as PATH..., with its value.
+    `--help` lists the flags by group, without rare ones; `--help-all` lists all. `run` receives the
+    spec and, if the command has an `argument`, such as PATH..., its value as `inputs`.
     """
 
     def __init__(

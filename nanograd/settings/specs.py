@@ -64,7 +64,7 @@ class PictureOptions(Spec):
     polarity: Polarity = _pictures("auto", "whether ink is darker or lighter than paper")
     max_pixels: int = _pictures(
         50_000_000,
-        "quarantine pictures with more pixels (width x height)",
+        "refuse pictures with more pixels (width x height)",
         least=784,
         most=178_956_970,  # Pillow refuses larger pictures
         rare=True,
@@ -227,7 +227,7 @@ class InspectSpec(PictureOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
-    """Classify the digits in pictures, Parquet or CSV files (files, folders, globs, ZIP files)."""
+    """Classify digits. A SOURCE is a picture, Parquet or CSV file, folder, glob or ZIP file."""
 
     output: Given[Any, str] = setting("predictions", "output directory or URI", place=True)
     model: Given[Place | None, str | None] = _MODEL

@@ -55,11 +55,11 @@ def as_net(recipe: Recipe, snapshot: Snapshot) -> Net:
 
 
 class Evaluator:
-    """Source of the metrics of a net and of the progress of its run.
+    """Computes the metrics of a net, and how far its run has come.
 
     Args:
-        recipes: recipes of all nets of the run.
-        net: index of the net that is trained.
+        recipes: recipes of all nets of the run, which are trained one after another.
+        net: index of the net that is trained now.
         validation: validation images; may be empty.
     """
 

@@ -98,7 +98,8 @@ class TrainingRun:
             stop: when set, the run saves a checkpoint and stops.
 
         Raises:
-            OutputExistsError: the directory contains another run or foreign files, or is a file.
+            OutputExistsError: the directory has a run with other settings or files of no run, or is
+                a file.
             Stopped: `stop` was set; repeating the command continues the run.
             DivergedError: a gradient, loss or parameter is not finite.
             StorageError: the directory cannot be written.
