@@ -226,7 +226,12 @@ def _run_parts(
     output.remove_other_parts(folder, files, found, done)
     meter.count(*kept, *done.values())
     own = list(done.values())
-    limited = {part.id: part.num_rows for part in job.parts if not part.quarantine}
+    retried = {file for each in job.earlier.stale if each.readings for file in each.inputs}
+    limited = {
+        part.id: part.num_rows
+        for part in job.parts
+        if not part.quarantine and retried.isdisjoint(part.files)
+    }
     num_rows = sum(limited.values())
     bad = sum(receipt.counts.quarantined for receipt in own if receipt.part in limited)
     # Parts of an earlier command may exceed the limit.

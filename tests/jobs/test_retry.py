@@ -144,6 +144,15 @@ def test_lost_file_of_a_retry_is_replaced_by_the_next_command(case, retried, tmp
     each_lost_file_is_replaced(case, tmp_path, table)
 
 
+def test_lost_file_of_rows_that_no_retry_could_read_is_replaced(case, tmp_path):
+    case.add(0)
+    case.write("1.parquet", {"image": [b"x"] * 3, "scan": [b"y"] * 3})
+    case.run()
+    case.run(**SCAN)
+
+    each_lost_file_is_replaced(case, tmp_path, "quarantine")
+
+
 def test_changed_file_of_a_retry_is_replaced_by_sync_and_read_in_both_ways(case, retried):
     os.utime(case.add_scan(1), ns=(0, 0))
     changed = case.run(sync=True)
