@@ -1,7 +1,8 @@
 """Writers of tables as Parquet, CSV or JSON lines, in files divided by rows or column values."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -285,7 +286,11 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
 
 
 def read(place: str, schema: pa.Schema) -> pa.Table:
-    """Read columns of a file of an output, whose suffix is its format."""
+    """Read columns of a file of an output, whose suffix is its format.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
     if not (data := storage.read(place)):  # JSON lines without a row
         return schema.empty_table()
     import pyarrow.dataset as pa_dataset  # noqa: PLC0415 - it imports pandas, if that is installed
@@ -301,7 +306,19 @@ def read(place: str, schema: pa.Schema) -> pa.Table:
         "jsonl": pa_dataset.JsonFileFormat(read_options=pa_json.ReadOptions(block_size=size)),
     }
     format_ = formats[place.rpartition(".")[2]]
-    return format_.make_fragment(pa.BufferReader(data)).to_table(schema)
+    with undamaged(place):
+        return format_.make_fragment(pa.BufferReader(data)).to_table(schema)
+
+
+@contextmanager
+def undamaged(place: str) -> Iterator[None]:
+    """Convert Arrow's errors for the damaged bytes of a file of an output to DataError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{place} is damaged ({error}); the predict command with --verify writes it again"
+        ) from error
 
 
 def _to_json_values(column: pa.ChunkedArray) -> list[Any]:

@@ -89,6 +89,10 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
         if folder is None:
             listener(info(f"{job.output} holds this job's result, complete; nothing to do"))
             receipts = before.receipts
+            try:
+                json_files.read(storage.join(job.output, output.SUMMARY))
+            except DataError:
+                _commit_summary(job, job.output, receipts)
         else:
             receipts = _run_parts(
                 job, folder, before, run_parts, meter, listener=listener, lease=lease
@@ -262,13 +266,17 @@ def _run_parts(
     for receipt in kept:
         if receipt.files != recorded[receipt.part]:  # a retry has replaced its quarantine
             output.commit_receipt(folder, receipt)
-    summary = {**Counts.total(receipts).summary(), **job.about}
-    storage.commit(storage.join(folder, output.SUMMARY), json_files.encode(summary))
+    _commit_summary(job, folder, receipts)
     storage.commit(storage.join(folder, output.METRICS), meter.recorded())
     runs = [run for run in (*runs, sorted(planned.difference(*runs))) if run]
     output.Manifest(job=job.identity, receipts=receipts, runs=runs).commit(folder)
     storage.commit(storage.join(folder, output.SUCCESS), b"")
     return receipts
+
+
+def _commit_summary(job: Job, folder: str, receipts: Sequence[Receipt]) -> None:
+    summary = {**Counts.total(receipts).summary(), **job.about}
+    storage.commit(storage.join(folder, output.SUMMARY), json_files.encode(summary))
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], bad: int, rows: int) -> None:

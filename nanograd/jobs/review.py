@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.images.columns import fits, rename_taken
-from nanograd.images.writers import PICTURE, to_parquet
+from nanograd.images.writers import PICTURE, to_parquet, undamaged
 from nanograd.jobs import digit_lines
 from nanograd.jobs.output import files_of
 from nanograd.jobs.part import part_id
@@ -181,7 +181,9 @@ def _least(spec: PredictSpec) -> float:
 
 def _read(place: str) -> pa.Table:
     """Read the file of a part."""
-    return pq.ParquetFile(pa.BufferReader(storage.read(place))).read(use_threads=False)
+    data = pa.BufferReader(storage.read(place))
+    with undamaged(place):
+        return pq.ParquetFile(data).read(use_threads=False)
 
 
 def _first(rows: pa.Table, number: int) -> pa.Table:

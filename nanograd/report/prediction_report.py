@@ -1,6 +1,5 @@
 """The report of a prediction: one HTML file that opens offline, made from its output folder."""
 
-import json
 import shlex
 from base64 import b64decode
 from collections.abc import Sequence
@@ -44,7 +43,7 @@ def build(folder: str) -> Report:
         raise DataError(
             f"{folder} was written by {command}; only training runs and predictions have reports"
         )
-    summary = json.loads(storage.read(storage.join(folder, SUMMARY)))
+    summary = json_files.read(storage.join(folder, SUMMARY))
     counts, rejected = PredictionCounts.total(manifest.receipts), _quarantined(folder, manifest)
     progress = json_files.read_lines(storage.join(folder, METRICS))
     by_ingest = list[Detail]()

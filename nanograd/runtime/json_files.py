@@ -15,6 +15,14 @@ def encode(value: JsonObject) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
+def read(file: str) -> JsonObject:
+    """Read a JSON object; raise DataError if the file is missing or damaged."""
+    try:
+        return dict(json.loads(storage.read(file)))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file} is damaged: it is no JSON object") from error
+
+
 def commit_manifest(file: str, manifest: JsonObject) -> None:
     """Commit a JSON object together with the checksum of its content, with an entry on each line.
 

@@ -167,6 +167,15 @@ def test_columns_are_read_back_beside_any_kept_column(tmp_path, format_):
     assert read(str(tmp_path / f"part.{format_}"), QUARANTINE) == table.select(QUARANTINE.names)
 
 
+@pytest.mark.parametrize("format_", ["parquet", "jsonl"])
+def test_file_that_is_damaged_is_named(tmp_path, format_):
+    place = tmp_path / f"part.{format_}"
+    place.write_bytes(b'{"path": "a')
+
+    with pytest.raises(DataError, match=rf"{place} is damaged .*--verify writes it again"):
+        read(str(place), QUARANTINE)
+
+
 def test_json_lines_have_an_object_for_each_entry_of_a_map():
     maps = pa.array([[("a", 1.5), ("b", np.nan)], None], pa.map_(pa.string(), pa.float64()))
 

@@ -63,6 +63,18 @@ DAMAGES: list[Any] = [
 ]
 
 
+@pytest.mark.parametrize("damage", [delete, cut])
+def test_lost_or_cut_summary_is_made_again(case, damage):
+    case.fill(3)
+    case.run()
+    before = untimed_contents(case.out)
+    damage(case.out / "_summary.json")
+
+    case.run()
+
+    assert untimed_contents(case.out) == before
+
+
 @pytest.mark.parametrize(("then", "damage", "table", "settings"), DAMAGES)
 def test_lost_or_cut_file_is_made_again(case, then, damage, table, settings):
     case.fill(3)

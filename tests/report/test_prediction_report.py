@@ -191,6 +191,15 @@ def test_command_writes_the_report_again(predict):
         commands.report(str(out), ["sample"], [].append)
 
 
+@pytest.mark.parametrize("name", ["_summary.json", "_review.pq"])
+def test_file_that_is_damaged_is_named(predict, name):
+    out = predict(7)
+    (out / name).write_bytes(b"{")
+
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        commands.report(str(out), [], [].append)
+
+
 def test_prediction_is_not_compared_as_a_run(predict):
     out = predict(7)
 
