@@ -230,11 +230,12 @@ def _run_parts(
     output.remove_other_parts(folder, files, found, done)
     meter.count(*kept, *done.values())
     own = list(done.values())
+    stale = {receipt.part for receipt in job.earlier.stale}  # an equal id means the same rows
     retried = {file for each in job.earlier.stale if each.readings for file in each.inputs}
     limited = {
         part.id: part.num_rows
         for part in job.parts
-        if not part.quarantine and retried.isdisjoint(part.files)
+        if not part.quarantine and part.id not in stale and retried.isdisjoint(part.files)
     }
     num_rows = sum(limited.values())
     bad = sum(receipt.counts.quarantined for receipt in own if receipt.part in limited)

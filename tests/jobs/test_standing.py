@@ -104,6 +104,25 @@ def test_lost_or_cut_file_is_made_again(case, then, damage, table, settings):
         assert sources(case.out) == every_row(*numbers)
 
 
+def test_lost_quarantine_of_a_file_without_a_usable_row_is_made_again(case):
+    case.fill(2)
+    case.write("bad.parquet", {"image": [b"no picture"] * 3})
+    case.run()
+    before = untimed_contents(case.out)
+    [lost] = [
+        file
+        for file in (case.out / "quarantine").iterdir()
+        if pq.read_table(file)["source_file"][0].as_py().endswith("bad.parquet")
+    ]
+    lost.unlink()
+
+    case.run()
+
+    again = untimed_contents(case.out)
+    assert again.pop("_manifest.json") != before.pop("_manifest.json")  # its runs
+    assert again == before
+
+
 @pytest.mark.parametrize(
     ("name", "then"),
     [
