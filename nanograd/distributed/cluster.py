@@ -101,14 +101,15 @@ def session(
     what = "starting Ray" if is_private else f"joining the Ray cluster at {address}"
     listener(info(f"{what} ..."))
     processes: dict[str, Any] = {}  # of a private Ray
-    with redirect_stdout(_RayStdout(processes)):  # until Ray has ended, because it also prints then
+    # Until Ray has ended, because it also prints then.
+    with redirect_stdout(_RayStdout(processes)), _environment(is_private=is_private):
         if is_private:
             with _private_ray(num_cpus, processes):
                 yield
             return
         try:
             _forget_token()
-            with sigterm_kept():
+            with sigterm_kept(), without_core_messages():
                 _join(address)
             yield
         finally:
@@ -145,19 +146,18 @@ def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[No
     folder, lock = make_folder()
     with lock:
         try:
-            with _environment():
-                try:
-                    _forget_token()
-                    _start(folder / _OF_RAY, num_cpus)
-                    for child in psutil.Process().children():
-                        with suppress(psutil.NoSuchProcess):
-                            if (name := child.name()) in (_RAYLET, "gcs_server"):
-                                processes[name] = child
-                    with _watched(processes):
-                        yield
-                finally:
-                    with redirect_stdout(io.StringIO()):  # hide that its processes end
-                        ray.shutdown()
+            try:
+                _forget_token()
+                _start(folder / _OF_RAY, num_cpus)
+                for child in psutil.Process().children():
+                    with suppress(psutil.NoSuchProcess):
+                        if (name := child.name()) in (_RAYLET, "gcs_server"):
+                            processes[name] = child
+                with _watched(processes):
+                    yield
+            finally:
+                with redirect_stdout(io.StringIO()):  # hide that its processes end
+                    ray.shutdown()
         except Exception as error:
             of_ray = isinstance(error, ClusterError | InternalError)
             if of_ray or not isinstance(error, NanogradError):
@@ -239,16 +239,14 @@ def make_folder() -> tuple[Path, BinaryIO]:
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
-    """Set the variables of a private Ray inside a with block, unless the user has set them."""
+def _environment(*, is_private: bool) -> Iterator[None]:
+    """Set Ray's variables inside a with block, unless the user has set them."""
     before = dict(os.environ)
-    defaults = {
+    # Ray Data's actors make Ray's core write a line about restarts to our stderr at each start.
+    defaults = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+    if is_private:
         # Without a token in the environment, Ray writes one to ~/.ray that all users can read.
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray Data's actors make Ray's core write a line about restarts to our stderr at each start.
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
-    }
+        defaults |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ.update({**defaults, **before})
     # Workers must find this package even if only the hook of an editable installation knows it. In
     # the folder above a clone, Python would import the clone as a package and not ask the hook.

@@ -104,7 +104,8 @@ def test_job_under_kills_ends_with_the_bytes_of_an_undisturbed_one(
             assert driver.returncode == -signal.SIGKILL
             wait_for(lambda: not actors(head.pid), "workers outlive their driver")
         else:
-            result, _ = finish(driver)
+            result, log = finish(driver)
+            assert "core_worker" not in log
 
     assert num_commands == 1 + victims.count("driver")
     assert untimed_contents(place) == predicted
