@@ -38,7 +38,8 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     kept = _grow(main, boxes, sizeable, mass > tuning.BAR_INK * mass[main])
     height, width = ink.shape
     has_room = width >= tuning.WIDE * height and max(ink.shape) <= tuning.BITMAP_SIDE
-    if _are_two(boxes[sizeable], mass[sizeable]) or (has_room and _is_one_left(boxes, mass, kept)):
+    are_several = _are_two(boxes[sizeable], mass[sizeable]) or _are_ones(labels, boxes, mass * kept)
+    if are_several or (has_room and _is_one_left(boxes, mass, kept)):
         detail = "several digits stand side by side; `nanograd predict --digits many` reads numbers"
         raise UnreadableError(Reason.TOO_MANY_MARKS, detail)
     if kept.sum() > tuning.MAX_MARKS:
@@ -116,6 +117,30 @@ def _are_two(boxes: Floats, mass: Floats) -> bool:
     widths = 1 - np.minimum(beside[:, None], beside)[..., 1::2].sum(2)
     is_wide = ((across > 0) & (widths > tuning.WIDEST * height)).any()
     return bool(gaps.max() > tuning.REACH * height or is_wide)
+
+
+def _are_ones(labels: Ints, boxes: Floats, mass: Floats) -> bool:
+    """Return whether two marks are narrow strokes side by side, and not the halves of a zero."""
+    heights = 1 - boxes[:, 2] - boxes[:, 0]
+    height = heights[mass > 0].max(initial=0)
+    strokes = np.flatnonzero(
+        (heights > tuning.TALL * height) & (mass > tuning.MUCH_INK * mass.max())
+    )
+    if len(strokes) != 2:
+        return False
+    strokes = strokes[np.argsort(boxes[strokes, 1] - boxes[strokes, 3])]
+    left, right = (labels == mark + 1 for mark in strokes.tolist())
+    rows = left.any(1) & right.any(1)
+    if rows.sum() < height / 2:
+        return False
+    starts, ends = (
+        np.stack([side[rows].argmax(1) for side in sides])
+        for sides in ((left, right), (left[:, ::-1], right[:, ::-1]))
+    )
+    ends = labels.shape[1] - ends
+    above, middle, below = (np.median(each) for each in np.array_split(starts[1] - ends[0], 3))
+    is_bent = abs(middle - (above + below) / 2) > tuning.BENT * height
+    return bool((ends - starts).max() < tuning.NARROW * height and not is_bent)
 
 
 def _is_one_left(boxes: Floats, mass: Floats, kept: Mask) -> bool:

@@ -135,6 +135,9 @@ RING, BORDER_WEIGHT = 0.02, 0.5
 # ink of the largest mark. Marks side by side are two digits if each has at least TALL of the height
 # and BESIDE_INK of the ink, and both together are wider than WIDEST times the height.
 TALL, MUCH_INK, BESIDE_INK, WIDEST = 0.7, 0.4, 0.2, 1.25
+# Two marks are ones if each is narrower than this share of the height, and the gap between them in
+# the middle differs by at most the share BENT from the mean of the gaps above and below.
+NARROW, BENT = 0.45, 0.1
 # A bitmap that is WIDE times as wide as high has room for two digits. The other one must have at
 # least this share of the digit's height.
 WIDE, HALF_AS_TALL = 1.5, 0.5

@@ -1,8 +1,9 @@
 from contextlib import suppress
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import are_mnist_like, centre_of_mass
@@ -134,9 +135,26 @@ def pair_of_drawings(sample: Mnist) -> list[Image.Image]:
     return [picture]
 
 
-@pytest.mark.parametrize("pairs", [pairs_of_bitmaps, pair_of_drawings])
+def pairs_of_ones(sample: Mnist) -> list[Image.Image]:
+    ones = [each.reshape(28, 28) for each in sample.test.images[sample.test.labels == 1][:20]]
+    ones = [np.pad(each[:, each.any(0)], ((0, 0), (2, 2))) for each in ones]
+    pairs = [np.concatenate([one, other], axis=1) for one, other in pairwise(ones)]
+    drawn = [Image.fromarray(255 - np.pad(pair, 12)) for pair in pairs]
+    return [each.resize((5 * each.width, 5 * each.height)) for each in drawn]
+
+
+@pytest.mark.parametrize("pairs", [pairs_of_bitmaps, pair_of_drawings, pairs_of_ones])
 def test_two_digits_side_by_side_are_refused(pairs, sample):
     assert {reason_of(picture) for picture in pairs(sample)} == {"too_many_marks"}
+
+
+def test_halves_of_a_zero_are_one_digit():
+    for gap in (20, 35, 50):  # degrees
+        picture = Image.new("L", (280, 280), 255)
+        for side in (0, 180):
+            ends = side + 90 + gap / 2, side + 270 - gap / 2
+            ImageDraw.Draw(picture).arc((90, 60, 190, 220), *ends, fill=0, width=12)
+        assert normalise(picture).shape == (28, 28)
 
 
 def test_one_digit_in_a_wide_bitmap_is_read(sample):
