@@ -52,6 +52,8 @@ ACROSS, LOWER = 0.75, 0.5
 # side. An underline, alone or with digits that it touches, is at least RULE times as wide as
 # high, and has LONG of the picture's width. Alone, its columns are SOLID.
 FULL, RULE, LONG, SOLID = 0.85, 2.5, 0.25, 0.9
+# Slopes of long lines that are tried, up to 11 degrees.
+SLOPES = np.arange(-20, 21) / 100
 # Minimum ink of a part of a broken digit, as a share of a usual digit's.
 PART = 0.1
 # Surroundings of a sheet cover more of a side than a digit at the border, or have more rings than
@@ -200,20 +202,53 @@ def _printed(found: normalise.Candidate, weak: float) -> Floats | None:
         top, left, bottom, right = boxes[mark].astype(int).tolist()
         place = slice(top, 1 - bottom), slice(left, 1 - right)
         own = labels[place] == mark + 1
-        part, sides = np.where(own, ink[place], 0), None
-        turned = (np.rot90(own, turns) for turns in range(4))
-        along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
-        is_wide = (np.array(own.shape) > ACROSS * np.array(ink.shape)).all()
-        is_box = is_wide or np.sum(np.array(along) >= ALONG) >= 3  # it runs along three sides
-        if min(own.shape) > LEAST_BOX and is_box:
-            sides = find_printed(part, 1.0, FULL)
-        elif is_rule[mark]:
-            is_bar = own.sum() > SOLID * (len(own) - own.argmax(0) - own[::-1].argmax(0)).sum()
-            rules = (each for each in trace(part, 1.0, FULL) if each.max() > found.strength)
-            sides = part if is_bar else max(rules, key=np.sum, default=None)
+        # Make a long mark level, and turn back what was found in it, a pixel wider.
+        slope = _slope(own) if widths[mark] > LONG * ink.shape[1] else 0.0
+        rows, columns = _level(own, slope)
+        level = np.zeros((2, rows.max() + 1, columns.max() + 1), np.float32)
+        level[0, rows[own], columns[own]] = ink[place][own]
+        inner = tuple(slice(each[own].min(), each[own].max() + 1) for each in (rows, columns))
+        sides = _sides(level[0][inner], is_rule[mark], found.strength, ink.shape)
         if sides is not None:
+            level[1][inner] = sides
+            sides = morphology.running_max(level[1], int(slope != 0))[rows, columns]
             np.maximum(printed[place], sides, out=printed[place])
     return printed if printed.any() else None
+
+
+def _slope(mark: Mask) -> float:
+    """Return the slope of most of the strokes of a mark."""
+    y, x = np.nonzero(mark)
+
+    def concentration(slope: float) -> int:
+        level = y - np.round(slope * x).astype(int)
+        return int((np.bincount(level - level.min()) ** 2).sum())
+
+    return max(SLOPES, key=concentration)
+
+
+def _level(mark: Mask, slope: float) -> tuple[Ints, Ints]:
+    """Return the row and the column of each pixel after a turn that makes a slope level."""
+    rows, columns = np.indices(mark.shape)
+    rows -= np.round(slope * columns).astype(int)
+    columns += np.round(slope * rows).astype(int)
+    return rows - rows.min(), columns - columns.min()
+
+
+def _sides(part: Floats, is_rule: bool, strength: float, picture: tuple[int, ...]) -> Floats | None:
+    """Find the light that the sides of a box, or an underline, absorb in a level mark."""
+    own = part > 0
+    turned = (np.rot90(own, turns) for turns in range(4))
+    along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
+    is_wide = (np.array(own.shape) > ACROSS * np.array(picture)).all()
+    is_box = is_wide or np.sum(np.array(along) >= ALONG) >= 3  # it runs along three sides
+    if min(own.shape) > LEAST_BOX and is_box:
+        return find_printed(part, 1.0, FULL)
+    if not is_rule:
+        return None
+    is_bar = own.sum() > SOLID * (len(own) - own.argmax(0) - own[::-1].argmax(0)).sum()
+    rules = (each for each in trace(part, 1.0, FULL) if each.max() > strength)
+    return part if is_bar else max(rules, key=np.sum, default=None)
 
 
 def _stack(boxes: Floats, mass: Floats, usual: float) -> None:

@@ -185,6 +185,21 @@ def test_digits_are_one_line(case: str) -> None:
     assert starts == pytest.approx(expected, abs=5)
 
 
+@pytest.mark.parametrize("degrees", [0, 8, -8])
+def test_digit_that_touches_a_turned_box_is_found(degrees: float) -> None:
+    boxes = row_of(5, 180, left=90)
+    picture = draw_bars(boxes, (400, 400))
+    canvas = ImageDraw.Draw(picture)
+    for left in range(80, 305, 45):
+        canvas.rectangle((left, 168, left + 45, 232), outline=130, width=2)
+    canvas.line((boxes[2][2] - 2, 200, boxes[2][2] + 12, 200), fill=20, width=5)
+    picture = picture.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=240)
+
+    (starts,) = starts_of(picture)
+
+    assert len(starts) == 5
+
+
 def test_columns_of_numbers_are_lines_of_their_own() -> None:
     rows = [row_of(3, top, left) for top in (20, 90) for left in (30, 290)]
 
