@@ -102,6 +102,7 @@ class Way:
     polarity: str = "auto"  # or `dark-on-light`, `light-on-dark`
     side: int = SEARCH_SIDE  # longest side in pixels of the copy in which lines are found
     sheets: bool = True  # whether to cut off bands along the border as surroundings of a sheet
+    spread: bool = False  # see `normalise.Search`
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         sheet=SHEET if way.sheets and max(picture.size) < CROP * min(picture.size) else None,
         share=LEAST_SHARE,
         hue=HUE,
+        spread=way.spread,
         choose=choose_marks,
     )
     found = normalise.find(picture, how)
@@ -177,7 +179,7 @@ def _look_closer(
     if side > 0.9 * larger:
         return None
     left, top, right, bottom = np.round(scale * part).astype(int).tolist()
-    closer = replace(way, side=round(larger), sheets=False)
+    closer = replace(way, side=round(larger), sheets=False, spread=found.spread)
     return find_lines(found.picture.crop((left, top, right, bottom)), closer).moved(left, top)
 
 

@@ -45,6 +45,7 @@ class Search:
     sheet: tuple[float, int] | None = (tuning.EDGE, tuning.RINGS)
     share: float = tuning.LEAST_SHARE  # minimum share of the pixels that is ink
     hue: float = tuning.HUE  # minimum difference of hue between ink and a coloured sheet
+    spread: bool = False  # whether to look for a bright sheet even if the plain method is enough
     choose: Callable[[Floats, Levels], Mask] = marks.choose_marks  # the pixels to read
 
 
@@ -68,6 +69,7 @@ class Candidate:
     ink: Floats = _NOT_YET  # (H, W), 0 to 1, the share of light that the ink absorbs
     levels: Levels | None = None  # the strengths above which a pixel is ink
     marks: Mask | None = None  # (H, W) bool, the pixels of the digit
+    spread: bool = False  # whether a sheet's tone was painted over its surroundings
     widest: float = tuning.WIDEST_PEN  # maximum pen width / longest side for the score CLEAR
     detail: Floats | None = None  # (h, w), 0 to 1, the digit cut from the whole picture
     strokes: Floats | None = None  # (h + 16, w + 16), 0 to 1, `detail` with MNIST's pen width
@@ -189,7 +191,7 @@ def _candidates(
     is_board = (dark < (int(dark.min()) + int(dark.max())) / 2).mean() > tuning.MOSTLY_DARK
     least = tuning.INVERTED_SHEET if plain.inverted else tuning.SHEET
     for ink, negative, num_sides, is_likely in (
-        ("dark-on-light", np.uint8(0), 1, plain.inverted or plain.score < CLEAR),
+        ("dark-on-light", np.uint8(0), 1, how.spread or plain.inverted or plain.score < CLEAR),
         ("light-on-dark", np.uint8(255), 3, is_board and not plain.inverted),
     ):
         if not is_likely or how.polarity not in ("auto", ink):
@@ -201,7 +203,7 @@ def _candidates(
         # pen. The hole of a bold, cropped zero may look like a sheet, too.
         widest = tuning.WIDEST_PEN if paper.is_crop(reduced) else tuning.BLOT
         found = _locate(picture, Image.fromarray(spread ^ negative), replace(how, polarity=ink))
-        sheet = replace(found, widest=widest)
+        sheet = replace(found, widest=widest, spread=True)
         if sheet.score == CLEAR and sheet.strength > tuning.PALE:
             yield sheet
     yield plain

@@ -218,6 +218,17 @@ def test_small_line_in_a_large_photo_has_its_place(scale: int) -> None:
     assert starts == pytest.approx([237 * scale + box[0] for box in row_of(5, 80)], abs=8)
 
 
+def test_closer_look_at_small_digits_leaves_out_the_table_beside_the_sheet() -> None:
+    grain = np.random.default_rng(0).uniform(28, 84, (250, 1)).repeat(6, 0).repeat(2000, 1)
+    photo = Image.fromarray(grain.astype(np.uint8))
+    rows = [row_of(count, top) for count, top in ((4, 300), (5, 360), (3, 420))]
+    sheet = draw_bars([box for row in rows for box in row], (1800, 1300)).convert("LA")
+    sheet = sheet.rotate(5, Image.Resampling.BICUBIC, expand=True)
+    photo.paste(sheet.getchannel(0), (60, 50), sheet.getchannel(1))
+
+    assert [len(starts) for starts in starts_of(photo)] == [4, 5, 3]
+
+
 def test_line_of_faint_marks_with_one_dark_dot_is_left_out() -> None:
     picture = draw_bars([(x, 10, x + 80, 210) for x in (40, 180, 320)], (480, 440))
     canvas = ImageDraw.Draw(picture)
