@@ -189,7 +189,7 @@ def _other_ways(polarity: str, found: Found | None, sure: bool) -> Iterator[Way]
     likely = "dark-on-light" if polarity == "auto" and not found else polarity
     others = {"auto": ("dark-on-light", "light-on-dark")}.get(polarity, ())
     if found is None or found.inverted:
-        yield from map(Way, others[:1])
+        yield from (Way(each, spread=True) for each in others[:1])
     for side in _OTHER_SIDES:
         yield Way(likely, side=side)
     if found is None or not found.inverted:

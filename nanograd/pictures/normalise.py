@@ -45,7 +45,7 @@ class Search:
     sheet: tuple[float, int] | None = (tuning.EDGE, tuning.RINGS)
     share: float = tuning.LEAST_SHARE  # minimum share of the pixels that is ink
     hue: float = tuning.HUE  # minimum difference of hue between ink and a coloured sheet
-    spread: bool = False  # whether to look for a bright sheet even if the plain method is enough
+    spread: bool = False  # whether a bright sheet takes precedence, also with pale ink
     choose: Callable[[Floats, Levels], Mask] = marks.choose_marks  # the pixels to read
 
 
@@ -204,7 +204,7 @@ def _candidates(
         widest = tuning.WIDEST_PEN if paper.is_crop(reduced) else tuning.BLOT
         found = _locate(picture, Image.fromarray(spread ^ negative), replace(how, polarity=ink))
         sheet = replace(found, widest=widest, spread=True)
-        if sheet.score == CLEAR and sheet.strength > tuning.PALE:
+        if sheet.score == CLEAR and (how.spread or sheet.strength > tuning.PALE):
             yield sheet
     yield plain
     lines = find_lines(plain.ink) if plain.score == NOTHING else None

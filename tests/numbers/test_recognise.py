@@ -67,6 +67,19 @@ def test_pale_digits_are_read_on_a_sheet_with_a_dark_edge() -> None:
     assert [number.text for number in nanograd.read_numbers(pale)] == texts
 
 
+@pytest.mark.parametrize("degrees", [0, 4])
+def test_pale_digits_are_read_on_a_sheet_on_a_dark_table(degrees: int) -> None:
+    texts, sheet = sheet_of(2, 5)
+    pale = ImageOps.expand(sheet, 40, 255).point(lambda level: 190 + level * 35 // 255)
+    pale = pale.convert("LA").rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+    size = pale.height + 120, pale.width + 160
+    grain = np.random.default_rng(0).integers(75, 105, (size[0], 1), np.uint8).repeat(size[1], 1)
+    photo = Image.fromarray(grain)
+    photo.paste(pale.getchannel(0), (80, 60), pale.getchannel(1))
+
+    assert [number.text for number in nanograd.read_numbers(photo)] == texts
+
+
 def letters(text: str) -> Image.Image:
     picture = Image.new("L", (500, 120), 255)
     ImageDraw.Draw(picture).text((20, 20), text, 0, ImageFont.load_default(60))
