@@ -212,6 +212,10 @@ def _printed(found: normalise.Candidate, weak: float) -> Floats | None:
         inner = tuple(slice(each[own].min(), each[own].max() + 1) for each in (rows, columns))
         sides = _sides(level[0][inner], is_rule[mark], found.strength, ink.shape)
         if sides is not None:
+            if slope:  # a turned line has steps, which make its mean course paler
+                on_line = sides > sides.max() / 2
+                most = np.quantile(level[0][inner][on_line], tuning.LINE_QUANTILE)
+                sides[on_line] = np.maximum(sides[on_line], most)
             level[1][inner] = sides
             sides = morphology.running_max(level[1], int(slope != 0))[rows, columns]
             np.maximum(printed[place], sides, out=printed[place])
@@ -226,7 +230,7 @@ def _slope(mark: Mask) -> float:
         level = y - np.round(slope * x).astype(int)
         return int((np.bincount(level - level.min()) ** 2).sum())
 
-    return max(SLOPES, key=concentration)
+    return float(max(SLOPES, key=concentration))
 
 
 def _level(mark: Mask, slope: float) -> tuple[Ints, Ints]:

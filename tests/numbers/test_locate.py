@@ -191,7 +191,7 @@ def test_digit_that_touches_a_turned_box_is_found(degrees: float) -> None:
     picture = draw_bars(boxes, (400, 400))
     canvas = ImageDraw.Draw(picture)
     for left in range(80, 305, 45):
-        canvas.rectangle((left, 168, left + 45, 232), outline=130, width=2)
+        canvas.rectangle((left, 168, left + 45, 232), outline=60, width=2)
     canvas.line((boxes[2][2] - 2, 200, boxes[2][2] + 12, 200), fill=20, width=5)
     picture = picture.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=240)
 
