@@ -210,7 +210,9 @@ def _printed(found: normalise.Candidate, weak: float) -> Floats | None:
         level = np.zeros((2, rows.max() + 1, columns.max() + 1), np.float32)
         level[0, rows[own], columns[own]] = ink[place][own]
         inner = tuple(slice(each[own].min(), each[own].max() + 1) for each in (rows, columns))
-        sides = _sides(level[0][inner], is_rule[mark], found.strength, ink.shape)
+        # Digits that touch may fill a picture, too, and have level strokes after a turn.
+        is_wide = not slope and bool((np.array(own.shape) > ACROSS * np.array(ink.shape)).all())
+        sides = _sides(level[0][inner], is_rule[mark], is_wide, found.strength)
         if sides is not None:
             if slope:  # a turned line has steps, which make its mean course paler
                 on_line = sides > sides.max() / 2
@@ -241,12 +243,11 @@ def _level(mark: Mask, slope: float) -> tuple[Ints, Ints]:
     return rows - rows.min(), columns - columns.min()
 
 
-def _sides(part: Floats, is_rule: bool, strength: float, picture: tuple[int, ...]) -> Floats | None:
+def _sides(part: Floats, is_rule: bool, is_wide: bool, strength: float) -> Floats | None:
     """Find the light that the sides of a box, or an underline, absorb in a level mark."""
     own = part > 0
     turned = (np.rot90(own, turns) for turns in range(4))
     along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
-    is_wide = (np.array(own.shape) > ACROSS * np.array(picture)).all()
     is_box = is_wide or np.sum(np.array(along) >= ALONG) >= 3  # it runs along three sides
     if min(own.shape) > LEAST_BOX and is_box:
         return find_printed(part, 1.0, FULL)
