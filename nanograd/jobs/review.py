@@ -17,8 +17,8 @@ list is made again.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from math import ceil
-from typing import Any, cast
+from math import ceil, inf
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -118,18 +118,19 @@ def write_review(
             if (pq.read_schema(stream).metadata or {}).get(_MADE_OF) == made_of:
                 return
     rows = pa.Table.from_batches([], _columns(spec, kept, PIXELS)[1])
-    names, kept_doubts = sorted(files), dict[str, pa.ChunkedArray]()
+    names, ends = sorted(files), dict[str, tuple[int, float]]()
     for start in range(0, len(names), storage.NUM_THREADS):
         some = names[start : start + storage.NUM_THREADS]
         found = storage.map_all(_read, [storage.join(spec.output, name) for name in some])
         tables = [table.cast(rows.schema) for table in found]
-        kept_doubts |= {name: each["doubt"] for name, each in zip(some, tables, strict=True)}
+        for name, table in zip(some, tables, strict=True):
+            ends[name] = len(table), table["doubt"][-1].as_py() if len(table) else inf
         rows = _first(pa.concat_tables([rows, *tables]), number)
         rows = rows.filter(pc.greater_equal(rows["doubt"], _least(spec)))
     least = float(np.nextafter(np.float32(_least(spec)), np.float32(-1)))
     if len(rows) == number > 0:
         least = rows["doubt"][-1].as_py()
-    _warn(receipts, kept_doubts, least, listener)
+    _warn_of_lost_rows(receipts, ends, least, listener)
     pixels = np.frombuffer(rows["pixels"].combine_chunks().buffers()[1] or b"", np.uint8)
     pictures = encode_plain(pixels.reshape(-1, NUM_PIXELS))
     fields = [pa.array(pictures, pa.binary()), rows.column("path").combine_chunks()]
@@ -140,23 +141,21 @@ def write_review(
         storage.commit(place, data)
 
 
-def _warn(
+def _warn_of_lost_rows(
     receipts: Sequence[Receipt],
-    kept_doubts: Mapping[str, pa.ChunkedArray],
+    ends: Mapping[str, tuple[int, float]],
     least: float,
     listener: Listener,
 ) -> None:
     """Warn if a part may have rows with more doubt than `least` that it does not keep.
 
-    These rows have at most the doubt of the last row that it keeps. `kept_doubts` has the doubts of
-    the rows that parts keep, by file.
+    `ends` has, by file, the number of rows that a part keeps, and the doubt of the last one. The
+    rows that the part does not keep have at most this doubt.
     """
     for receipt in receipts:
-        kept: Sequence[Any] = next(
-            (kept_doubts[name] for name in receipt.files if name in kept_doubts), []
-        )
+        num_kept, doubt = next((ends[n] for n in receipt.files if n in ends), (0, inf))
         predicted = int(cast("PredictionCounts", receipt.counts).predicted_as.sum())
-        if len(kept) < predicted and (len(kept) == 0 or kept[-1].as_py() > least):
+        if num_kept < predicted and doubt > least:
             text = f"{REVIEW} may lack rows of {receipt.inputs[0]}, because its part keeps too few"
             more = "if fewer rows were to be listed before, --overwrite keeps more"
             listener(warning(f"{text} of its most doubtful rows; {more}"))
