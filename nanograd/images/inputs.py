@@ -171,7 +171,7 @@ def expand_all(
     that cannot be read are listed with the tables.
 
     Raises:
-        UsageError: the inputs have tables and would include the output.
+        UsageError: the inputs would include the output.
         DataError: there is no file to read.
     """
     named = {storage.absolute(each) for each in inputs}
@@ -195,10 +195,12 @@ def expand_all(
     has_tables = bool(tables or (texts and takes_csv))
     file_of_output = storage.join(output, "predictions", f"part.{format_}")
     would_read = format_ == "parquet" or (takes_csv and format_ == "csv")
-    for place in sorted(named) if has_tables or not pictures else ():
+    for place in sorted(named):
         # Resolve links, because both may name the same folder. The output does not exist yet.
         real = [e if storage.is_remote(e) else os.path.realpath(e) for e in (place, file_of_output)]
-        if _takes(*real) and (would_read or _is_named(*real)):
+        reads = (has_tables or not pictures) and (would_read or _is_named(*real))
+        # If only links lead to the output, its pictures would be listed, too.
+        if _takes(*real) and (reads or not _takes(place, file_of_output)):
             raise UsageError(
                 f"the output, {output}, lies in the input {place} and would be input next time; "
                 "choose another --output"

@@ -231,6 +231,19 @@ def test_output_beside_pictures_is_never_input(tmp_path):
         expand_all([str(tmp_path)], f"{tmp_path}/out")
 
 
+@pytest.mark.parametrize(
+    ("place", "output"), [("in", "link/out"), ("link", "in/out"), ("in", "x/../in/out")]
+)
+def test_output_that_other_paths_hide_beside_pictures_is_refused(tmp_path, place, output):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jpg").touch()
+    (tmp_path / "link").symlink_to("in")
+
+    for format_ in ("parquet", "csv"):
+        with pytest.raises(UsageError, match="lies in the input"):
+            expand_all([f"{tmp_path}/{place}"], f"{tmp_path}/{output}", format_)
+
+
 ROWS_NAMES = ["000000_0", "b.parq", "part-00000", "läufe.data", "sub/c.snappy", "d.json"]
 
 
