@@ -142,6 +142,11 @@ class JobSpec(Spec):
         terminal=True,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers == 0:
+            self.refuse(("address", "ports"), " with --workers 0, which uses no Ray; leave it out")
+
     def require_shared(self, output: str | None) -> None:
         """Raise UsageError if a Ray job would write the output to its temporary folder."""
         is_shared = output and (Path(output).is_absolute() or "://" in output)

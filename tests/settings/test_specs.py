@@ -112,6 +112,8 @@ def test_explicit_epochs_override_the_least_rounds_of_a_preset():
         ({"data": ["a", 7]}, "--data is .'a', 7.: it must be a string or a list of strings"),
         ({"batch_size": 7, "shards": 8}, "--batch-size 7 is less than --shards 8: "),
         ({"workers": 9, "shards": 8}, "--workers 9 is more than --shards 8: "),
+        ({"workers": 0, "address": "h:1"}, "--address has no effect with --workers 0"),
+        ({"workers": 0, "ports": "1-9"}, "--ports has no effect with --workers 0"),
         ({"momentum": 0.9, "optimizer": "sgd"}, "--momentum has no effect with --optimizer sgd"),
         ({"width": 3.0, "pixels": "unit"}, "--width has no effect with --pixels unit"),
         *(
@@ -135,6 +137,7 @@ def test_refusal_names_the_setting_and_the_problem(values, named):
     [
         *(({name: 1.005}, "at most 1$") for name in ("review_below", "max_error_rate")),
         ({"rows_per_file": 10**20}, "at most 1000000$"),
+        ({"workers": 0, "address": "h:1"}, "--address has no effect with --workers 0"),
         *(
             ({name: True, "overwrite": True}, f"{flag_name(name)} has no effect with --overwrite")
             for name in ("sync", "verify", "retry_quarantine")
