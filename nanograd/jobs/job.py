@@ -117,7 +117,7 @@ def describe_job(job: Job) -> JsonObject:
         names = set(storage.names(storage.join(folder, output.RECEIPTS)))
         left = [part for part in job.parts if f"{part.id}.json" not in names]
     rows = sum(part.num_rows for part in left)
-    metrics = json_files.read_lines(storage.join(job.output, output.METRICS))
+    metrics = json_files.read_lines(storage.join(job.output, output.METRICS), output.PROGRESS)
     speed = metrics[-1]["rows_per_s"] if metrics else None
     return {
         **job.facts,

@@ -33,6 +33,8 @@ from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.specs import PartsSpec, ReadOptions
 
 RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
+# Types of the values in the lines of METRICS that are read.
+PROGRESS = {"time_s": float | int, "row": int, "quarantined": int, "rows_per_s": float | int}
 MANIFEST, SUCCESS, STAGING = "_manifest.json", "_SUCCESS", "_next"
 CORRECTIONS = "_corrections.pq"
 _CLEARED = "_cleared"

@@ -15,7 +15,7 @@ from nanograd.errors import DataError, StorageError, UnreadableError
 from nanograd.images.inputs import Origin, roots_of
 from nanograd.images.reader import read_pictures
 from nanograd.images.writers import QUARANTINE, WITHOUT_PROBABILITIES, read
-from nanograd.jobs.output import METRICS, SUMMARY, Manifest, files_of
+from nanograd.jobs.output import METRICS, PROGRESS, SUMMARY, Manifest, files_of
 from nanograd.jobs.receipts import Detail, PredictionCounts
 from nanograd.jobs.review import IMAGE, OF_PARTS, ORDER, PIXELS, REVIEW
 from nanograd.models.reference import UNFAMILIAR
@@ -45,7 +45,7 @@ def build(folder: str) -> Report:
         )
     summary = json_files.read(storage.join(folder, SUMMARY))
     counts, rejected = PredictionCounts.total(manifest.receipts), _quarantined(folder, manifest)
-    progress = json_files.read_lines(storage.join(folder, METRICS))
+    progress = json_files.read_lines(storage.join(folder, METRICS), PROGRESS)
     by_ingest = list[Detail]()
     for place in dict.fromkeys(summary["inputs"]) if summary["ingest_quarantined"] else ():
         with suppress(DataError, StorageError):  # the input may have been moved since

@@ -26,6 +26,7 @@ from nanograd.report.charts import Axis, Chart, Series, confusion_chart, fit_axi
 from nanograd.report.html import Report, asset, render
 from nanograd.runtime import json_files, process, storage
 from nanograd.runtime.arrays import Floats
+from nanograd.runtime.events import EpochMetrics
 from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.fields import from_toml, properties
 from nanograd.settings.train_spec import PRESETS, TrainSpec
@@ -33,6 +34,14 @@ from nanograd.settings.train_spec import PRESETS, TrainSpec
 # Style of the mark for each event that is a failure or a recovery, by the event's name.
 _STYLES = {"lost": "failed", "server_lost": "failed", "joined": "joined"}
 _FILES = ("config.toml", "metrics.jsonl", "events.jsonl")
+# Types of the values in the lines of metrics.jsonl and events.jsonl.
+_OF_EPOCH = {
+    "net": int | None,
+    **{name: type_ | int for name, type_ in EpochMetrics.__annotations__.items()},
+}
+_OF_EVENT = {"net": int | None, "round": int | None} | dict.fromkeys(
+    ("time", "event", "sentence"), str
+)
 # Maximum bytes of all nets of a page as ASCII JSON, enough for 1,200 hidden units in total. The
 # whole page is then below 3 MB.
 _MAX_NETS_BYTES = 2_560_000
@@ -55,7 +64,7 @@ def read_run(folder: str) -> FinishedRun:
     """Read a run directory.
 
     Raises:
-        DataError: the run is not finished, or the folder holds no run.
+        DataError: the run is not finished, a file is damaged, or the folder holds no run.
         StorageError: reading failed.
     """
     model = storage.join(folder, "model")
@@ -68,7 +77,7 @@ def read_run(folder: str) -> FinishedRun:
             "path, or finish the run or prediction with its own command"
         )
     config, *lines = (storage.join(folder, name) for name in _FILES)
-    epochs, events = map(json_files.read_lines, lines)
+    epochs, events = map(json_files.read_lines, lines, (_OF_EPOCH, _OF_EVENT))
     return FinishedRun(
         folder=folder,
         config=from_toml(storage.read(config).decode(errors="surrogateescape"), config),
@@ -88,10 +97,10 @@ def _count_through(rows: list[JsonObject], epochs: list[JsonObject]) -> list[Jso
     >>> _count_through([{"net": 2, "round": 3}, {"net": 2}], epochs)
     [{'net': 2, 'round': 12}, {'net': 2}]
     """
-    last, counted = {row.get("net", 1): row for row in epochs}, []
+    last, counted = {row.get("net") or 1: row for row in epochs}, []
     for row in rows:
-        before = [each for net, each in last.items() if net < row.get("net", 1)]
-        numbers = row.keys() & {"epoch", "round"}
+        before = [each for net, each in last.items() if net < (row.get("net") or 1)]
+        numbers = [name for name in ("epoch", "round") if row.get(name) is not None]
         sums = {name: row[name] + sum(each[name] for each in before) for name in numbers}
         counted.append(row | sums)
     return counted
@@ -200,7 +209,7 @@ def learning_charts(epochs: Sequence[JsonObject]) -> list[Chart]:
             if known:
                 series.append(Series(line, [(row["epoch"], row[key]) for row in known], style))
         if series:
-            x = Axis("epoch", 0, epochs[-1]["epoch"], "g")
+            x = Axis("epoch", 0, epochs[-1]["epoch"] or 1, "g")
             y = fit_axis([value for each in series for _, value in each.points], name, spec)
             charts.append(plot(title, x, y, series))
     return charts
@@ -218,12 +227,12 @@ def speed_charts(run: FinishedRun) -> list[Chart]:
     marks = [
         (event["round"], event["sentence"], _STYLES.get(event["event"], "other"))
         for event in run.events
-        if "round" in event
+        if event.get("round") is not None
     ]
     if len(run.epochs) < 2 and not marks:
         return []
     y = fit_axis([height for _, height in steps], "images/s", ",.0f", 0)
-    x, series = Axis("round", 0, end, ",.0f", max_ticks=5), [Series("images/s", steps)]
+    x, series = Axis("round", 0, end or 1, ",.0f", max_ticks=5), [Series("images/s", steps)]
     chart = plot("Images per second", x, y, series, marks=marks)
     names = {"failed": "failure", "joined": "replacement", "other": "other event"}
     styles = {style for _, _, style in marks}

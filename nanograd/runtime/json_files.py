@@ -1,13 +1,15 @@
 """JSON files: manifests that contain their own checksum, and JSON lines."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from nanograd.errors import DataError
 from nanograd.runtime import storage
 
 JsonObject: TypeAlias = dict[str, Any]
+_MOST = 1e300  # charts have no larger numbers
 
 
 def encode(value: JsonObject) -> bytes:
@@ -59,17 +61,28 @@ def encode_lines(rows: Iterable[JsonObject]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def read_lines(file: str) -> list[JsonObject]:
+def read_lines(file: str, types: Mapping[str, Any] = MappingProxyType({})) -> list[JsonObject]:
     """Read JSON objects, one per line; return an empty list if the file does not exist.
 
+    `types` has the types of the values of each object; a missing value counts as None.
+
     Raises:
-        DataError: a line is no JSON object.
+        DataError: a line is no JSON object, or a value has another type, is negative or infinite.
     """
-    try:
-        data = storage.read(file) if storage.exists(file) else b""
-        return [dict(json.loads(line)) for line in data.splitlines()]
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{file} is damaged: a line is no JSON object") from error
+    rows = list[JsonObject]()
+    data = storage.read(file) if storage.exists(file) else b""
+    for number, line in enumerate(data.splitlines(), 1):
+        problem = f"{file} is damaged: line {number}"
+        try:
+            row = {**dict.fromkeys(types), **json.loads(line)}
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{problem} is no JSON object") from error
+        for name, type_ in types.items():
+            is_number = isinstance(row[name], int | float)
+            if not isinstance(row[name], type_) or (is_number and not 0 <= row[name] <= _MOST):
+                raise DataError(f"{problem} has no usable {name!r}; restore or remove the file")
+        rows.append(row)
+    return rows
 
 
 def _checksum(manifest: JsonObject) -> str:

@@ -100,6 +100,14 @@ def test_report_counts_the_pictures_that_ingest_rejected(run, sample, tmp_path):
     assert "ingest had quarantined 3 pictures" in str(result)
 
 
+def test_damaged_progress_of_a_prediction_is_named(predict):
+    out = predict(7)
+    (out / "_metrics.jsonl").write_text('{"time_s": 1, "row": 1, "rows_per_s": "x"}\n')
+
+    with pytest.raises(DataError, match=r"_metrics\.jsonl is damaged: line 1 has no usable "):
+        prediction_report.build(str(out))
+
+
 def change_summary(out: Path, **values: Any) -> None:
     file = out / "_summary.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))

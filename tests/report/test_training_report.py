@@ -1,4 +1,6 @@
+import math
 import re
+import shutil
 from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
@@ -8,9 +10,11 @@ import pytest
 from PIL import Image
 
 from nanograd.digits.dataset import Mnist
+from nanograd.errors import DataError
 from nanograd.models import model as model_io
 from nanograd.nn import metrics
 from nanograd.report import accuracy, training_report
+from nanograd.runtime import json_files
 from nanograd.runtime.events import count
 from tests.helpers.models import some_net
 from tests.helpers.reports import Page, check_page, confusion_cells
@@ -50,6 +54,29 @@ def test_failures_are_marked_and_listed(run, few_digits):
 
     assert re.findall('circle class="(failed|joined|other)"', html) == ["failed", "joined"]
     assert all(event["sentence"] in Page(html).text for event in events)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], {}, -1, 0, math.nan, 10**400, "<missing>"])
+@pytest.mark.parametrize("name", ["net", "epoch", "round", "loss", "val_accuracy", "images_per_s"])
+def test_damaged_value_of_an_epoch_is_named_or_does_not_matter(
+    run, few_digits, tmp_path, name, value
+):
+    folder = shutil.copytree(run, tmp_path / "run")
+    first, second, *others = json_files.read_lines(str(folder / "metrics.jsonl"))
+    second = {**second, name: value}
+    if value == "<missing>":
+        del second[name]
+    data = json_files.encode_lines([first, second, *others])
+    (folder / "metrics.jsonl").write_bytes(data)
+
+    try:
+        read = training_report.read_run(str(folder))
+    except DataError as error:
+        assert f"metrics.jsonl is damaged: line 2 has no usable {name!r}" in str(error)
+    else:
+        check_page(training_report.build(read, few_digits.test.take(slice(0, 7))).html)
+        assert training_report.compare([read])["runs"] == [str(folder)]
+        assert value in (0, None, "<missing>")
 
 
 @pytest.mark.parametrize("hidden", [1, 193])
