@@ -66,7 +66,7 @@ class Training(Result):
             f"trained {count(line['epochs'], 'epoch')} in {line['train_s']:.1f} s; "
             f"{100 * self.test_accuracy:.2f} % of the test images classified correctly",
             {"model": line["model"], "report": self.report},
-            f"nanograd predict PICTURES --model {shlex.quote(line['model'])}",
+            f"nanograd predict PICTURES --model {storage.as_word(line['model'])}",
         )
 
     @property
@@ -208,7 +208,7 @@ class Ingestion(JobCounts):
         return self._summarise(
             f"{count(self.ingested, 'picture')} converted, {self.labelled:,} of them with a label",
             {"rows": self.output, "quarantine": storage.join(self.output, "_quarantine")},
-            f"nanograd predict {shlex.quote(self.output)}"
+            f"nanograd predict {storage.as_word(self.output)}"
             if self.ingested
             else "nanograd inspect PICTURES --output sheet.png draws each step of the conversion",
         )
@@ -254,6 +254,7 @@ class Prediction(JobCounts):
             digits = count(sum(self.predicted_as.values()), "digit")
             done = f"{count(self.numbers, 'number')} of {digits} read"
             done += f" in {count(self.predicted, 'picture')}"
+        review = f"nanograd review {storage.as_word(self.output)} corrects the least certain rows"
         return self._summarise(
             done
             + ("" if right is None else f", {100 * right:.2f} % of the labelled rows correctly")
@@ -264,8 +265,7 @@ class Prediction(JobCounts):
                 "predictions": predictions,
                 "quarantine": storage.join(self.output, "quarantine"),
                 "for example": str(Detail(**self.details[0])) if self.details else None,
-                "review": self.review
-                and f"nanograd review {shlex.quote(self.output)} corrects the least certain rows",
+                "review": self.review and review,
                 "report": self.report,
             },
             _show_table(numbers or predictions, self.format, "text" if numbers else "prediction"),
@@ -335,7 +335,7 @@ class Corrections(Result):
             f"{self.confirmed:,} confirmed, {self.no_digit:,} without a digit; {self.left:,} left"
         )
         if self.corrections and self.corrected + self.confirmed:
-            train = f"nanograd train --data auto --data {shlex.quote(self.corrections)}"
+            train = f"nanograd train --data auto --data {storage.as_word(self.corrections)}"
             return describe(done, {"corrections": self.corrections}, train)
         return done
 
@@ -370,5 +370,5 @@ def describe_demo(output: str, predicted: Prediction) -> str:
         f"classified {predicted.predicted:,} handwritten digits, "
         f"{100 * (predicted.accuracy or 0):.2f} % of them correctly",
         {"pictures": pictures, "as Parquet": rows, "predictions": read, "the model": model},
-        f"nanograd predict YOUR_PICTURES --model {shlex.quote(model)}",
+        f"nanograd predict YOUR_PICTURES --model {storage.as_word(model)}",
     )

@@ -1,6 +1,5 @@
 """The report of a prediction: one HTML file that opens offline, made from its output folder."""
 
-import shlex
 from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import suppress
@@ -82,7 +81,7 @@ def build(folder: str) -> Report:
         calibration=calibration,
         bins=accuracy.bins_of(calibration) if calibration else None,
         review=review,
-        review_command=f"nanograd review {shlex.quote(folder)}",
+        review_command=f"nanograd review {storage.as_word(folder)}",
         num_listed=num_listed,
         least_certain=list(map(_draw_row, doubtful[: accuracy.NUM_SHOWN].to_pylist())),
         unfamiliar=list(map(_draw_row, unfamiliar[: accuracy.NUM_SHOWN].to_pylist())),

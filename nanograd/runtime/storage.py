@@ -12,6 +12,7 @@ import gzip
 import io
 import os
 import re
+import shlex
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -105,6 +106,15 @@ def join(place: str, *names: str) -> str:
 def as_text(place: str) -> str:
     """Replace bytes that are not UTF-8 by escapes, because Arrow cannot store them as text."""
     return place.encode(errors="backslashreplace").decode()
+
+
+def as_word(place: str) -> str:
+    """Return the word of a shell command that names a place; it must not look like a flag.
+
+    >>> as_word("-my rows"), as_word("rows")
+    ("'./-my rows'", 'rows')
+    """
+    return shlex.quote(f"./{place}" if place.startswith("-") else place)
 
 
 def checksum(data: bytes) -> str:

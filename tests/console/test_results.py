@@ -25,6 +25,9 @@ def test_summary_names_the_output_and_the_next_command():
     assert "review" not in str(PREDICTED)
     listed = replace(PREDICTED, output="my out", review="my out/_review.pq")
     assert "  nanograd review 'my out' corrects" in str(listed)
+    listed = replace(listed, output="-x")
+    assert "nanograd review ./-x corrects" in str(listed)  # `-x` would be a flag
+    assert "nanograd predict ./-x" in str(replace(INGESTED, output="-x"))
     assert 'ds.dataset("s3://b/o/predictions"' in str(replace(PREDICTED, output="s3a://b/o"))
 
 
