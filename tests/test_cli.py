@@ -133,7 +133,7 @@ def test_names_of_folders_need_not_be_unicode(nanograd_process, tmp_path, few_di
 @pytest.mark.parametrize(
     ("environment", "words", "kept"),
     [
-        ("id image", [], ["id", "image"]),
+        ("a b\nimage", [], ["a b", "image"]),
         ("", ["--config", "my.toml"], ["a b", "id"]),
         ("id", ["--config", "my.toml"], ["id"]),
     ],

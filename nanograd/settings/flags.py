@@ -21,10 +21,14 @@ from nanograd.settings.fields import (
 _SHOW_ALL = "nanograd.show_all"  # key in click's context, set if help lists rare flags
 
 
-class Places(click.types.StringParamType):
-    """Paths or URIs. In an environment variable each is a line, because a path may have spaces."""
+class Texts(click.types.StringParamType):
+    """Texts. In an environment variable each is a line, because a text may have spaces."""
 
     envvar_list_splitter = "\n"
+
+
+class Places(Texts):
+    """Paths or URIs."""
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -43,7 +47,7 @@ class Flag(click.Option):
             help_ += " [required]"
         elif default not in (None, ()) and default is not False:
             help_ += f" [default: {' '.join(default) if type_ is tuple else default}]"
-        scalar: Any = str if type_ is tuple else type_  # for a tuple, the flag is repeated
+        scalar: Any = Texts() if type_ is tuple else type_  # for a tuple, the flag is repeated
         if choices(each):
             scalar = click.Choice(choices(each))
         super().__init__(
