@@ -132,7 +132,7 @@ def each_lost_file_is_replaced(case: Case, tmp_path: Path, table: str) -> None:
     for lost in sorted((case.out / table).iterdir()):
         lost.unlink()
 
-        assert accounts(case.run()) == accounts(case.run()) == figures
+        assert accounts(case.run()) == accounts(case.run(verify=True)) == figures
 
         assert [case.table(name).to_pylist() for name in TABLES] == before
         shutil.rmtree(case.out)
