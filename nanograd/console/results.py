@@ -121,7 +121,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return " ".join(value)
+        return " ".join(map(str, value))
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
 

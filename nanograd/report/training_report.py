@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nanograd.digits import deskew, form, preparation
 from nanograd.digits.dataset import NUM_CLASSES, Dataset
-from nanograd.errors import DataError
+from nanograd.errors import DataError, UsageError
 from nanograd.jobs.output import SUMMARY
 from nanograd.models import model as model_io
 from nanograd.models import reference
@@ -78,9 +78,13 @@ def read_run(folder: str) -> FinishedRun:
         )
     config, *lines = (storage.join(folder, name) for name in _FILES)
     epochs, events = map(json_files.read_lines, lines, (_OF_EPOCH, _OF_EVENT))
+    try:
+        settings = from_toml(storage.read(config).decode(errors="surrogateescape"), config)
+    except UsageError as error:
+        raise DataError(f"{error}; restore the file") from error
     return FinishedRun(
         folder=folder,
-        config=from_toml(storage.read(config).decode(errors="surrogateescape"), config),
+        config=settings,
         epochs=_count_through(epochs, epochs),
         events=_count_through(events, epochs),
         model=model_io.load(model),
@@ -157,7 +161,7 @@ def build(run: FinishedRun, test: Dataset) -> Report:
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: accuracy.NUM_SHOWN]
     columns = [each[worst].tolist() for each in (test.labels, predictions, confidence)]
     mistakes = list(map(accuracy.draw_prediction, test.images[worst], *columns))
-    preset = run.config.get("preset")
+    preset = str(run.config.get("preset"))
     usual = asdict(TrainSpec.resolve({"preset": preset})) if preset in PRESETS else {}
     units, num_units = accuracy.draw_units(run.model.nets[0].params)
     present = storage.names(run.folder)

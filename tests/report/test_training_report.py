@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nanograd.console.results import Comparison
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError
 from nanograd.models import model as model_io
@@ -89,3 +90,25 @@ def test_any_number_of_hidden_units_is_drawn(hidden):
     # The largest weight of each unit is opaque, and its colour shows its sign.
     assert {colour[3] for _, colour in picture.getcolors()} >= {0, 255}
     assert {colour[:3] for _, colour in picture.getcolors()} == {(37, 99, 235), (217, 119, 6)}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("hidden = [1, 2]\npreset = ['fast']\ncolour = {a = 1}\n", None),
+        ("hidden = [", r"config\.toml is not TOML"),
+    ],
+)
+def test_other_settings_of_a_run_are_shown_and_a_damaged_file_is_named(
+    run, few_digits, tmp_path, text, problem
+):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "config.toml").write_text(text)
+
+    if problem:
+        with pytest.raises(DataError, match=problem):
+            training_report.read_run(str(folder))
+    else:
+        read = [training_report.read_run(str(each)) for each in (folder, run)]
+        assert "\nhidden  " in str(Comparison(**training_report.compare(read)))
+        check_page(training_report.build(read[0], few_digits.test.take(slice(0, 7))).html)
