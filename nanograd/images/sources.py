@@ -56,7 +56,7 @@ _TEST_SPLIT = 0.1
 # Names of folders and of Parquet or CSV files with test images, as on the Hugging Face hub.
 _TEST = re.compile(r"(^|/)(split=|mnist[-_])?(test|testing)(?![a-z])", re.IGNORECASE)
 _LABELS_FROM = {
-    "rows": "a column label, digit or target",
+    "rows": "the column that --label-column names, else from label, digit or target",
     "pictures": "folders or names, as 7/img.png or 7_0012.png (7.png: see ingest --label-from)",
 }
 _IDX = re.compile(r"[-.]idx[13]-ubyte(\.gz)?$", re.IGNORECASE)
@@ -240,7 +240,7 @@ def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
         return files
     if not storage.exists(place) and not re.search(r"[*?[]", place):
         raise DataError(
-            f"{place}: there is no such folder; --data takes {', '.join(WORDS)} or a folder"
+            f"{place}: there is no such file or folder; --data takes {', '.join(WORDS)} or a path"
         )
     if storage.is_file(place) and not is_table(place):
         check_ending(place)

@@ -253,7 +253,7 @@ def test_rows_without_label_or_picture_are_left_out_with_a_warning(digits, tmp_p
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({}, "none of 131 rows has a label"),
+        ({}, "none of 131 rows has a label.* --label-column names"),
         ({"label": [None] * 131}, "none of 131 rows has a label"),
         ({"label": [10] * 131}, "a.parquet, row 0: the label is no digit"),
         ({"label": [3] * 130 + [1.5]}, "a.parquet, row 130: the label is no digit"),
