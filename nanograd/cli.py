@@ -250,9 +250,9 @@ def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> 
         code, reason = 130, "interrupted" + "; the same command continues" * resumable
     elif isinstance(error, OSError) and error.errno in _NOT_WRITTEN:  # of --help, --version
         code, reason = StorageError.exit_code, f"cannot write: {error.strerror}"
-    elif isinstance(error, MemoryError):
-        code = UnavailableError.exit_code
-        reason = f"not enough memory: {error}; lower the settings, or use a machine with more"
+    elif isinstance(error, MemoryError) or str(error) == "can't start new thread":
+        code, detail = UnavailableError.exit_code, str(error) or "an allocation failed"
+        reason = f"not enough memory or threads: {detail}; lower the settings, or raise the limits"
     elif isinstance(error, Terminated):
         code, reason = 75, "stopped by SIGTERM; the same command, with the same output, continues"
     reason = "; ".join([reason, *getattr(error, "__notes__", [])])

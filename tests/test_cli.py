@@ -3,6 +3,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import fields
@@ -182,6 +183,17 @@ def test_net_that_is_too_large_for_the_memory_is_no_defect(nanograd):
 
     assert done.code == 69
     assert "not enough memory" in done.last["reason"]
+
+
+def test_limit_of_threads_is_no_defect(nanograd):
+    before = threading.stack_size(2**46)  # no thread starts with such a stack
+    try:
+        done = nanograd("train", "--data", "sample", "--workers", "0", "--output", "run")
+    finally:
+        threading.stack_size(before)
+
+    assert done.code == 69
+    assert "memory or threads: can't start new thread; lower" in done.last["reason"]
 
 
 def test_settings_file_without_data_set_is_refused(nanograd):
