@@ -104,9 +104,8 @@ def load(
         listener(info(f"{source} has no labelled test images: {held} as such (--test-split)"))
     train, test = (concatenate(each) for each in zip(*pairs, strict=True))
     if not len(test):
-        raise DataError(
-            f"{name} has too few images to hold out a share of {share} for testing: {len(train):,}"
-        )
+        few = f"{len(train):,} images are too few to hold out a share of {share} for testing"
+        raise DataError(f"{name}: {few}; add images or raise --test-split")
     if len(np.unique(train.labels)) == 1:
         raise DataError(
             f"{name}: every training image ({len(train):,}) has the label {train.labels[0]}; there "
