@@ -418,7 +418,7 @@ def arrow_filesystem(place: str) -> tuple[Any, str]:
     """Return pyarrow's file system of a place, and the path in it.
 
     Raises:
-        UsageError: the URI has credentials.
+        UsageError: the URI has credentials, or a folder `..`.
     """
     # Imported here, because it takes 0.1 s and half of the commands never need it.
     from pyarrow.fs import FileSystem, LocalFileSystem
@@ -429,6 +429,8 @@ def arrow_filesystem(place: str) -> tuple[Any, str]:
         return LocalFileSystem(), str(local_path(place))
     scheme, _, rest = absolute(place).partition("://")
     bucket, _, key = rest.strip("/").partition("/")
+    if {".", ".."} & {*key.split("/")}:  # clients write to another key than they list
+        raise UsageError(f"{place}: a URI cannot have a folder . or ..; write it without")
     uri = f"{scheme}://{bucket}"
     if scheme == "s3":
         variables = (os.environ.get(f"AWS_ENDPOINT_URL{end}") for end in ("_S3", ""))

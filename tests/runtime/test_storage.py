@@ -152,6 +152,12 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(place):
         assert "SECRET" not in str(raised.value)
 
 
+@pytest.mark.parametrize("key", ["a/../b", "..", "a/./b", "a/.."])
+def test_uri_with_a_folder_of_dots_is_refused(key):
+    with pytest.raises(UsageError, match=r"cannot have a folder \. or \.\.; write it without"):
+        storage.commit(f"s3://bucket/{key}", b"data")
+
+
 def test_address_with_a_container_or_a_user_holds_no_credentials():
     for place in (
         "abfs://container@account.dfs.core.windows.net/runs",
