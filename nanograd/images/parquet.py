@@ -39,6 +39,7 @@ _CAREFUL_ROWS = 128
 _MAX_FAILURES = 2
 # Errors of Arrow for damage, storage failures, lack of memory, and names that are not UTF-8.
 _FAILURES = (pa.ArrowException, OSError, MemoryError, ValueError)
+_MAGIC = b"PAR1"  # first and last bytes of every file
 # In a footer, the key of Arrow's schema, the type and length of its value, and the value in base64.
 _SCHEMA = re.compile(rb"(ARROW:schema\x18[\x80-\xff]*[\x00-\x7f])([A-Za-z0-9+/]+=*)")
 
@@ -67,7 +68,7 @@ def open_parquet(file: str) -> pq.ParquetFile:
         except _FAILURES as error:
             check_storage(file, error, num_bytes=1)
             if is_last:
-                is_other = storage.read(file, 4) not in (b"", b"PAR1")
+                is_other = storage.read(file, 4) not in (b"", _MAGIC)
                 hint = " (rename it if it is of another kind)" * is_other
                 raise DataError(f"{file} is not a complete Parquet file{hint}: {error}") from error
     footer = parquet.metadata
@@ -78,10 +79,11 @@ def open_parquet(file: str) -> pq.ParquetFile:
 
 
 def _open(file: str) -> pq.ParquetFile:
-    """Open a Parquet file; the types of Ray are read as their storage.
+    """Open a Parquet file; Ray's types are read as their storage, and dictionaries as their values.
 
-    In a process that has imported Ray Data, Arrow leaves these types to Ray, which refuses tensors
-    that Ray 2.49 to 2.54 wrote. They are read with `nanograd.images.tensors` in every process.
+    Arrow refuses a dictionary if some of its text is not UTF-8. In a process that has imported Ray
+    Data, Arrow leaves Ray's types to Ray, which refuses tensors that Ray 2.49 to 2.54 wrote. They
+    are read with `nanograd.images.tensors` in every process.
     """
     read = partial(
         pq.ParquetFile,
@@ -91,7 +93,10 @@ def _open(file: str) -> pq.ParquetFile:
     )
     try:
         parquet = read(storage.open_file(file))
-        if not any(isinstance(type_, pa.ExtensionType) for type_ in parquet.schema_arrow.types):
+        types = parquet.schema_arrow.types
+        if not any(
+            isinstance(each, pa.ExtensionType) or is_any(each, "dictionary") for each in types
+        ):
             return parquet
     except ValueError as error:
         if isinstance(error, pa.ArrowException):
@@ -99,15 +104,24 @@ def _open(file: str) -> pq.ParquetFile:
     stream = storage.open_file(file)
     # The last 8 bytes are the length of the footer and "PAR1".
     length = int.from_bytes(stream.read_at(4, stream.size() - 8), "little")
-    footer = stream.read_at(length + 8, stream.size() - length - 8)
-    renamed = _SCHEMA.sub(_rename_types_of_ray, footer)
-    return read(stream, metadata=pq.read_metadata(pa.BufferReader(b"PAR1" + renamed)))
+    footer = _SCHEMA.sub(_plain_schema, stream.read_at(length, stream.size() - length - 8))
+    whole = b"".join([_MAGIC, footer, len(footer).to_bytes(4, "little"), _MAGIC])
+    return read(stream, metadata=pq.read_metadata(pa.BufferReader(whole)))
 
 
-def _rename_types_of_ray(stored: re.Match[bytes]) -> bytes:
-    """Give Ray's types in a stored schema names of the same length that Arrow does not know."""
-    schema = b64decode(stored[2]).replace(b"ray.data.arrow_", b"RAY.DATA.ARROW_")
-    return stored[1] + b64encode(schema)
+def _plain_schema(stored: re.Match[bytes]) -> bytes:
+    """Return a stored schema without dictionaries, with Ray's types under names of no type."""
+    data = b64decode(stored[2]).replace(b"ray.data.arrow_", b"RAY.DATA.ARROW_")
+    schema = pa.ipc.read_schema(pa.py_buffer(data))
+    for place, field in enumerate(schema):
+        if is_any(field.type, "dictionary"):
+            schema = schema.set(place, field.with_type(field.type.value_type))
+    text = b64encode(schema.serialize())
+    digits, left = bytearray(), len(text)  # the length in base 128, the lowest digit first
+    while left > 127:
+        digits.append(left % 128 + 128)
+        left //= 128
+    return b"ARROW:schema\x18" + bytes([*digits, left]) + text
 
 
 def check_storage(file: str, error: Exception, num_bytes: int | None = None) -> None:

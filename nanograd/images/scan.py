@@ -214,8 +214,7 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str], format_: s
         if not types:
             present = list_names(_names_of(usable)) or "no columns"
             raise UsageError(f"--keep {name}: no file has this column; there are {present}")
-        values = (type_.value_type if is_any(type_, "dictionary") else type_ for type_ in types)
-        plain = sorted(set(map(plain_type, values)), key=str)
+        plain = sorted(set(map(plain_type, types)), key=str)
         try:
             type_ = _common_type(plain)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

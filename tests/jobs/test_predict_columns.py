@@ -322,9 +322,14 @@ def test_tensors_are_predicted_and_kept(permutation, case, images):
 
 @FORMATS
 @pytest.mark.parametrize("partition_by", [(), ("writer",)])
-def test_text_that_is_not_utf8_fails_no_row(format_, partition_by, case, images):
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_text_that_is_not_utf8_fails_no_row(format_, partition_by, is_dictionary, case, images):
     odd = pa.array([*[b"7"] * (ROWS - 1), b"J\xfcrgen"]).view(pa.string())
-    case.write("a.parquet", {"image": raw(images), "writer": odd, "label": odd})
+    if is_dictionary:
+        odd = pa.DictionaryArray.from_arrays(range(ROWS), odd)
+    # 150 more columns let the stored schema have a length of several digits.
+    more = {f"n{number}": range(ROWS) for number in range(150)}
+    case.write("a.parquet", {"image": raw(images), "writer": odd, "label": odd, **more})
 
     figures = case.run(keep=("writer",), format=format_, partition_by=partition_by)
 
