@@ -158,9 +158,11 @@ def read(
             if isinstance(part, list) and file not in unfit:
                 yield refuse_rows(file, numbers, part, keep)
                 continue
-            table = pa.table({"": pa.nulls(len(part))})
-            if isinstance(part, pa.RecordBatch):
-                table = partitions.add(pa.Table.from_batches([part]), file)
+            table = (
+                partitions.add(pa.Table.from_batches([part]), file)
+                if isinstance(part, pa.RecordBatch)
+                else pa.table({"": pa.nulls(len(part))})
+            )
             if before is not None and file in unfit:
                 kept = _keep(table, keep)
                 rows_before = before.filter(pc.is_in(before["source_row"], pa.array(numbers)))
@@ -173,8 +175,9 @@ def read(
                 held, num_rows, num_bytes = [], 0, 0
             held.append((file, numbers, table))
             num_rows += table.num_rows
-            num_bytes += table.nbytes
-            if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
+            num_bytes += table.get_total_buffer_size()  # at least nbytes, which takes longer
+            are_large = num_bytes >= BATCH_BYTES <= sum(each.nbytes for *_, each in held)
+            if num_rows >= MAX_ROWS or are_large:
                 yield from _decode(held, options, keep, convert)
                 held, num_rows, num_bytes = [], 0, 0
     if held:
