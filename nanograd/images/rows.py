@@ -148,7 +148,7 @@ def read_images(
             pictures = [tensors.from_raw(data, np.flatnonzero(raw), refused)]
             files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
             is_plain = np.zeros(len(files), np.bool_)
-            if convert is None:
+            if files and convert is None:
                 plain, is_plain = read_plain(files, options)
                 images[owners[is_plain]] = plain
             read_each(
