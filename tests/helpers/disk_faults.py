@@ -1,5 +1,6 @@
 """A disk that fails, or loses its power, at a given call of the operating system."""
 
+import builtins
 import io
 import os
 import shutil
@@ -152,7 +153,8 @@ def failing(disk: Disk) -> Iterator[Disk]:
         # Whole paths, not names in open folders.
         patch.setattr(shutil, "_use_fd_functions", False, raising=False)
         patch.setattr(os, "fsync", fsync)
-        patch.setattr(io, "open", open_file)
+        for module in (io, builtins):
+            patch.setattr(module, "open", open_file)
         yield disk
 
 
