@@ -101,7 +101,7 @@ class Way:
 
     polarity: str = "auto"  # or `dark-on-light`, `light-on-dark`
     side: int = SEARCH_SIDE  # longest side in pixels of the copy in which lines are found
-    sheets: bool = True  # whether to cut off bands along the border as surroundings of a sheet
+    sheets: bool = True  # whether bands along the border may be surroundings of a sheet
     spread: bool = False  # see `normalise.Search`
 
 
@@ -111,7 +111,7 @@ class Found:
 
     lines: Sequence[Line]
     inverted: bool  # whether the ink is lighter than the paper
-    has_sheet: bool  # whether bands along the border were cut off
+    has_sheet: bool  # whether bands along the border were taken for surroundings
 
     def moved(self, left: float, top: float) -> "Found":
         """Return the lines with their places in a picture of which this one was a part."""
@@ -135,6 +135,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         share=LEAST_SHARE,
         hue=HUE,
         spread=way.spread,
+        surroundings=way.sheets or way.spread,
         choose=choose_marks,
     )
     found = normalise.find(picture, how)
@@ -154,8 +155,9 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     mass = np.where((boxes <= edge).any(1), BORDER_WEIGHT, 1) * mass
     usual = usual_height(1 - boxes[:, 0] - boxes[:, 2], mass)
     corner = np.multiply((found.box or (0, 0))[:2], picture.size).tolist()
+    has_sheet = found.box is not None or found.spread
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
-        return replace(closer, has_sheet=found.box is not None).moved(*corner)
+        return replace(closer, has_sheet=has_sheet).moved(*corner)
     _stack(boxes, mass, usual)
     groups = _group(boxes, mass)
     groups = [each for each in groups if not _are_wires(boxes[each], boxes[each] - edge)] or groups
@@ -164,7 +166,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         groups = [each for each in groups if len(each) > 1 or (boxes[each[0]] > edge).all()]
     lines = [_cut(found, labels, group, boxes) for group in groups]
     lines = [line for line in lines if (line.ink > STRONG).any()]
-    return Found(lines, found.inverted, found.box is not None).moved(*corner)
+    return Found(lines, found.inverted, has_sheet).moved(*corner)
 
 
 def _look_closer(

@@ -183,7 +183,8 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
 def _other_ways(polarity: str, found: Found | None, sure: bool) -> Iterator[Way]:
     """Yield the ways to search a picture again; `found` is the result of the first way."""
     if found and found.has_sheet:
-        yield Way(polarity, sheets=False)  # digits at the border may look like surroundings
+        # Digits at the border, or a shadow, may look like surroundings.
+        yield Way(("dark-on-light", "light-on-dark")[found.inverted], sheets=False)
     if sure:
         return
     likely = "dark-on-light" if polarity == "auto" and not found else polarity

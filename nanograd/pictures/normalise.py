@@ -46,6 +46,7 @@ class Search:
     share: float = tuning.LEAST_SHARE  # minimum share of the pixels that is ink
     hue: float = tuning.HUE  # minimum difference of hue between ink and a coloured sheet
     spread: bool = False  # whether a bright sheet takes precedence, also with pale ink
+    surroundings: bool = True  # whether a sheet's tone may be painted over its surroundings
     choose: Callable[[Floats, Levels], Mask] = marks.choose_marks  # the pixels to read
 
 
@@ -194,7 +195,7 @@ def _candidates(
         ("dark-on-light", np.uint8(0), 1, how.spread or plain.inverted or plain.score < CLEAR),
         ("light-on-dark", np.uint8(255), 3, is_board and not plain.inverted),
     ):
-        if not is_likely or how.polarity not in ("auto", ink):
+        if not is_likely or how.polarity not in ("auto", ink) or not how.surroundings:
             continue
         spread = spread_sheet(np.asarray(reduced) ^ negative, num_sides, least)
         if spread is None:

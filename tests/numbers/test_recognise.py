@@ -92,6 +92,20 @@ def test_pale_digits_are_read_on_a_sheet_on_a_dark_table(degrees: int) -> None:
     assert [number.text for number in nanograd.read_numbers(photo)] == texts
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.8])
+def test_digit_in_a_shadow_on_a_sheet_with_a_table_is_read(slope: float) -> None:
+    [text], sheet = sheet_of(1, 3)
+    page = np.asarray(ImageOps.expand(sheet, (8, 20), 255), float) * 170 / 255 + 45
+    rows, columns = np.indices(page.shape)
+    edge = 0.72 * page.shape[1] + slope * (rows - len(page) / 2)
+    page *= 1 - 0.6 / (1 + np.exp((edge - columns) / 2))
+    photo = Image.fromarray(np.pad(page, 6, constant_values=60).astype(np.uint8))
+
+    found = nanograd.read_numbers(photo.resize([5 * side for side in photo.size]))
+
+    assert [number.text for number in found] == [text]
+
+
 def letters(text: str) -> Image.Image:
     picture = Image.new("L", (500, 120), 255)
     ImageDraw.Draw(picture).text((20, 20), text, 0, ImageFont.load_default(60))
