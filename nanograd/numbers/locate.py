@@ -103,6 +103,7 @@ class Way:
     side: int = SEARCH_SIDE  # longest side in pixels of the copy in which lines are found
     sheets: bool = True  # whether bands along the border may be surroundings of a sheet
     spread: bool = False  # see `normalise.Search`
+    weaker: bool = False  # see `normalise.Search`
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         hue=HUE,
         spread=way.spread,
         surroundings=way.sheets or way.spread,
+        weaker=way.weaker,
         choose=choose_marks,
     )
     found = normalise.find(picture, how)

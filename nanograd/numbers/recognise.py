@@ -172,7 +172,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
         if not number:
             # Marks that are no digits in the first way are not read with doubts in another.
             most = 0.0 if found and not numbers else most
-            ways += _other_ways(polarity, found, sure)
+            ways += _other_ways(polarity, found, bool(numbers), sure)
         elif sure and is_best:
             break
     if not best:
@@ -180,17 +180,19 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
     return best
 
 
-def _other_ways(polarity: str, found: Found | None, sure: bool) -> Iterator[Way]:
+def _other_ways(polarity: str, found: Found | None, is_read: bool, sure: bool) -> Iterator[Way]:
     """Yield the ways to search a picture again; `found` is the result of the first way."""
     if found and found.has_sheet:
         # Digits at the border, or a shadow, may look like surroundings.
         yield Way(("dark-on-light", "light-on-dark")[found.inverted], sheets=False)
     if sure:
         return
+    found = found if is_read else None  # without digits, the ink may not be known either
     likely = "dark-on-light" if polarity == "auto" and not found else polarity
     others = {"auto": ("dark-on-light", "light-on-dark")}.get(polarity, ())
     if found is None or found.inverted:
         yield from (Way(each, spread=True) for each in others[:1])
+    yield Way(likely, weaker=True)  # print may be stronger than digits
     for side in _OTHER_SIDES:
         yield Way(likely, side=side)
     if found is None or not found.inverted:

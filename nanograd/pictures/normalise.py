@@ -47,6 +47,7 @@ class Search:
     hue: float = tuning.HUE  # minimum difference of hue between ink and a coloured sheet
     spread: bool = False  # whether a bright sheet takes precedence, also with pale ink
     surroundings: bool = True  # whether a sheet's tone may be painted over its surroundings
+    weaker: bool = False  # whether marks that are weaker than others are ink, too
     choose: Callable[[Floats, Levels], Mask] = marks.choose_marks  # the pixels to read
 
 
@@ -254,9 +255,13 @@ def mark(
     ink = np.maximum(strength, 0)
     found = replace(blank, paper=sheet, lines=lines, ink=ink, levels=None, marks=None, refused=None)
     try:
-        share = found.how.share
-        found.levels = paper.pale_levels(strength) if is_pale else paper.ink_levels(strength, share)
-        found.marks = found.how.choose(ink, found.levels)
+        how = found.how
+        found.levels = (
+            paper.pale_levels(strength)
+            if is_pale
+            else paper.ink_levels(strength, how.share, weaker=how.weaker)
+        )
+        found.marks = how.choose(ink, found.levels)
     except UnreadableError as error:
         found.refused = error.with_traceback(None)  # the traceback would keep the picture in memory
     return found

@@ -214,12 +214,12 @@ class Levels(NamedTuple):
     weak: float  # a pixel above this is ink if it is connected to a strong pixel
 
 
-def ink_levels(ink: Floats, share: float = tuning.LEAST_SHARE) -> Levels:
+def ink_levels(ink: Floats, share: float = tuning.LEAST_SHARE, *, weaker: bool = False) -> Levels:
     """Determine the thresholds that separate ink from paper in the result of `ink_strength`.
 
     If weaker marks (printed lines, coarse grain) are all over the picture and stronger marks are in
-    one place, only the stronger marks are ink. A picture is blank if less than a `share` of it is
-    ink.
+    one place, only the stronger marks are ink. With `weaker`, the next weaker marks are ink, too. A
+    picture is blank if less than a `share` of it is ink.
 
     Raises:
         UnreadableError: `blank` or `low_contrast`.
@@ -230,13 +230,17 @@ def ink_levels(ink: Floats, share: float = tuning.LEAST_SHARE) -> Levels:
     if faint or above.all() or not above.any():
         detail = "the picture shows nothing but paper, or the digit is too small"
         raise UnreadableError(Reason.BLANK, detail)
-    level = max(level, tuning.ABOVE_GRAIN * _grain(ink, float(ink[above].mean())))
+    least = tuning.ABOVE_GRAIN * _grain(ink, float(ink[above].mean()))
+    level = max(level, least)
     stronger = _threshold(ink[ink > level])
     height, width = _extent(ink > stronger)
     # Ink from side to side is an edge or a shadow, not a digit.
     in_one_place = height * width < tuning.ONE_PLACE and max(height, width) < 1
-    if in_one_place and np.prod(_extent(ink > level)) > tuning.ALL_OVER:
+    is_among_lines = in_one_place and np.prod(_extent(ink > level)) > tuning.ALL_OVER
+    if is_among_lines and not weaker:
         return Levels(stronger, tuning.WEAK_AMONG_LINES * stronger)
+    if weaker and not is_among_lines:
+        level = max(_threshold(ink[ink <= level]), least)
     return Levels(level, level / 2)
 
 
