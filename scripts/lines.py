@@ -53,6 +53,8 @@ _EMPTY, _ONES = 0.08, 0.1
 # Shares of lines whose digits are all drawn from `nanograd.digits.variants`, or some of them, and
 # share of lines with printed digits.
 _DRAWN, _MIXED, _PRINTED, _NUM_DRAWN = 0.15, 0.1, 0.03, 20_000
+# Share of the lines with words whose digits are printed in the font of the words.
+OF_FONTS = 0.6
 # All settings on which the lines depend.
 SETTINGS = {
     "task": TASK, "validation": VALIDATION, "clean": _CLEAN, "thick": _THICK, "thin": _THIN,
@@ -107,13 +109,13 @@ class Lines:
         return Lines(*arrays)
 
 
-def draw_picture(digits: Bytes, other: Bytes, draw: Generator) -> Image.Image:
+def draw_picture(digits: Bytes, other: Bytes, draw: Generator, font: str = "") -> Image.Image:
     """Draw digits, (n, 784), as a picture of one line: on white, in a form, or as a photo.
 
-    A part of the `other` digit may be beside them.
+    A part of the `other` digit may be beside them, or words in a font.
     """
     images = list(digits.reshape(-1, 28, 28))
-    if images and draw.random() < _CLEAN:
+    if images and not font and draw.random() < _CLEAN:
         style = Style(touching=draw.random() < 0.5, spread=draw.choice([1.0, 1.0, 1.5]))
         plain = Image.fromarray(255 - write(images, style, draw))
         kind = draw.random()
@@ -122,7 +124,7 @@ def draw_picture(digits: Bytes, other: Bytes, draw: Generator) -> Image.Image:
             plain = plain.filter(thick if kind < _THICK else ImageFilter.MaxFilter(3))
         return plain
     kind = draw.random() if images else 1.0
-    if kind < _FORMS:
+    if kind < _FORMS and not font:
         form = write_in_boxes(images, draw)
         return Image.fromarray(cut_boxes(form, draw) if draw.random() < 0.7 else form)
     style = Style(
@@ -132,6 +134,7 @@ def draw_picture(digits: Bytes, other: Bytes, draw: Generator) -> Image.Image:
         links=0.3 * (draw.random() < 0.15),
         wobble=max(0.0, draw.uniform(-2, 2)),
         spread=draw.choice([1.0, 1.0, 1.5, 2.2]),
+        font=font,
     )
     ink = write(images, style, draw)
     if kind < _FORMS + _PHOTOS:
@@ -173,19 +176,32 @@ def choose_digits(name: str, draw: Generator) -> tuple[Bytes, str]:
         images.append(data.images[number])
         text += str(data.labels[number])
     if _DRAWN + _MIXED < kind < _DRAWN + _MIXED + _PRINTED:
-        images = print_digits(text, draw)
+        return print_line(text, draw), text
     return np.array(images, np.uint8).reshape(-1, SIDE**2), text
 
 
-def draw_lines(name: str, draw: Generator, count: int) -> Iterator[tuple[str, locate.Line]]:
-    """Draw pictures of lines, and yield the texts and the lines that are found."""
+def print_line(text: str, draw: Generator, font: str = "") -> Bytes:
+    """Print digits in a font, (n, 784)."""
+    return np.array(print_digits(text, draw, font), np.uint8).reshape(-1, SIDE**2)
+
+
+def draw_lines(
+    name: str, draw: Generator, count: int, fonts: Sequence[str] = ()
+) -> Iterator[tuple[str, locate.Line]]:
+    """Draw pictures of lines, and yield the texts and the lines that are found.
+
+    If fonts are given, all lines have words.
+    """
     for _ in range(count):
         digits, text = choose_digits(name, draw)
+        font = str(draw.choice(fonts)) if fonts else ""
+        if font and draw.random() < OF_FONTS:
+            digits = print_line(text, draw, font)
         other = np.empty((0, SIDE**2), np.uint8)
         while not len(other):
             other, _ = choose_digits(name, draw)
         try:
-            found = locate.find_lines(draw_picture(digits, other[0], draw)).lines
+            found = locate.find_lines(draw_picture(digits, other[0], draw, font)).lines
         except UnreadableError:
             continue
         if len(found) == 1:

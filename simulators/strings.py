@@ -2,8 +2,8 @@
 
 A line has a size, a slant and a drift, and each digit varies a little around them. Digits
 that touch overlap by up to four pixels of forty; others have a gap of 3 to 22 pixels. Some lines
-have hyphens, slashes, letters or figures beside digits, broken strokes, links between digits, an
-underline, a part of another digit beside them, or parts of printed boxes around them.
+have words, hyphens, slashes, letters or figures beside digits, broken strokes, links between
+digits, an underline, a part of another digit beside them, or parts of printed boxes around them.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,12 @@ _INK = 0.35
 _TOUCHING = 0.35
 # Letters that do not look like digits, and other marks; and letters that do, for whole words.
 _LETTERS, _DIGIT_LIKE = "ACDEFHKMNPRTUVWXYacdefhkmnprtuvwxy+=:()[]{}#%&*?$@<>", "BGIJLOQSZbgijloqsz"
+# Letters of words, the frequent ones several times; signs that stand there instead of words.
+_OF_WORDS = "eeeeeennnniiirrrssstttaaalllooodduummhhggbbccffkkppvwzyxjq"
+_SIGNS = ")))(((//:--.,,+=$£€%*#&"
+# Probability of a word or sign before the digits, and of one after them; before each other digit;
+# and share of signs in both cases. Share of words that are apart from their neighbours.
+_BESIDE, _BETWEEN, _SIGNS_BESIDE, _SIGNS_BETWEEN, _APART = 0.5, 0.15, 0.2, 0.8, 0.8
 # Handwritten letters: strokes of points, with two figures for the column and row of each.
 _WRITTEN = dict(each.split(maxsplit=1) for each in """
 a 6343242637475664 6367|b 2027 24335364665727|c 635333242636475766|d 6067 635333242636475766
@@ -59,6 +65,7 @@ class Style:
     links: float = 0.0  # probability of a stroke that links a digit to the one before
     wobble: float = 0.0  # standard deviation of the shift of points, in pixels
     spread: float = 1.0  # how much slant, drift, sizes and heights vary
+    font: str = ""  # file of the font of words beside the digits; without it, there are none
 
 
 def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
@@ -80,6 +87,9 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
     for number, image in enumerate(digits):
         while (number or style.marks) and draw.random() < style.marks:
             items.append(_mark(HEIGHT * size, slant, draw))
+        if style.font and draw.random() < (_BETWEEN if number else _BESIDE):
+            signs = _SIGNS_BETWEEN if number else _SIGNS_BESIDE
+            items.append(_word(size, slant, style.font, draw, signs))
         ink = _draw(
             image,
             size * draw.uniform(1 - 0.14 * wide, 1 + 0.14 * wide),
@@ -91,9 +101,12 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
         items.append(_Item(_fade(ink, draw) if draw.random() < style.pale else ink))
     while style.marks and (len(items) < 1 + 2 * is_word or draw.random() < style.marks):
         items.append(_mark(HEIGHT * size, slant, draw, beside=len(digits) > 0, is_word=is_word))
+    if style.font and (not items or draw.random() < _BESIDE):
+        items.append(_word(size, slant, style.font, draw, _SIGNS_BESIDE if len(digits) else 0.0))
     touches = _choose_pairs(items, draw) if style.touching else {}
     gap = draw.uniform(3, 22)
-    canvas = np.zeros((7 * HEIGHT, (len(items) + 1) * 3 * HEIGHT), np.float32)
+    room = sum(item.ink.shape[1] for item in items) + (len(items) + 1) * 3 * HEIGHT
+    canvas = np.zeros((7 * HEIGHT, room), np.float32)
     base, x, start, end = 4 * HEIGHT, 20, 0, 0
     for number, item in enumerate(items):
         height, width = item.ink.shape
@@ -110,6 +123,8 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
             contact = contact if contact > 0 else end - 3  # no row has ink of both
             overlap = touches.get(number)
             space = -overlap if overlap is not None else max(3, int(gap * draw.uniform(0.7, 1.3)))
+            if (item.is_word or items[number - 1].is_word) and draw.random() < _APART:
+                space += int(draw.uniform(0.1, 1.3) * HEIGHT)
             x = max(contact + space, start + 6)
             if style.links and draw.random() < style.links:
                 _link(place, last, x + first, draw)
@@ -163,13 +178,19 @@ def cut_boxes(form: Bytes, draw: Generator) -> Bytes:
     return form[tuple(ends)]
 
 
-def print_digits(text: str, draw: Generator) -> list[Bytes]:
-    """Print digits in one font, in the form of MNIST, (28, 28) each."""
+def print_digits(text: str, draw: Generator, font: str = "") -> list[Bytes]:
+    """Print digits in one font, in the form of MNIST, (28, 28) each.
+
+    Args:
+        text: the digits.
+        draw: draws how thick they are.
+        font: file of the font; by default, Pillow's.
+    """
     bold, images = int(draw.integers(3)), []
+    letters = ImageFont.truetype(font, 60) if font else ImageFont.load_default(60)
     for each in text:
         picture = Image.new("L", (100, 100))
-        font = ImageFont.load_default(60)
-        ImageDraw.Draw(picture).text((50, 50), each, 255, font, "mm", stroke_width=bold)
+        ImageDraw.Draw(picture).text((50, 50), each, 255, letters, "mm", stroke_width=bold)
         digit = picture.crop(picture.getbbox())
         size = [max(1, round(20 * side / max(digit.size))) for side in digit.size]
         image = Image.new("L", (28, 28))
@@ -205,6 +226,7 @@ def underline(ink: Bytes, draw: Generator) -> Bytes:
 class _Item:
     ink: Floats  # cropped
     is_digit: bool = True
+    is_word: bool = False
     foot: float = 0.0  # distance of its last row above the base line, in heights of a digit
 
 
@@ -225,13 +247,13 @@ def _crop(ink: Floats) -> Floats:
 
 
 def _draw(image: Bytes, size: float, slant: float, stretch: float) -> Floats:
-    """Draw a digit at twice MNIST's size, with one affine map."""
-    scale = 2 * size
-    width = int(28 * scale * stretch + abs(slant) * 28 * scale) + 6
-    height = int(28 * scale) + 4
+    """Draw a digit or word at twice MNIST's size, with one affine map."""
+    scale, (rows, columns) = 2 * size, image.shape
+    width = int(columns * scale * stretch + abs(slant) * rows * scale) + 6
+    height = int(rows * scale) + 4
     a, b, e = 1 / (scale * stretch), slant / (scale * stretch), 1 / scale
     x, y = width / 2, height / 2
-    coefficients = (a, b, 14 - a * x - b * y, 0, e, 14 - e * y)
+    coefficients = (a, b, columns / 2 - a * x - b * y, 0, e, rows / 2 - e * y)
     picture = Image.fromarray(image).transform(
         (width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC
     )
@@ -332,6 +354,29 @@ def _mark(
     if kind in ("font", "pen", "figure", "scribble"):
         ink = _wobble(ink, draw.uniform(0, 2 if kind == "pen" else 3), draw)
     return _Item(ink, is_digit=False, foot=foot)
+
+
+def _word(size: float, slant: float, font: str, draw: Generator, signs: float) -> _Item:
+    """Draw a word, or with probability `signs` a sign, as blurred as digits of a size."""
+    is_word, text = draw.random() >= signs, ""
+    while is_word and sum(each in _DIGIT_LIKE for each in text) >= 0.6 * len(text):
+        text = "".join(draw.choice(list(_OF_WORDS), int(draw.integers(2, 10))))
+        text = str(draw.choice([text, text.upper(), text.title(), text.title()]))
+    text += str(draw.choice(["", "", ".", ":"] if is_word else list(_SIGNS)))
+    # Text is printed four times as large as MNIST's digits.
+    letters = ImageFont.truetype(font, 100)
+    top, bottom = letters.getbbox("0", anchor="ls")[1::2]
+    letters = ImageFont.truetype(font, round(100 * 80 / (bottom - top) * draw.uniform(0.75, 1.1)))
+    left, top, right, bottom = letters.getbbox(text, anchor="ls")
+    picture = Image.new("L", (int(right - left) + 24, int(bottom - top) + 24))
+    bold = int(draw.integers(5))
+    place = 12 - left, 12 - top
+    ImageDraw.Draw(picture).text(place, text, 255, letters, anchor="ls", stroke_width=bold)
+    small = np.asarray(picture.reduce(4))
+    if small.max() < 128:  # the font lacks this sign, or it is too thin
+        return _mark(HEIGHT * size, slant, draw)
+    ink = _draw(small, size, slant, draw.uniform(0.85, 1.1))
+    return _Item(ink, is_digit=False, is_word=is_word, foot=-bottom / 80)
 
 
 def _choose_stroke(

@@ -92,6 +92,18 @@ def test_pale_digits_are_read_on_a_sheet_on_a_dark_table(degrees: int) -> None:
     assert [number.text for number in nanograd.read_numbers(photo)] == texts
 
 
+@pytest.mark.parametrize("level", [120, 150, 170])
+def test_pale_digits_beside_black_print_on_ruled_paper_are_read(level: int) -> None:
+    [text], sheet = sheet_of(1, 5)
+    page = Image.new("L", (1200, 400), 235)
+    for row in range(25, 400, 50):
+        ImageDraw.Draw(page).line((0, row, 1200, row), 190, 2)
+    ImageDraw.Draw(page).text((60, 150), "Name", 0, ImageFont.load_default(70))
+    page.paste(level, (330, 145), ImageOps.invert(sheet))
+
+    assert [number.text for number in nanograd.read_numbers(page)] == [text]
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.8])
 def test_digit_in_a_shadow_on_a_sheet_with_a_table_is_read(slope: float) -> None:
     [text], sheet = sheet_of(1, 3)
@@ -170,8 +182,12 @@ def test_marks_that_are_no_digits_are_refused(picture: Image.Image) -> None:
     assert caught.value.reason is Reason.BLANK
 
 
-@pytest.mark.parametrize("text", ["A12", "12-34", "3.14", "KM 913", "12/34", "1/2"])
-def test_marks_beside_digits_are_left_out(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["A12", "12-34", "3.14", "KM 913", "12/34", "1/2", "Peter 93", "92 EUR", "12 kg", "(12) 34",
+     "Hauptweg 172", "Nr 5", "Datum: 4608"],
+)  # fmt: skip
+def test_marks_and_words_beside_digits_are_left_out(text: str) -> None:
     numbers = nanograd.read_numbers(letters(text))
 
     assert [each.text for each in numbers] == ["".join(filter(str.isdigit, text))]

@@ -42,7 +42,7 @@ def test_found_and_drawn_lines_show_their_digits(
     make_line_net.find_lines(3, "sample", tmp_path)
     found = make_line_net.load_lines([tmp_path / "3.npz"])
     draw = np.random.default_rng(0)
-    drawn = [make_line_net.draw_line("sample", draw) for _ in range(24)]
+    drawn = [make_line_net.draw_line("sample", draw, ()) for _ in range(24)]
 
     for samples in (found, drawn):
         assert len(samples) > 15
