@@ -39,7 +39,7 @@ _CAREFUL_ROWS = 128
 _MAX_FAILURES = 2
 # Errors of Arrow for damage, storage failures, lack of memory, and names that are not UTF-8.
 _FAILURES = (pa.ArrowException, OSError, MemoryError, ValueError)
-_MAGIC = b"PAR1"  # first and last bytes of every file
+_MAGIC = b"PAR1"  # a Parquet file begins and ends with these bytes
 # In a footer, the key of Arrow's schema, the type and length of its value, and the value in base64.
 _SCHEMA = re.compile(rb"(ARROW:schema\x18[\x80-\xff]*[\x00-\x7f])([A-Za-z0-9+/]+=*)")
 
