@@ -93,13 +93,12 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
                 json_files.read(storage.join(job.output, output.SUMMARY))
             except DataError:
                 _commit_summary(job, job.output, receipts)
+            _write_review(job, job.output, receipts, listener)
         else:
             receipts = _run_parts(
                 job, folder, before, run_parts, meter, listener=listener, lease=lease
             )
             output.move_staged(job.output, lease.check)
-        if isinstance(job.spec, PredictSpec):
-            write_review(job.spec, job.kept, receipts, listener)
     return JobResult(receipts, *meter.running(), folder is not None)
 
 
@@ -268,6 +267,7 @@ def _run_parts(
         if receipt.files != recorded[receipt.part]:  # a retry has replaced its quarantine
             output.commit_receipt(folder, receipt)
     _commit_summary(job, folder, receipts)
+    _write_review(job, folder, receipts, listener)
     storage.commit(storage.join(folder, output.METRICS), meter.recorded())
     runs = [run for run in (*runs, sorted(planned.difference(*runs))) if run]
     output.Manifest(job=job.identity, receipts=receipts, runs=runs).commit(folder)
@@ -278,6 +278,11 @@ def _run_parts(
 def _commit_summary(job: Job, folder: str, receipts: Sequence[Receipt]) -> None:
     summary = {**Counts.total(receipts).summary(), **job.about}
     storage.commit(storage.join(folder, output.SUMMARY), json_files.encode(summary))
+
+
+def _write_review(job: Job, folder: str, receipts: Sequence[Receipt], listener: Listener) -> None:
+    if isinstance(job.spec, PredictSpec):
+        write_review(job.spec, folder, job.kept, receipts, listener)
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], bad: int, rows: int) -> None:

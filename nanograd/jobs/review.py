@@ -30,7 +30,7 @@ from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.images.columns import fits, rename_taken
 from nanograd.images.writers import PICTURE, to_parquet, undamaged
 from nanograd.jobs import digit_lines
-from nanograd.jobs.output import files_of
+from nanograd.jobs.output import files_of, find_files
 from nanograd.jobs.part import part_id
 from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of
 from nanograd.pictures.fast_png import encode_plain
@@ -90,23 +90,28 @@ def review_of(output: str, spec: PredictSpec) -> str | None:
 
 
 def write_review(
-    spec: PredictSpec, kept: pa.Schema, receipts: Sequence[Receipt], listener: Listener
+    spec: PredictSpec,
+    folder: str,
+    kept: pa.Schema,
+    receipts: Sequence[Receipt],
+    listener: Listener,
 ) -> None:
-    """Write the list of doubtful rows of a finished prediction, unless it is up to date.
+    """Write the list of doubtful rows when all parts are done, unless it is up to date.
 
     If fewer rows were to be listed when a part was processed, it may keep too few doubtful rows; a
     warning says so. With `verify`, the list is made anew, and written if it differs.
 
     Args:
         spec: settings of the job.
+        folder: receives the list: the output or its staging, which holds the new files of parts.
         kept: columns of the input that the list has, too.
         receipts: of all parts.
         listener: receives the warning.
     """
-    place = storage.join(spec.output, REVIEW)
     if not review_of(spec.output, spec):
-        storage.remove(place)
+        storage.remove(storage.join(spec.output, REVIEW))
         return
+    place, here = storage.join(folder, REVIEW), find_files(folder)
     files = {name: each for name, each in files_of(receipts).items() if name.startswith(OF_PARTS)}
     counts = (cast("PredictionCounts", receipt.counts) for receipt in receipts)
     number = ceil(spec.review_share * sum(int(each.predicted_as.sum()) for each in counts))
@@ -121,7 +126,8 @@ def write_review(
     names, ends = sorted(files), dict[str, tuple[int, float]]()
     for start in range(0, len(names), storage.NUM_THREADS):
         some = names[start : start + storage.NUM_THREADS]
-        found = storage.map_all(_read, [storage.join(spec.output, name) for name in some])
+        places = [storage.join(folder if n in here else spec.output, n) for n in some]
+        found = storage.map_all(_read, places)
         tables = [table.cast(rows.schema) for table in found]
         for name, table in zip(some, tables, strict=True):
             ends[name] = len(table), table["doubt"][-1].as_py() if len(table) else inf

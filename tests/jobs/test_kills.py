@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from nanograd.digits.form import to_png
@@ -108,6 +109,9 @@ def test_command_that_is_killed_at_any_write_is_completed_by_the_next(case, tmp_
         if (case.out / "_SUCCESS").exists() and "repair" not in change:
             assert unlisted(case.out) == set()
             assert sources(case.out) in (before, expected)
+            listed = pq.read_table(case.out / "_review.pq").to_pylist()
+            rows = {(Path(row["source_file"]).stem, row["source_row"]) for row in listed}
+            assert set() != rows <= set(sources(case.out))
         figures = case.run(**({} if change == "repair of a retry" else settings))
 
         assert sources(case.out) == expected
