@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import file_digest
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
@@ -93,6 +93,9 @@ Version: TypeAlias = tuple[int | str | None, ...]
 Found: TypeAlias = tuple[str, InputFile, str]
 _OTHERS = "file of another kind"
 _BROKEN = "path to a broken link or a pipe"
+_OWN = "folder of nanograd's output"
+# Names in a folder of predictions, and in one of a training run.
+_MARKS = ({"_manifest.json", "predictions"}, {"config.toml", "metrics.jsonl"})
 
 
 def expand(
@@ -105,8 +108,9 @@ def expand(
 
     Below a folder, files whose names end with one of `suffixes` are listed. If `suffixes` has
     Parquet's, files with Parquet's first bytes are listed, too. Names that begin with `_` or `.`
-    are skipped, as in Spark, Hive and Arrow. The listener is warned of all other files. A file
-    that is an input itself is always listed.
+    are skipped, as in Spark, Hive and Arrow, and so are folders of predictions and training runs.
+    The listener is warned of these folders and all other files. A file or folder that is an input
+    itself is always listed.
 
     Raises:
         DataError: an input does not exist, no file is found (`hint` ends the message), or an input
@@ -114,7 +118,7 @@ def expand(
         StorageError: a folder cannot be listed.
     """
     found: dict[str, InputFile] = {}
-    skipped: dict[str, set[str]] = {_OTHERS: set(), _BROKEN: set()}
+    skipped: dict[str, set[str]] = {_OTHERS: set(), _BROKEN: set(), _OWN: set()}
     for place in map(storage.absolute, inputs):
         find = _find_remote if storage.is_remote(place) else _find_local
         for real, file, why in find(place, suffixes):
@@ -200,7 +204,7 @@ def expand_all(
         real = [e if storage.is_remote(e) else os.path.realpath(e) for e in (place, file_of_output)]
         reads = (has_tables or not pictures) and (would_read or _is_named(*real))
         # If only links lead to the output, its pictures would be listed, too.
-        if _takes(*real) and (reads or not _takes(place, file_of_output)):
+        if takes(*real) and (reads or not takes(place, file_of_output)):
             raise UsageError(
                 f"the output, {output}, lies in the input {place} and would be input next time; "
                 "choose another --output"
@@ -337,6 +341,10 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
                 below.clear()
                 continue
             seen.add(real)
+            if path != place and any(marks <= {*below, *names} for marks in _MARKS):
+                yield path, InputFile(path, 0, 0), _OWN
+                below.clear()
+                continue
             _check_plain(path, suffixes)
             below[:] = sorted(name for name in below if not _is_hidden(name))
             paths = [os.path.join(path, name) for name in below]  # noqa: PTH118
@@ -368,7 +376,13 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     tables = {name.partition(log)[0] for name, _, _ in listed for log in logs if log in name}
     for folder in {*tables, _table_of(base.rstrip("/"))}:
         _check_plain(folder, suffixes)
-    visible = [InputFile(*each) for each in listed if _takes(place, each[0])]
+    places = {name for name, _, _ in listed}
+    for marks in _MARKS:
+        heads = ({name.rpartition(f"/{mark}")[0] for name in places} for mark in marks)
+        for own in filter(partial(takes, place), set.intersection(*heads) - {base.rstrip("/")}):
+            yield own, InputFile(own, 0, 0), _OWN
+            places -= {e for e in places if e.startswith(f"{own}/") and not _is_named(place, e)}
+    visible = [InputFile(*e) for e in listed if e[0] in places and takes(place, e[0])]
     if is_glob and not visible:
         raise DataError(f"{place}: there is no such file or folder; check the path")
     # This reads the first bytes of files with other suffixes.
@@ -388,7 +402,7 @@ def _is_named(place: str, file: str) -> bool:
     return file == place or bool(re.fullmatch(_translate(place), file))
 
 
-def _takes(place: str, file: str) -> bool:
+def takes(place: str, file: str) -> bool:
     """Return whether a path or glob names a file, or a folder in which the file is not hidden."""
     names = file.split("/")
     return any(

@@ -153,6 +153,11 @@ def test_inputs_that_are_missing_or_no_input_are_named(tables, bucket):
         assert str(error.value).startswith(place.rstrip("/"))
     with pytest.raises(UsageError, match="lies in the input"):
         expand_all([f"{tables}/"], f"{tables}/out")
+    before = expand([tables], (".parquet",))
+    for name in ("_manifest.json", "predictions/part.parquet"):
+        storage.commit(f"{tables}/read/{name}", b"{}")
+    assert expand([tables], (".parquet",)) == before
+    assert len(expand([f"{tables}/read/"], (".parquet",))) == 1
     storage.commit(f"{tables}/_delta_log/00000000000000000000.json", b"{}")
     for place in (tables, f"{bucket}/", f"{tables}/*.parquet"):
         with pytest.raises(DataError, match=rf"^{tables} is a Delta table"):

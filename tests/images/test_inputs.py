@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import nanograd
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.images.inputs import expand, expand_all, expand_pictures
+from nanograd.images.writers import write_pictures
 from nanograd.runtime.events import Event
 
 SUFFIXES = (".png", ".jpg")
@@ -229,6 +231,26 @@ def test_output_beside_pictures_is_never_input(tmp_path):
     (tmp_path / "x.parquet").touch()
     with pytest.raises(UsageError, match="lies in the input"):
         expand_all([str(tmp_path)], f"{tmp_path}/out")
+
+
+def test_outputs_of_other_commands_are_no_input_of_a_folder(sample, tmp_path):
+    folder, events = tmp_path / "in", list[Event]()
+    write_pictures(sample.train.take(slice(0, 40)), str(folder))
+    small = {"hidden": 4, "epochs": 1, "warmup": 1, "plots": True}
+    first = nanograd.train(data=folder, output=folder / "run", **small)
+    nanograd.predict(folder, output=folder / "read", plots=True)
+
+    result = nanograd.predict(folder, output=tmp_path / "read", listener=events.append)
+    again = nanograd.train(data=folder, output=tmp_path / "run", **small)
+
+    assert (result.rows, result.files) == (40, 40)
+    assert any(
+        f"not read: 2 folders of nanograd's output, such as {folder}/read" in str(each)
+        for each in events
+    )
+    assert again.params_sha256 == first.params_sha256
+    named = [f"{folder}/read/predictions", f"{folder}/run/plots"]
+    assert all(any(expand_all([each], "/out")) for each in named)
 
 
 @pytest.mark.parametrize(
