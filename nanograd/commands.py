@@ -29,7 +29,7 @@ from nanograd.console.terminal import shown
 from nanograd.digits import download
 from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.errors import UsageError, needs_package
-from nanograd.images import sources, writers
+from nanograd.images import inputs, sources, writers
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
 from nanograd.nn import metrics
@@ -264,7 +264,16 @@ def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
 
 
 def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Done:
-    """Write test sets as PNG files, with a subfolder for each class."""
+    """Write test sets as PNG files, with a subfolder for each class.
+
+    Raises:
+        UsageError: a data set would read these files the next time.
+    """
+    file = storage.join(storage.absolute(output), "0", "00000.png")
+    for name in (each for each in names if each not in sources.WORDS):
+        if inputs.takes(storage.absolute(name), file):
+            text = f"the output, {output}, lies in the data set {name}; choose another --output"
+            raise UsageError(text)
     test = sources.load_test(names, listener)
     writers.write_pictures(test, output)
     values = {"images": len(test), "output": output}

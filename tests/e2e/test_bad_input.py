@@ -113,6 +113,9 @@ def test_job_writes_reports_and_reads_runs(nanograd, tmp_path):
     assert [nanograd("data", "export", *data).code for _ in range(2)] == [0, 0]
     (tmp_path / "png/7/mine.png").write_bytes(b"dear")
     assert_refused(nanograd("data", "export", *data), 73, "holds '7/mine.png'")
+    for name in ("", "/", "/*"):
+        data = ["--data", f"{tmp_path}/png{name}", "--output", f"{tmp_path}/png/test"]
+        assert_refused(nanograd("data", "export", *data), 2, "lies in the data set")
     (tmp_path / "png/7/mine.png").unlink()
     predicted = nanograd("predict", str(tmp_path / "png"), *words, **IN_A_JOB)
 
