@@ -11,11 +11,10 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from time import monotonic
 
 from nanograd.distributed import all_reduce
-from nanograd.distributed.all_reduce import AllReduce, FailureCause, FrameType, Header, MeshPlan
+from nanograd.distributed.all_reduce import AllReduce, FailureCause, Header, MeshPlan
 from nanograd.nn.optimizers import Vector
 
 # Maximum bytes to wait for. A slow link delivers a slice in a hundred pieces, and a wake-up for
@@ -49,10 +48,10 @@ class _Connection:
         """Whether bytes wait to be sent."""
         return bool(self._outgoing)
 
-    def send(self, header: Header, payload: Vector | None) -> None:
+    def send(self, header: Header, payload: Vector) -> None:
         """Queue a frame and send as much as possible."""
         self._outgoing.append(memoryview(header.pack()))
-        if payload is not None and len(payload):
+        if len(payload):
             self._outgoing.append(payload.data.cast("B"))
         self.flush()
 
@@ -92,9 +91,8 @@ class _Connection:
             raise ConnectionResetError("the peer closed the connection")
         self._filled += count
         if self._filled >= len(self._head):
-            header = Header.unpack(bytes(self._head))
-            header.check(planned)
-            if self._filled == size or header.type is FrameType.ABORT:
+            header = planned.read(bytes(self._head))
+            if self._filled == size:
                 self._filled = 0
                 self._await(self._usual)
                 return header
@@ -148,27 +146,25 @@ class Mesh:
                     if header is not None:
                         self.machine.receive(header)
             except all_reduce.FrameError:
-                self.machine.fail(FailureCause.BAD_FRAME, {peer})
+                self.machine.fail(FailureCause.BAD_FRAME, peer)
             except OSError:
-                self.machine.fail(FailureCause.CONNECTION_LOST, {peer})
+                self.machine.fail(FailureCause.CONNECTION_LOST, peer)
         self.machine.tick(monotonic())
 
     def close(self) -> None:
-        """Send queued bytes if possible, and close all connections."""
+        """Close all connections, by which the peers learn that the exchange has ended."""
         self._selector.close()
         for connection in self._connections.values():
-            with suppress(OSError):
-                connection.flush()
             connection.sock.close()
 
-    def _send(self, peer: int, header: Header, payload: Vector | None) -> None:
-        if self.machine.failure is not None and header.type is not FrameType.ABORT:
+    def _send(self, peer: int, header: Header, payload: Vector) -> None:
+        if self.machine.failure is not None:
             return
         try:
             self._connections[peer].send(header, payload)
             self._watch(peer)
         except OSError:
-            self.machine.fail(FailureCause.CONNECTION_LOST, {peer})
+            self.machine.fail(FailureCause.CONNECTION_LOST, peer)
 
     def _watch(self, peer: int) -> None:
         """Let the selector report a writable socket only while bytes wait to be sent."""

@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -13,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from nanograd.distributed import formation, members
 from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait, this_process
-from nanograd.distributed.all_reduce import ExchangeFailed, MeshPlan, deviating
+from nanograd.distributed.all_reduce import MeshPlan
 from nanograd.distributed.formation import MeshError
 from nanograd.distributed.members import (
     Member,
@@ -58,9 +59,10 @@ class Servers:
 
     def __init__(self, recipe: Recipe, listener: Listener, spec: TrainSpec) -> None:
         self._recipe, self._listener, self._spec = recipe, listener, spec
-        # Hosts that cannot be connected to the others. Their workers call the server of this host,
-        # because all hosts can reach this host, but perhaps not each other.
-        self._outside, self._here = set[str](), this_process()
+        self._here = this_process()
+        # Hosts of which some cannot be connected; empty if there are none. While all of them are in
+        # use, their workers call the server of this host, which all hosts can reach.
+        self._unconnected = frozenset[str]()
         self.present: dict[str, Server] = {}
         self._forms_until = 0.0  # time when servers give up a mesh that does not form
 
@@ -77,10 +79,9 @@ class Servers:
             state: returns the state from which new servers start.
         """
         while True:
-            groups: dict[str, list[Member]] = {}  # the workers by the host of their server
-            for host, workers in hosts.items():
-                at = self._here.host if host in self._outside else host
-                groups.setdefault(at, []).extend(workers)
+            groups = hosts  # the workers by the host of their server
+            if self._unconnected and self._unconnected <= hosts.keys():
+                groups = {self._here.host: [each for workers in hosts.values() for each in workers]}
             new = [host for host in groups if host not in self.present]
             snapshot = state() if new else None
             for host in new:
@@ -107,7 +108,7 @@ class Servers:
                     self._connect(groups, generation)
                 return
             except MeshError as error:
-                self._leave_out(error, list(groups))
+                self.centralise(str(error))
 
     def _open(self, groups: Hosts) -> None:
         """Create memory on each host for the tree nodes of its workers; the workers open it."""
@@ -160,41 +161,16 @@ class Servers:
         self._forms_until = monotonic() + formation.FORMATION_S + REPLY_S
         outcomes = self._call("join", joined, formation.FORMATION_S + REPLY_S)
         self._forms_until = 0.0
-        refused = sum(_results(outcomes))
-        if refused:
+        if refused := sum(_results(outcomes)):
             text = f"refused {events.count(refused, 'connection')} to the parameter servers"
             self._listener(events.warning(text))
 
-    def leave_out(self, failures: Mapping[str, object]) -> None:
-        """Stop using the servers of hosts that lose their connections again and again.
-
-        The workers of these hosts call the server of the driver's host instead.
-
-        Args:
-            failures: by host, why its server ended a segment in which no actor failed.
-        """
-        hosts = list(self.present)
-        ended = {index: failures.get(host) for index, host in enumerate(hosts)}
-        waits = {a: each.suspects for a, each in ended.items() if isinstance(each, ExchangeFailed)}
-        # Hosts a and b where a waits for b, and b waits for a or has finished.
-        pairs = frozenset(
-            (min(a, b), max(a, b))
-            for a, others in waits.items()
-            for b in others
-            if ended[b] is None or a in waits.get(b, ())
-        )
-        if pairs:
-            lower, higher = (self.present[hosts[index]].neighbour for index in min(pairs))
-            reason = f"host {higher} and host {lower} do not receive what they send each other"
-            self._leave_out(MeshError(reason, pairs), hosts)
-
-    def _leave_out(self, failure: MeshError, hosts: Sequence[str]) -> None:
-        """Let the workers of hosts that cannot be connected call the server of this host."""
-        pairs = [(hosts[one], hosts[other]) for one, other in failure.pairs]
-        out = unconnected(pairs, [host for host in hosts if host != self._here.host])
-        names = ", ".join(str(self.present[host].neighbour) for host in out)
-        self._outside |= set(out)
-        text = f"vectors of {names} travel in calls, which are slower: {failure}"
+    def centralise(self, reason: str) -> None:
+        """Let all workers call the server of this host, because not all hosts can be connected."""
+        self._unconnected = frozenset(self.present)
+        others = (server for host, server in self.present.items() if host != self._here.host)
+        names = ", ".join(str(server.neighbour) for server in others)
+        text = f"vectors of {names} travel in calls, which are slower: {reason}"
         self._listener(events.warning(text))
 
     def of(self, host: str) -> Server:
@@ -212,8 +188,6 @@ class Servers:
     def drop(self, host: str, how: FailureKind | None = None) -> None:
         """Remove a server, ending it if it still runs; `how` is its failure, if any."""
         server = self.present.pop(host)
-        if how is not None:  # a host that comes back may be reachable again
-            self._outside.discard(host)
         # Use the identity stored at its start, because a call fails if its host is gone.
         end_actor(server.actor, server.identity, how)
 
@@ -240,7 +214,7 @@ class Servers:
             RayError: a server fails meanwhile, or no server replies.
         """
         if len(self.present) > 1:
-            refuse_faulty([str(self.present[h].neighbour) for h in deviating(self._call("digest"))])
+            self._compare(self._call("digest"))
         error: RayError = GetTimeoutError("no server")
         for host in sorted(self.present, key=lambda host: host != self._here.host):
             try:
@@ -249,6 +223,18 @@ class Servers:
             except RayError as failure:
                 error = failure
         raise error
+
+    def _compare(self, digests: Mapping[str, str]) -> None:
+        """Raise ClusterError unless all servers have one state, because it would be saved."""
+        digest, count = Counter(digests.values()).most_common(1)[0]
+        is_majority = 2 * count > len(digests)
+        faulty = [host for host, each in digests.items() if each != digest or not is_majority]
+        if faulty:
+            names = sorted(str(self.present[host].neighbour) for host in faulty)
+            raise ClusterError(
+                f"the parameters of {' and '.join(names)} differ from those of other hosts: a "
+                "memory or processor is faulty; leave that host out"
+            )
 
     def _transfer(
         self, method: str, hosts: Sequence[str], reply_s: float, *arguments: Any
@@ -318,49 +304,9 @@ class Servers:
             raise error.cause from error
 
 
-def refuse_faulty(hosts: Collection[str]) -> None:
-    """Raise ClusterError if hosts are faulty, because their parameters would spread or be saved."""
-    if hosts:
-        raise ClusterError(
-            f"the parameters of {' and '.join(sorted(hosts))} differ from those of other hosts: a "
-            "memory or processor is faulty; leave that host out"
-        )
-
-
-def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list[str]:
-    """Choose the hosts to leave out, so that no connection between the remaining hosts is missing.
-
-    The host with the most missing connections is chosen first.
-
-    Args:
-        pairs: the two hosts of each missing connection; the same host twice if it cannot listen.
-        others: all hosts, in the order of the mesh, except this host, which is never left out.
-
-    Returns:
-        Some of the others; all of them if no missing connection involves another host.
-
-    >>> unconnected([("a", "d"), ("b", "d"), ("c", "d"), ("b", "c")], "bcd")
-    ['d', 'c']
-    >>> unconnected([("a", "a")], "bcd"), unconnected([], "bcd")
-    (['b', 'c', 'd'], ['b', 'c', 'd'])
-    """
-    left, chosen = list(pairs), list[str]()
-    while left:
-        ends = [host for pair in left for host in pair]
-        worst = max(others, key=lambda host: (ends.count(host), others.index(host)))
-        if worst not in ends:
-            return list(others)
-        chosen.append(worst)
-        left = [pair for pair in left if worst not in pair]
-    return chosen or list(others)
-
-
 def _results(results: Mapping[str, Any]) -> list[Any]:
-    """Return the results of all servers in order; raise their MeshErrors as one."""
-    errors = {i: each for i, each in enumerate(results.values()) if isinstance(each, MeshError)}
-    if not errors:
-        return list(results.values())
-    pairs = frozenset[tuple[int, int]]().union(*(each.pairs for each in errors.values()))
-    raise MeshError(
-        str(next(iter(errors.values()))), pairs or frozenset((index, index) for index in errors)
-    )
+    """Return the results of all servers in order; raise the first MeshError among them."""
+    for each in results.values():
+        if isinstance(each, MeshError):
+            raise each
+    return list(results.values())

@@ -192,9 +192,7 @@ class Formation:
                 del present[self._me]
                 for sock in self._sockets.values():
                     sock.close()
-                missing = set(range(self._size)) - {self._me, *self._sockets}
-                pairs = frozenset((min(self._me, each), max(self._me, each)) for each in missing)
-                raise MeshError(f"hosts {sorted(pairs)} are not connected", pairs)
+                raise MeshError(f"host {self._me} is connected to {sorted(self._sockets)} only")
             gate.wait(RETRY_S)
         world.step()
         return self._sockets
