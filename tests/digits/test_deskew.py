@@ -58,17 +58,6 @@ def test_deskewing_by_rows_gives_the_bits_of_the_definition(sample):
         np.testing.assert_array_equal(np.concatenate(alone), deskewed)
 
 
-def test_sums_in_float32_are_exact(sample):
-    extremes = np.zeros((4, 28, 28), np.uint8)
-    extremes[0], extremes[1, ::27, ::27], extremes[2, 0], extremes[3, :, 0] = 255, 255, 255, 255
-    images = np.concatenate([sample.train.images[:193], extremes.reshape(-1, 784)])
-
-    coordinates = deskewed_coordinates(images, Size(3.0, 5.0))
-
-    in_doubles = deskewed_coordinates(images.astype(np.float32), Size(3.0, 5.0))
-    np.testing.assert_array_equal(coordinates, in_doubles)
-
-
 def deviations(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Standard deviation of the ink in x and in y, (2, B)."""
     ink = images.astype(np.float64).reshape(-1, 28, 28)
