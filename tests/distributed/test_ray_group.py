@@ -35,7 +35,7 @@ def recipe(digits: Dataset) -> Recipe:
     ],
 )
 def test_any_group_gives_the_bits_of_the_local_group(
-    start_group, use_workers, digits, num_workers, kind, settings
+    start_group, use_workers, events, digits, num_workers, kind, settings
 ):
     recipe = recipe_for(digits, **settings)
     use_workers(kind)
@@ -44,6 +44,9 @@ def test_any_group_gives_the_bits_of_the_local_group(
     group.advance(7)
 
     assert bits(group.snapshot()) == bits(train_locally(recipe, digits, 7))
+    warnings = [str(event) for event in events if event.name == "message"]
+    is_far = kind is CannotAttach
+    assert ["cannot open the memory" in each for each in warnings] == [True] * is_far * num_workers
 
 
 def test_divergence_in_the_server_actor_reaches_the_driver(start_group, digits):

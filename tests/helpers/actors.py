@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from time import sleep
 from typing import Any
 
 import numpy as np
@@ -53,20 +52,6 @@ def end(number: signal.Signals = signal.SIGKILL) -> None:
     Event().wait()  # the signal may reach another thread first, and this one must do no more
 
 
-SlowSnapshot = before(ServerActor, "snapshot", lambda actor: sleep(2))
-
-
-def dies_after(num_segments: int) -> type:
-    """Servers that die when they have run some segments."""
-
-    def die(actor: Any) -> None:
-        actor.num_run = getattr(actor, "num_run", -1) + 1
-        if actor.num_run == num_segments:
-            end()
-
-    return before(ServerActor, "run", die)
-
-
 def refused(call: str, code: int) -> type:
     """Servers to which the system refuses a call."""
 
@@ -81,18 +66,6 @@ class NeverStarts(WorkerActor):
 
     def __init__(self, recipe: Recipe) -> None:
         raise OSError("libgomp.so.1 is missing")
-
-
-class TakesNothing(WorkerActor):
-    """A worker whose shards do not arrive: it answers, but never has them."""
-
-    async def identify(self) -> Any:
-        return super().identify()
-
-    async def take(self, *shards: Any) -> Any:
-        import asyncio
-
-        await asyncio.Event().wait()
 
 
 class CannotAttach(WorkerActor):

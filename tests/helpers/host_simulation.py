@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
+from threading import Event as StopSignal
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -237,7 +238,10 @@ class Simulation:
         self.error: BaseException | None = None
         self.is_started = False
         self.events: list[Any] = []
-        self.group: RayGroup | None = None
+        # What the driver does with the group, and when it should stop.
+        self.program, self.stop = self._follow, StopSignal()
+        # Seconds that a server needs for a copy of its state, and a worker to receive its shards.
+        self.copy_s = self.take_s = 0.0
 
     def run(self) -> "Simulation":
         """Run to the end; raise AssertionError if a promise is broken or somebody waits forever."""
@@ -256,25 +260,36 @@ class Simulation:
 
     def _drive(self) -> None:
         try:
-            made = self.group = RayGroup(
-                self.recipe, Images(), self.history[0], self._listen,
+            made = RayGroup(
+                self.recipe, Images(), self.history[0], self._listen, self.stop,
                 spec=TrainSpec(workers=self.num_workers),
             )  # fmt: skip
             made.start()
-            for until in self.ends:
-                self.is_started = True
-                made.advance(until)
-                self._check_end(until)
-            state = made.snapshot()
-            self.check(state)
-            if state.round != self.ends[-1]:
-                raise ViolationError(f"a copy of round {state.round}")
+            self.is_started = True
+            self.program(made)
             made.close()
         except ClusterError as error:  # no group without its first servers, as documented
             self.error = error if self.is_started or not self.faulty else None
         except Exception as error:  # noqa: BLE001 - any is a violation
             self.error = error
         self.world.is_over = True
+
+    def _follow(self, group: RayGroup) -> None:
+        """Compute all segments, and check each of them."""
+        for until in self.ends:
+            group.advance(until)
+            self._check_end(until)
+        state = group.snapshot()
+        self.check(state)
+        if state.round != self.ends[-1]:
+            raise ViolationError(f"a copy of round {state.round}")
+
+    def kill(self, kind: type) -> None:
+        """Kill all actors of a kind."""
+        for actor in self.ray.actors:
+            if issubclass(actor.kind, kind) and actor.process is not None:
+                self.faulty.add(actor.process.name)
+                actor.process.kill()
 
     def _listen(self, event: events.Event) -> None:
         self.world.log(f"{event.name}: {event}")
@@ -437,6 +452,11 @@ def _installed(simulation: Simulation) -> Iterator[None]:
                 world.step()
             return super().join(*about)
 
+        def snapshot(self) -> Snapshot:
+            if simulation.copy_s:
+                world.sleep(simulation.copy_s)
+            return super().snapshot()
+
         def adopt(self, round_: int, vectors: Sequence[Vector], progress: LossSum) -> None:
             super().adopt(round_, vectors, progress)
             simulation.check(self._now)
@@ -454,6 +474,11 @@ def _installed(simulation: Simulation) -> Iterator[None]:
     class Worker(WorkerActor):
         def identify(self) -> ActorIdentity:
             return _identity(here())
+
+        def take(self, *about: Any) -> Any:
+            if simulation.take_s:
+                world.sleep(simulation.take_s)
+            return super().take(*about)
 
         def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Any:
             world.step()
