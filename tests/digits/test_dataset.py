@@ -33,7 +33,7 @@ def used_in_round(batches: BatchPlan, round_: int, shard: int) -> NDArray[np.int
     return images
 
 
-@pytest.mark.parametrize("num_images", [*SIZES, 1930])
+@pytest.mark.parametrize("num_images", [*SIZES, 401])
 @pytest.mark.parametrize(("num_shards", "batch_size"), [(1, 7), (3, 193), (8, 1), (8, 64)])
 def test_every_image_is_used_once_an_epoch_in_rounds_of_full_batches(
     num_images, num_shards, batch_size

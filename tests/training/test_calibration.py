@@ -19,12 +19,13 @@ pytestmark = pytest.mark.long
 def model(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A net that memorised its images: without distortions, for many epochs."""
     place = tmp_path_factory.mktemp("run")
-    settings = {"hidden": 64, "epochs": 20, "shift": 0.0, "pixels": "deskewed"}
+    settings = {"hidden": 64, "epochs": 10, "shift": 0.0, "pixels": "deskewed"}
     return model_io.load(train(sample, place / "run", **settings)["model"])
 
 
 def test_reference_of_a_model_follows_from_nets_images_and_seed(sample, model):
-    fitted = [fit_reference(model.nets, sample.train, seed) for seed in (5, 5, 6)]
+    some = sample.train.take(slice(0, 701))
+    fitted = [fit_reference(model.nets, some, seed) for seed in (5, 5, 6)]
 
     first, again, other = (replace(model, reference=each).sha256() for each in fitted)
     assert first == again != other
