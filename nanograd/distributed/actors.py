@@ -172,8 +172,6 @@ class ServerActor(ParameterServer):
         self.stop()
         with self._changed:
             self._leave_mesh()
-            self.own(frozenset(shard for node in nodes for shard in range(*node)))
-            self.forget()
             before = self._memory
             vectors, _ = self.state()
             shape = len(vectors[0]), len(vectors)
@@ -206,6 +204,10 @@ class ServerActor(ParameterServer):
     def connect(self, plan: MeshPlan, sockets: Mapping[int, socket]) -> None:
         """Use these sockets, one for each peer, to exchange sums from now on."""
         self._mesh = Mesh(plan, sockets, self.round, _present(self._memory).bell)
+
+    def reached(self) -> int:
+        """Return the current round."""
+        return self.round
 
     def digest(self) -> str:
         """Return a checksum of the whole state, which must be equal on all servers."""
@@ -255,7 +257,7 @@ class ServerActor(ParameterServer):
                 elif late := memory.wait_for_slots(self.round, deadline):
                     failure = LateShards(late)
                 else:
-                    failure = self._submit_all(memory)
+                    failure = self.submit(_sent(memory))
                 if failure is not None:
                     self.stop()
                     self._leave_mesh()
@@ -287,7 +289,7 @@ class ServerActor(ParameterServer):
         if now >= until:
             return None
         if memory.is_doubtful:
-            return self._submit_all(memory)
+            return self.submit(_sent(memory))
         return LateShards(memory.late_slot(now) or memory.address.nodes[0])
 
     def exchange(
@@ -329,10 +331,11 @@ class ServerActor(ParameterServer):
         while (total := mesh.machine.ready) is None:
             if not is_sent and memory.late_slot(self.round) is None:
                 is_sent = True
-                if refusal := self._submit_all(memory):
+                sums = self.sums(_sent(memory))
+                if isinstance(sums, Refusal):
                     mesh.machine.fail(FailureCause.STOPPED)
-                    return refusal
-                mesh.machine.add_local(self.sums())
+                    return sums
+                mesh.machine.add_local(sums)
                 continue
             mesh.poll(_POLL_S)
             if memory.stopped:
@@ -351,11 +354,9 @@ class ServerActor(ParameterServer):
                 each.close()
         self._listener = self._mesh = None
 
-    def _submit_all(self, memory: MemorySegment) -> Refusal | None:
-        for slot in range(len(memory.address.nodes)):
-            if refusal := self.submit(memory.sent(slot)):
-                return refusal
-        return None
+
+def _sent(memory: MemorySegment) -> list[Contribution]:
+    return [memory.sent(slot) for slot in range(len(memory.address.nodes))]
 
 
 def this_process() -> ActorIdentity:

@@ -84,7 +84,7 @@ def task_of(net: tuple[int, int, int]) -> tuple[Recipe, list[Snapshot]]:
     start = Snapshot(round=0, vector=vector, state=state, average=vector.copy())
     server, root, history = ParameterServer(recipe, start), (0, NUM_SHARDS), [start]
     for round_ in range(NUM_ROUNDS):
-        server.submit(node_sum(recipe, round_, root, server.parameters()))
+        server.submit([node_sum(recipe, round_, root, server.parameters())])
         history.append(server.snapshot())
     return recipe, history
 
