@@ -24,7 +24,7 @@ SUFFIX = ".zip"
 # Accepted methods. Deflate expands a byte to at most 1,032; bzip2 and LZMA have no such bound.
 _METHODS = (ZIP_STORED, ZIP_DEFLATED)
 _ENCRYPTED = 0x1
-_EMPTY = b"PK\5\6"  # an archive without members begins with its end record
+_EMPTY, _END_BYTES = b"PK\5\6", 22  # an archive without members begins with its end record
 # Names that lead outside the archive: absolute, with a drive letter, or with a parent folder.
 _OUTSIDE = re.compile(r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 # Errors that `zipfile` raises for damaged bytes.
@@ -37,7 +37,7 @@ _BROKEN = (
 def list_members(archive: str) -> list[tuple[str, int]]:
     """List path and stated size of the files in an archive; for a damaged archive, only itself."""
     try:
-        if storage.read(archive, 4) == _EMPTY:
+        if len(end := storage.read(archive, _END_BYTES)) == _END_BYTES and end.startswith(_EMPTY):
             return []
         with _open(archive) as found:
             infos = [info for info in found.infolist() if not info.is_dir()]

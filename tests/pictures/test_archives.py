@@ -180,15 +180,18 @@ def test_bomb_is_refused_before_it_is_unpacked_or_cut_off_at_its_false_size(
 def test_damaged_archive_is_one_line_of_quarantine_and_no_row(tmp_path, png):
     archive = pack(tmp_path / "in.zip", contents(png))
     archive.write_bytes(archive.read_bytes()[:-30])
+    whole, cut = pack(tmp_path / "empty.zip", {}), tmp_path / "cut.zip"
+    cut.write_bytes(whole.read_bytes()[:-1])
+    files = (archive, cut, whole, png)
 
-    with pytest.raises(DataError, match=rf"1 of 8 files cannot be read.*{archive}.*-files 1"):
-        ingest(tmp_path / "rows", archive, png)
+    with pytest.raises(DataError, match=rf"2 of 9 files cannot be read.*{cut}.*-files 2"):
+        ingest(tmp_path / "rows", *files)
     assert not (tmp_path / "rows" / "_SUCCESS").exists()
-    figures = ingest(tmp_path / "rows", archive, png, max_broken_files=1)
+    figures = ingest(tmp_path / "rows", *files, max_broken_files=2)
 
-    [row] = read_quarantine(tmp_path / "rows")
-    assert (row["source_file"], row["reason"]) == (str(archive), "broken_archive")
-    assert (figures["rows"], figures["ingested"], figures["broken_files"]) == (7, 7, 1)
+    rows = [(row["source_file"], row["reason"]) for row in read_quarantine(tmp_path / "rows")]
+    assert sorted(rows) == [(str(cut), "broken_archive"), (str(archive), "broken_archive")]
+    assert (figures["rows"], figures["ingested"], figures["broken_files"]) == (7, 7, 2)
     assert (figures["quarantined"], figures["reasons"]) == (0, {})
 
 
