@@ -44,6 +44,7 @@ PREDICTIONS = pa.schema(
         ("label", pa.int8()),
     ]
 )
+PROBABILITIES = [f"probability_{digit}" for digit in range(10)]  # in CSV
 WITHOUT_PROBABILITIES = pa.schema([each for each in PREDICTIONS if each.name != "probabilities"])
 # The lines of digits in pictures.
 NUMBERS = pa.schema(
@@ -243,9 +244,9 @@ def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
 def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
     """Encode a table as csv or jsonl; `columns.fits` says which columns these can hold.
 
-    In CSV, the probabilities are ten columns, `probability_0` to `probability_9`, and null is an
-    empty field. In JSON lines, a row is an object, an entry of a map is an object with key and
-    value, and NaN and infinity are null.
+    In CSV, the probabilities are ten columns, `PROBABILITIES`, and null is an empty field. In JSON
+    lines, a row is an object, an entry of a map is an object with key and value, and NaN and
+    infinity are null.
 
     Raises:
         DataError: a date is not in the years 1 to 9999, its time zone is unknown, or text in a list
@@ -276,10 +277,8 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
         index = table.column_names.index("probabilities")
         probabilities = table.column("probabilities")
         table = table.remove_column(index)
-        for digit in reversed(range(10)):
-            table = table.add_column(
-                index, f"probability_{digit}", pc.list_element(probabilities, digit)
-            )
+        for digit, name in enumerate(PROBABILITIES):
+            table = table.add_column(index + digit, name, pc.list_element(probabilities, digit))
     sink = BytesIO()
     pa_csv.write_csv(table, sink, pa_csv.WriteOptions(include_header=header))
     return sink.getvalue()

@@ -174,11 +174,12 @@ def _choose_folder(job: Job, *, clean: bool = True) -> tuple[str | None, output.
 
 
 def _describe_other(name: str, old: object, new: object) -> str:
-    """Name a setting that differs; if it holds types of columns, also a column of another type."""
+    """Name a setting that differs; if it holds types of columns, also a column that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for column in old:
-            if new.get(column, old[column]) != old[column]:
-                return f"{name}: {column} was {old[column]} and is {new[column]}"
+        for column in (*old, *new):
+            was, now = old.get(column, "missing"), new.get(column, "missing")
+            if was != now:
+                return f"{name}: {column} was {was} and is {now}"
     return name.removesuffix("_sha256")
 
 

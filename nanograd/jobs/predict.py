@@ -65,6 +65,7 @@ class PredictWork:
         """The columns to keep, renamed if the output has a column of that name."""
         taken = [*PREDICTIONS.names, *QUARANTINE.names]
         taken += [*digit_lines.PLACE.names, *NUMBERS.names] if self.has_numbers else []
+        taken += writers.PROBABILITIES if self.spec.format == "csv" else []
         names = rename_taken(self.keep.names, taken)
         return pa.schema(list(map(pa.Field.with_name, self.keep, names)))
 

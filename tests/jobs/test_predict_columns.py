@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -244,6 +245,9 @@ def test_kept_column_that_gets_another_type_is_named(case, images):
     case.write("b.parquet", {"image": raw(images), "id": range(ROWS)})
 
     case.refuse(OutputExistsError, r"\(other keep: id was int32 and is int64\)", keep=("id",))
+    (case.folder / "day=1").mkdir()
+    (case.folder / "b.parquet").rename(case.folder / "day=1/b.parquet")
+    case.refuse(OutputExistsError, r", folders: day was missing and is int64\)", keep=("id",))
 
 
 def test_all_columns_are_kept_but_those_of_the_images(case, images):
@@ -260,6 +264,17 @@ def test_all_columns_are_kept_but_those_of_the_images(case, images):
     assert table["input_label"].to_pylist() == [*range(ROWS), *[None] * ROWS]
     assert table["note"].to_pylist() == [*[None] * ROWS, *["x"] * ROWS]
     assert table["writer"].to_pylist() == [*[None] * ROWS, *["ann"] * ROWS]
+
+
+def test_every_column_of_a_csv_file_has_a_name_of_its_own(case, images):
+    case.write("a.parquet", {"image": raw(images), "Probability_3": range(ROWS)})
+
+    case.run(keep=("*",), format="csv")
+
+    [file] = (case.out / "predictions").iterdir()
+    table = pa_csv.read_csv(file)
+    assert len({name.lower() for name in table.column_names}) == table.num_columns
+    assert table["input_Probability_3"].to_pylist() == [*range(ROWS)]
 
 
 @pytest.mark.parametrize(
