@@ -119,6 +119,11 @@ def test_functions_and_commands_do_the_same(nanograd_, tmp_path, run, sample):
         (lambda: nanograd.train(preset="fsat"), "preset is 'fsat': choose classic or fast"),
         (lambda: nanograd.train(batch_size=7, shards=8), "^batch_size 7 is less than shards 8"),
         (lambda: nanograd.predict("rows", model=""), "model is empty"),
+        (
+            lambda: nanograd.predict("rows", output="a\0b"),
+            r"output is 'a\\x00b'; name a path or URI",
+        ),
+        (lambda: nanograd.predict(Path().glob("*")), "several in a list, not <generator"),
         (lambda: nanograd.predict(b"rows"), "b'rows' is no path"),
         (lambda: nanograd.predict("", output="o"), "'' is no path"),
         (lambda: nanograd.predict("rows", spec={}), "spec is {}: it must be a PredictSpec"),

@@ -102,7 +102,7 @@ def places(inputs: Place | Sequence[Place]) -> list[str]:
     """Return one or several paths or URIs as texts; raise ArgumentError for anything else."""
     found = [inputs] if isinstance(inputs, str | bytes | PathLike) else inputs
     if not isinstance(found, Sequence) or not found:
-        raise ArgumentError(f"name one or several inputs, not {inputs!r}")
+        raise ArgumentError(f"name one input, or several in a list, not {inputs!r}")
     for each in found:
         if not isinstance(each, str | PathLike) or not fsdecode(each):
             raise ArgumentError(f"{each!r} is no path or URI")

@@ -111,8 +111,8 @@ class Spec:
                 problem = f"{value!r}: it must be {_TYPE_NAMES[type_]}"
             elif choices(each) and value not in choices(each):
                 problem = f"{value!r}: choose {' or '.join(choices(each))}"
-            elif allowed.place and "" in texts:
-                problem = "empty; name a path or URI"
+            elif allowed.place and any(not text or "\0" in text for text in texts):
+                problem = f"{'empty' if '' in texts else repr(value)}; name a path or URI"
             elif isinstance(value, float) and not isfinite(value):
                 problem = f"{value}: it must be finite"
             elif allowed.least is not None and value < allowed.least:
