@@ -175,7 +175,7 @@ def expand_all(
     that cannot be read are listed with the tables.
 
     Raises:
-        UsageError: the inputs would include the output.
+        UsageError: an input names the output or files in it.
         DataError: there is no file to read.
     """
     named = {storage.absolute(each) for each in inputs}
@@ -196,23 +196,19 @@ def expand_all(
             lists = {"picture": pictures, "archive": pictures, "csv": texts}
             lists.get(kind, tables).append(file)
     takes_csv = not (tables or pictures) or any(each.lower().endswith(CSV) for each in inputs)
-    has_tables = bool(tables or (texts and takes_csv))
-    file_of_output = storage.join(output, "predictions", f"part.{format_}")
-    would_read = format_ == "parquet" or (takes_csv and format_ == "csv")
+    below = storage.join(output, "predictions")
+    own = [output, below, storage.join(below, f"part.{format_}")]
+    # Resolve links, because both may name the same folder. The output does not exist yet.
+    own = [each if storage.is_remote(each) else os.path.realpath(each) for each in own]
     for place in sorted(named):
-        # Resolve links, because both may name the same folder. The output does not exist yet.
-        real = [e if storage.is_remote(e) else os.path.realpath(e) for e in (place, file_of_output)]
-        reads = (has_tables or not pictures) and (would_read or _is_named(*real))
-        # If only links lead to the output, its pictures would be listed, too.
-        if takes(*real) and (reads or not takes(place, file_of_output)):
-            raise UsageError(
-                f"the output, {output}, lies in the input {place} and would be input next time; "
-                "choose another --output"
-            )
+        real = place if storage.is_remote(place) else os.path.realpath(place)
+        if real == own[0] or any(_is_named(real, each) for each in own[1:]):
+            text = f"the input {place} names the output, {output}, or files in it"
+            raise UsageError(f"{text}; choose another --output")
     if texts and not takes_csv:
         text = f"not read: {count(len(texts), 'CSV file')} beside other files, such as"
         listener(warning(f"{text} {texts[0].place}; name it to predict its rows"))
-    if pictures_expected and has_tables:
+    if pictures_expected and (tables or (texts and takes_csv)):
         pictures = [file for file in pictures if is_named(file)]
     pictures = _with_members(pictures, listener)
     damaged = [file for file in pictures if kind_of(file.place) == "archive"]

@@ -151,8 +151,8 @@ def test_inputs_that_are_missing_or_no_input_are_named(tables, bucket):
         with pytest.raises(DataError, match="there is no such file") as error:
             expand([place], (".parquet",))
         assert str(error.value).startswith(place.rstrip("/"))
-    with pytest.raises(UsageError, match="lies in the input"):
-        expand_all([f"{tables}/"], f"{tables}/out")
+    with pytest.raises(UsageError, match="names the output"):
+        expand_all([f"{tables}/"], tables)
     before = expand([tables], (".parquet",))
     for name in ("_manifest.json", "predictions/part.parquet"):
         storage.commit(f"{tables}/read/{name}", b"{}")

@@ -143,21 +143,20 @@ def test_table_with_a_log_of_its_own_is_refused(tmp_path, kind, place):
 @pytest.mark.parametrize(
     ("place", "output", "refused"),
     [
-        ("in", "in/out", True),
         ("in/", "in", True),
-        (".", "in/../out", True),
-        ("*", "in/out", True),
-        ("in/**/*.parquet", "in/out", True),
-        ("link", "in/out", True),
-        ("in", "in/_out", False),
+        ("in", "link/", True),
+        ("in/**", "in/out", True),
+        ("in/**/*.parquet", "link/out", True),
+        ("in", "in/out", False),
+        (".", "in/../out", False),
+        ("*", "in/out", False),
+        ("link", "in/out", False),
         ("in", "in2", False),
         ("in/*.parquet", "in/out", False),
         ("in/x.parquet", "in/out", False),
     ],
 )
-def test_output_that_would_be_input_next_time_is_refused(
-    tmp_path, monkeypatch, place, output, refused
-):
+def test_output_that_an_input_names_is_refused(tmp_path, monkeypatch, place, output, refused):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.parquet").touch()
@@ -167,7 +166,7 @@ def test_output_that_would_be_input_next_time_is_refused(
         return len(expand_all([place], f"{tmp_path}/{output}")[0])
 
     if refused:
-        with pytest.raises(UsageError, match=r"the output.*lies in the input.*another --output"):
+        with pytest.raises(UsageError, match=r"the input.* names the output.*another --output"):
             run()
     else:
         assert run() == 1
@@ -224,13 +223,10 @@ def test_output_beside_pictures_is_never_input(tmp_path):
     tables, pictures = expand_all([str(tmp_path)], f"{tmp_path}/out")
 
     assert (tables, [file.place for file in pictures]) == ([], [f"{tmp_path}/1.jpg"])
-    with pytest.raises(UsageError, match="lies in the input"):
+    with pytest.raises(UsageError, match="names the output"):
         expand_all([f"{tmp_path}/out"], f"{tmp_path}/out")
     with pytest.raises(DataError, match="all files of the input are in the output"):
         expand_all([f"{tmp_path}/out/plots"], f"{tmp_path}/out")
-    (tmp_path / "x.parquet").touch()
-    with pytest.raises(UsageError, match="lies in the input"):
-        expand_all([str(tmp_path)], f"{tmp_path}/out")
 
 
 def test_outputs_of_other_commands_are_no_input_of_a_folder(sample, tmp_path):
@@ -251,19 +247,6 @@ def test_outputs_of_other_commands_are_no_input_of_a_folder(sample, tmp_path):
     assert again.params_sha256 == first.params_sha256
     named = [f"{folder}/read/predictions", f"{folder}/run/plots"]
     assert all(any(expand_all([each], "/out")) for each in named)
-
-
-@pytest.mark.parametrize(
-    ("place", "output"), [("in", "link/out"), ("link", "in/out"), ("in", "x/../in/out")]
-)
-def test_output_that_other_paths_hide_beside_pictures_is_refused(tmp_path, place, output):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "1.jpg").touch()
-    (tmp_path / "link").symlink_to("in")
-
-    for format_ in ("parquet", "csv"):
-        with pytest.raises(UsageError, match="lies in the input"):
-            expand_all([f"{tmp_path}/{place}"], f"{tmp_path}/{output}", format_)
 
 
 ROWS_NAMES = ["000000_0", "b.parq", "part-00000", "läufe.data", "sub/c.snappy", "d.json"]
