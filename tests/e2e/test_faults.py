@@ -153,11 +153,11 @@ def removal(folder: Path) -> Work:
 
 DISK_FAULTS = [
     *((make, fault) for make in (saving, job, saving_a_model, removal)
-      for fault in (errno.ENOSPC, None, "power")),
+      for fault in (errno.ENOSPC, "power")),
     (replacement, "power"),
     *(pytest.param(make, fault, marks=pytest.mark.slow)
       for make in (saving, job, saving_a_model, removal, replacement)
-      for fault in (errno.EACCES, "reordered")),
+      for fault in (errno.EACCES, None, "reordered")),
 ]  # fmt: skip
 # The works make more calls of the disk, and requests to a store, than these. Fewer would mean that
 # faults are missing.

@@ -152,19 +152,16 @@ def train_until(number: signal.Signals, place: str, workers: str, **environment:
     return output
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_sigterm_saves_and_exits_75_and_the_command_continues(
-    nanograd, tmp_path, checksum, workers
-):
+def test_sigterm_saves_and_exits_75_and_the_command_continues(nanograd, tmp_path, checksum):
     place = str(tmp_path / "run")
 
-    output, log = train_until(signal.SIGTERM, place, workers)
+    output, log = train_until(signal.SIGTERM, place, "2")
 
     error = json.loads(output.splitlines()[-1])
     assert (error["event"], error["code"]) == ("error", 75)
     assert f"--output {place}" in error["reason"]
     assert "Traceback" not in log
-    assert ("starting Ray ..." in log) == (workers != "0")
+    assert "starting Ray ..." in log
     done = nanograd(*TRAIN, "0", "--output", place)
     assert "continuing after" in done.stderr
     assert done.last["params_sha256"] == checksum
