@@ -11,7 +11,6 @@ of the state in case all hosts fail.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from math import inf
 from threading import Event as StopSignal
 from time import monotonic
@@ -282,13 +281,10 @@ class RayGroup:
         order: list[type] = [Refusal, LateShards, str, ExchangeFailed]
         cause = min(failures.values(), key=lambda each: order.index(type(each)))
         self._count_failure(str(cause))  # now, because the steps below may fail again and again
-        for host in self.servers.present:  # a server replies to no probe before it has started
-            with suppress(RayError):  # the probe finds the failure
-                self.servers.identity(host)
         # Probe the servers first, because workers wait for a frozen server until it is removed.
         servers = {host: each.actor for host, each in self.servers.present.items()}
         failed_servers = probe(servers, max(self._reply_s(), self.servers.forming_s()))
-        lost = {host: self.servers.present[host].neighbour for host in failed_servers}
+        lost = {host: self.servers.present[host].identity for host in failed_servers}
         for host, how in failed_servers.items():
             self.servers.drop(host, how)
         if failed_servers and not self.servers.present:

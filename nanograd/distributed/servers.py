@@ -44,13 +44,10 @@ Hosts = Mapping[str, Sequence[Member]]
 
 @dataclass
 class Server:
-    """A parameter server actor."""
+    """A parameter server actor that has started."""
 
     actor: Any
-    ready: Any
-    neighbour: ActorIdentity  # of a process on its host, known before the server has started
-    began: float  # time when its start began
-    identity: ActorIdentity | None = None
+    identity: ActorIdentity
     token: int = 0
 
 
@@ -82,26 +79,11 @@ class Servers:
             groups = hosts  # the workers by the host of their server
             if self._unconnected and self._unconnected <= hosts.keys():
                 groups = {self._here.host: [each for workers in hosts.values() for each in workers]}
-            new = [host for host in groups if host not in self.present]
-            snapshot = state() if new else None
-            for host in new:
-                is_here = host == self._here.host
-                neighbour = self._here if is_here else hosts[host][0].identity
-                remote: Any = ray.remote  # its type annotations lack concurrency groups
-                actor = remote(
-                    **actor_options(self._spec),
-                    num_cpus=0,
-                    # One thread for each worker that calls, one for `stop` and one for `waiting`.
-                    concurrency_groups={CONCURRENT: (self._spec.workers or 1) + 2},
-                    label_selector=on_host(host),
-                )(ServerActor).remote(self._recipe, snapshot)
-                ready = actor.identify.remote()
-                self.present[host] = Server(actor, ready, neighbour, began=monotonic())
+            if new := [host for host in groups if host not in self.present]:
+                self._start(new, state())
             for host in [host for host in self.present if host not in groups]:
                 self.drop(host)
             self.present = {host: self.present[host] for host in groups}
-            for host in groups:
-                self.identity(host)
             self._open(groups)
             try:
                 if len(groups) > 1:
@@ -109,6 +91,35 @@ class Servers:
                 return
             except MeshError as error:
                 self.centralise(str(error))
+
+    def _start(self, hosts: Sequence[str], snapshot: Snapshot) -> None:
+        """Start servers on hosts; raise RayError if one of them does not start in time."""
+        remote: Any = ray.remote  # its type annotations lack concurrency groups
+        options = {
+            **actor_options(self._spec),
+            "num_cpus": 0,
+            # One thread for each worker that calls, one for `stop` and one for `waiting`.
+            "concurrency_groups": {CONCURRENT: (self._spec.workers or 1) + 2},
+        }
+        actors = {
+            host: remote(**options, label_selector=on_host(host))(ServerActor).remote(
+                self._recipe, snapshot
+            )
+            for host in hosts
+        }
+        replies = {host: actor.identify.remote() for host, actor in actors.items()}
+        _, late = ray.wait(list(replies.values()), num_returns=len(replies), timeout=START_S)
+        error: RayError | None = None
+        for host, reply in replies.items():
+            try:
+                if reply in late:
+                    raise GetTimeoutError(f"no reply within {START_S} s")
+                self.present[host] = Server(actors[host], ray.get(reply))
+            except RayError as failure:
+                error = failure
+                ray.kill(actors[host])
+        if error is not None:
+            raise error
 
     def _open(self, groups: Hosts) -> None:
         """Create memory on each host for the tree nodes of its workers; the workers open it."""
@@ -169,21 +180,13 @@ class Servers:
         """Let all workers call the server of this host, because not all hosts can be connected."""
         self._unconnected = frozenset(self.present)
         others = (server for host, server in self.present.items() if host != self._here.host)
-        names = ", ".join(str(server.neighbour) for server in others)
+        names = ", ".join(str(server.identity) for server in others)
         text = f"vectors of {names} travel in calls, which are slower: {reason}"
         self._listener(events.warning(text))
 
     def of(self, host: str) -> Server:
         """Return the server for the workers of a host."""
         return self.present.get(host) or self.present[self._here.host]
-
-    def identity(self, host: str) -> ActorIdentity:
-        """Wait until a server has started, at most START_S in all, and return its identity."""
-        server = self.present[host]
-        if server.identity is None:
-            left_s = max(0.0, server.began + START_S - monotonic())
-            server.identity = ray.get(server.ready, timeout=left_s)
-        return server.identity
 
     def drop(self, host: str, how: FailureKind | None = None) -> None:
         """Remove a server, ending it if it still runs; `how` is its failure, if any."""
@@ -230,7 +233,7 @@ class Servers:
         is_majority = 2 * count > len(digests)
         faulty = [host for host, each in digests.items() if each != digest or not is_majority]
         if faulty:
-            names = sorted(str(self.present[host].neighbour) for host in faulty)
+            names = sorted(str(self.present[host].identity) for host in faulty)
             raise ClusterError(
                 f"the parameters of {' and '.join(names)} differ from those of other hosts: a "
                 "memory or processor is faulty; leave that host out"
@@ -280,7 +283,7 @@ class Servers:
         if not waits:
             return None
         slowest = min(waits, key=lambda each: (each.round, each.is_remote))
-        names = tuple(f"host {calls[ref].neighbour}" for ref in silent) or slowest.waits_for
+        names = tuple(f"host {calls[ref].identity}" for ref in silent) or slowest.waits_for
         seconds = max(each.seconds for each in waits)
         return slowest._replace(seconds=seconds, waits_for=names)
 

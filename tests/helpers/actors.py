@@ -28,7 +28,7 @@ def pids(group: RayGroup) -> dict[str, int]:
     """Return the process ids of `server` (the first one) and of the ranks of the workers."""
     host = next(iter(group.servers.present))
     workers = {str(rank): each.identity.pid for rank, each in group.members.present.items()}
-    return {"server": group.servers.identity(host).pid, **workers}
+    return {"server": group.servers.present[host].identity.pid, **workers}
 
 
 def variant(kind: type, **values: object) -> type:
