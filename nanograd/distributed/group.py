@@ -283,7 +283,7 @@ class RayGroup:
         self._count_failure(str(cause))  # now, because the steps below may fail again and again
         # Probe the servers first, because workers wait for a frozen server until it is removed.
         servers = {host: each.actor for host, each in self.servers.present.items()}
-        failed_servers = probe(servers, max(self._reply_s(), self.servers.forming_s()))
+        failed_servers = probe(servers, self._reply_s())
         lost = {host: self.servers.present[host].identity for host in failed_servers}
         for host, how in failed_servers.items():
             self.servers.drop(host, how)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
 import ray
@@ -61,11 +60,6 @@ class Servers:
         # use, their workers call the server of this host, which all hosts can reach.
         self._unconnected = frozenset[str]()
         self.present: dict[str, Server] = {}
-        self._forms_until = 0.0  # time when servers give up a mesh that does not form
-
-    def forming_s(self) -> float:
-        """Return the seconds in which servers may still wait for a mesh that does not form."""
-        return max(0.0, self._forms_until - monotonic())
 
     def prepare(self, hosts: Hosts, generation: int, state: Callable[[], Snapshot]) -> None:
         """Provide a server on each host, its memory, and the connections between the servers.
@@ -168,10 +162,7 @@ class Servers:
                 num_parameters=self._recipe.architecture.num_parameters,
             )
             joined[host] = plan, key, endpoints
-        # If a server dies now, the others reply only when they stop waiting for it.
-        self._forms_until = monotonic() + formation.FORMATION_S + REPLY_S
         outcomes = self._call("join", joined, formation.FORMATION_S + REPLY_S)
-        self._forms_until = 0.0
         if refused := sum(_results(outcomes)):
             text = f"refused {events.count(refused, 'connection')} to the parameter servers"
             self._listener(events.warning(text))
@@ -293,14 +284,19 @@ class Servers:
         arguments: Mapping[str, tuple[Any, ...]] | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """Call a method of all servers in parallel; errors of the servers' code are raised here."""
+        """Call a method of all servers in parallel; errors of the servers' code are raised here.
+
+        All replies are awaited, because a server whose peer has died may still wait for it.
+        """
         refs = {
             host: getattr(server.actor, method).remote(*(arguments or {}).get(host, ()))
             for host, server in self.present.items()
         }
         try:
-            results = ray.get(list(refs.values()), timeout=timeout_s or REPLY_S)
-            return dict(zip(refs, results, strict=True))
+            waiting, longest_s = list(refs.values()), timeout_s or REPLY_S
+            if ray.wait(waiting, num_returns=len(waiting), timeout=longest_s)[1]:
+                raise GetTimeoutError(f"no reply within {longest_s:.0f} s")
+            return dict(zip(refs, ray.get(waiting), strict=True))
         except RayTaskError as error:
             if isinstance(error.cause, RayError):
                 raise
