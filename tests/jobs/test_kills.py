@@ -79,7 +79,11 @@ def comparable(change: str, out: Path) -> dict[str, bytes]:
     return {n: data for n, data in contents if change != "retry" or n.startswith("predictions/")}
 
 
-@pytest.mark.parametrize("change", CHANGES)
+# A repair of a retry finds all that a repair does.
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each == "repair")) for each in CHANGES],
+)
 def test_command_that_is_killed_at_any_write_is_completed_by_the_next(case, tmp_path, change):
     settings, expected = CHANGES[change]
     case.add(0)

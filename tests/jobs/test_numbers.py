@@ -145,7 +145,7 @@ def sorted_like(table: pa.Table, values: tuple[str, ...], files: list[Path]) -> 
 
 def test_killed_job_ends_with_the_same_bytes(pictures, tmp_path):
     (tmp_path / "saved").mkdir()
-    settings = {"digits": "many", "rows_per_file": 2}
+    settings = {"digits": "many", "rows_per_file": 4}
     pictures.run(**settings)
     expected = untimed_contents(pictures.out)
 
