@@ -270,12 +270,12 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     return [None if each is None else each.decode(errors="backslashreplace") for each in found]
 
 
-def valid_text(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+def valid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     r"""Replace bytes that are not UTF-8 in a column of text by escapes such as `\xff`."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
-        return pa.array(to_python(column), column.type)
+        return pa.chunked_array([pa.array(to_python(column), column.type)])
     return column
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress, islice
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +33,7 @@ from nanograd.images.rows import (
     to_form,
 )
 from nanograd.images.tensors import Refused
-from nanograd.images.writers import QUARANTINE, quarantine_table, refuse_rows
+from nanograd.images.writers import quarantine_table, refuse_rows
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
@@ -41,7 +41,9 @@ from nanograd.runtime.arrays import Floats, Ints
 from nanograd.settings.specs import PictureOptions, ReadOptions
 
 Found = TypeVar("Found")
-_NOTHING = pa.schema([])
+# A column to copy of each table, by its name there, with its name and type in the output.
+Keep: TypeAlias = Mapping[str, pa.Field]
+_NOTHING: Keep = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Batch:
     files: tuple[str, ...]  # the files of the rows
     owners: Ints  # (n,) int64, index in `files` of the file of each image
     rows: Ints  # (n,) int64, row number of each image in its file
-    kept: pa.Table  # n rows of the columns to keep
+    kept: Mapping[str, pa.ChunkedArray]  # n values of each column to keep; {} for pictures
     bad_labels: Ints  # indices of the images whose label is no digit; they have label -1
     num_dark: int  # number of raw images that polarity `auto` takes for dark ink on light paper
     paths: pa.Array  # n paths of pictures as text, null where a row names none
@@ -92,7 +94,7 @@ class Batch:
             labels=self.labels[places],
             owners=self.owners[places],
             rows=self.rows[places],
-            kept=self.kept.take(pa.array(places)),
+            kept={name: each.take(pa.array(places)) for name, each in self.kept.items()},
             bad_labels=np.flatnonzero(np.isin(places, self.bad_labels)),
             paths=self.paths.take(pa.array(places)),
         )
@@ -102,7 +104,7 @@ class Batch:
         rows = np.array(sorted(refused), np.int64)
         errors, lost = [refused[row] for row in rows.tolist()], self.take(rows)
         left = np.delete(np.arange(len(self.rows)), rows)
-        quarantine = quarantine_table(lost.origins(), errors, lost.kept)
+        quarantine = _beside(lost.kept, quarantine_table(lost.origins(), errors))
         return self.take(left) if refused else self, quarantine
 
 
@@ -110,7 +112,7 @@ def read(
     files: Iterable[tuple[str, RowRange | None]],
     options: ReadOptions,
     partitions: Partitions = Partitions(),  # noqa: B008 - it cannot be changed
-    keep: pa.Schema = _NOTHING,
+    keep: Keep = _NOTHING,
     again: Mapping[str, pa.Table] | None = None,
     *,
     convert: Convert | None = None,
@@ -118,8 +120,9 @@ def read(
     """Read the images and labels of tables. Each row is in exactly one batch or quarantine table.
 
     `files` are paths or URIs of Parquet and CSV files with the range of rows to read (None: all).
-    The columns `keep` are copied, and are null in rows of files without them. `convert` makes
-    images of pictures, by default `rows.to_form`.
+    The columns `keep` are copied, and are null in rows of files without them. A quarantine table
+    of rows whose columns are unknown lacks them. `convert` makes images of pictures, by default
+    `rows.to_form`.
 
     If `again` is given, only its rows of quarantine are read, by file in order. If the columns of
     such a file do not fit the options, the rows are quarantined as before.
@@ -132,7 +135,7 @@ def read(
     unfit = set[str]()
 
     def names_of(schema: pa.Schema, file: str) -> list[str]:
-        names = set(keep.names)
+        names = set(keep)
         try:
             names.update(choose(partitions.extend(schema, file), options).names)
         except DataError as error:
@@ -156,7 +159,7 @@ def read(
                 else:
                     part = part.filter(pa.array(wanted))  # noqa: PLW2901
             if isinstance(part, list) and file not in unfit:
-                yield refuse_rows(file, numbers, part, keep)
+                yield refuse_rows(file, numbers, part)
                 continue
             table = (
                 partitions.add(pa.Table.from_batches([part]), file)
@@ -164,11 +167,8 @@ def read(
                 else pa.table({"": pa.nulls(len(part))})
             )
             if before is not None and file in unfit:
-                kept = _keep(table, keep)
                 rows_before = before.filter(pc.is_in(before["source_row"], pa.array(numbers)))
-                yield pa.table(
-                    [*kept.columns, *rows_before.columns], pa.schema([*keep, *QUARANTINE])
-                )
+                yield _beside(_keep(table, keep), rows_before)
                 continue
             if held and not _are_alike(held[-1][-1], table):
                 yield from _decode(held, options, keep, convert)
@@ -232,14 +232,13 @@ def read_pictures(
 def read_files(
     files: Iterable[tuple[str, Label]],
     options: ReadOptions,
-    keep: pa.Schema = _NOTHING,
     contents: dict[str, str | None] | None = None,
     *,
     convert: Convert | None = None,
 ) -> Iterator[Batch | pa.Table]:
     """Read pictures and their labels as `read` reads tables. A picture is row 0 of its file.
 
-    The columns `keep` are null. `contents` receives the `checksum_of_picture` of each picture.
+    `contents` receives the `checksum_of_picture` of each picture.
     """
     to_image = convert or partial(to_form, options=options)
     waiting = iter(files)
@@ -262,7 +261,7 @@ def read_files(
             files=tuple(file for file, _ in some),
             owners=np.arange(num_rows),
             rows=np.zeros(num_rows, np.int64),
-            kept=pa.table([pa.nulls(num_rows, field.type) for field in keep], keep),
+            kept={},
             bad_labels=np.zeros(0, np.int64),
             num_dark=0,
             paths=pa.nulls(num_rows, pa.string()),
@@ -288,7 +287,7 @@ def _are_alike(one: pa.Table, other: pa.Table) -> bool:
 def _decode(
     held: Sequence[tuple[str, Ints, pa.Table]],
     options: ReadOptions,
-    keep: pa.Schema,
+    keep: Keep,
     convert: Convert | None = None,
 ) -> tuple[Batch, pa.Table]:
     """Decode tables with equal columns. Each item is a file, its row numbers and its rows."""
@@ -310,19 +309,24 @@ def _decode(
     ).without(refused)
 
 
-def _keep(table: pa.Table, keep: pa.Schema) -> pa.Table:
+def _keep(table: pa.Table, keep: Keep) -> dict[str, pa.ChunkedArray]:
     """Return columns of a table, text in UTF-8; a column that the table lacks is null."""
-    columns = list[pa.Array | pa.ChunkedArray]()
-    for field in keep:
-        column = pa.nulls(table.num_rows, field.type)
-        if field.name in table.column_names:
-            column = table.column(field.name)
+    columns = dict[str, pa.ChunkedArray]()
+    for name, field in keep.items():
+        column = pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+        if name in table.column_names:
+            column = table.column(name)
         try:
             column = column if column.type == field.type else column.cast(field.type)
-            columns.append(valid_text(column) if is_text(field.type) else column)
+            columns[field.name] = valid_text(column) if is_text(field.type) else column
         except pa.ArrowInvalid as error:
             raise DataError(
-                f"--keep {field.name}: a value does not fit {field.type}, the type of other files "
+                f"--keep {name}: a value does not fit {field.type}, the type of other files "
                 f"({error}); leave it out"
             ) from error
-    return pa.table(columns, keep)
+    return columns
+
+
+def _beside(kept: Mapping[str, pa.ChunkedArray], quarantine: pa.Table) -> pa.Table:
+    """Return quarantine with the kept columns of its rows."""
+    return pa.table({**kept, **dict(zip(quarantine.column_names, quarantine.columns, strict=True))})

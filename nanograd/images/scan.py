@@ -21,6 +21,7 @@ from nanograd.images.columns import (
     find_partitions,
     fits,
     list_names,
+    rename_taken,
 )
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import InputFile, Version, entity_tag, kind_of
@@ -193,10 +194,13 @@ def describe_columns(scanned: Sequence[ScannedFile], options: ReadOptions) -> di
     return dict(found.most_common(20))
 
 
-def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str], format_: str) -> pa.Schema:
-    """Return the columns to keep, each with a type for the values of all files.
+def kept_columns(
+    scanned: Sequence[ScannedFile], keep: Sequence[str], format_: str, taken: Sequence[str]
+) -> dict[str, pa.Field]:
+    """Return the columns to keep by their names, each with a type for the values of all files.
 
-    "*" in `keep` means all columns except the images.
+    "*" in `keep` means all columns except the images. A column whose name is `taken` in the output
+    gets another one there.
 
     Raises:
         UsageError: a column in `keep` is in none of the files, or the format cannot hold it.
@@ -228,7 +232,8 @@ def kept_columns(scanned: Sequence[ScannedFile], keep: Sequence[str], format_: s
                 "leave it out of --keep or choose parquet"
             )
         kept.append(pa.field(name, type_))  # `reader.read` checks each value
-    return pa.schema(kept)
+    renamed = rename_taken([field.name for field in kept], taken)
+    return {e.name: e.with_name(name) for e, name in zip(kept, renamed, strict=True)}
 
 
 def _common_type(types: Sequence[pa.DataType]) -> pa.DataType:

@@ -200,30 +200,22 @@ def _folder(name: str, text: str) -> str:
     return folder
 
 
-def quarantine_table(
-    origins: Mapping[str, Any], errors: Sequence[UnreadableError], kept: pa.Table
-) -> pa.Table:
-    """Make the quarantine table of rows or files from columns of `SOURCE`; `kept` comes first."""
+def quarantine_table(origins: Mapping[str, Any], errors: Sequence[UnreadableError]) -> pa.Table:
+    """Make the quarantine table of rows or files from columns of `SOURCE`."""
     columns = {
         **origins,
         "reason": [str(each.reason) for each in errors],
         "detail": [storage.as_text(each.detail) for each in errors],
     }
-    own = [pa.array(columns[field.name], field.type) for field in QUARANTINE]
-    return pa.table([*kept.columns, *own], pa.schema([*kept.schema, *QUARANTINE]))
+    return pa.table([pa.array(columns[each.name], each.type) for each in QUARANTINE], QUARANTINE)
 
 
 def refuse_rows(
-    file: str,
-    rows: Sequence[int | None] | Ints,
-    errors: Sequence[UnreadableError],
-    keep: Sequence[pa.Field] = (),
+    file: str, rows: Sequence[int | None] | Ints, errors: Sequence[UnreadableError]
 ) -> pa.Table:
-    """Make the quarantine table of rows of a file; the columns `keep` are null."""
+    """Make the quarantine table of rows of a file."""
     names = [storage.as_text(file)] * len(rows)
-    kept = pa.table([pa.nulls(len(rows), each.type) for each in keep], pa.schema(keep))
-    origins = {"path": names, "source_file": names, "source_row": rows}
-    return quarantine_table(origins, errors, kept)
+    return quarantine_table({"path": names, "source_file": names, "source_row": rows}, errors)
 
 
 def to_parquet(table: pa.Table) -> bytes:

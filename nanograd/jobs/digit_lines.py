@@ -34,10 +34,8 @@ def predicted_fields(spec: PredictSpec) -> list[pa.Field]:
     return [*own, *(PLACE if spec.digits == "many" else ())]
 
 
-def divide_batch(
-    found: Batch, kept: pa.Schema
-) -> tuple[pa.Table, Batch, Assessment, dict[str, pa.Array]]:
-    """Divide n pictures with numbers into lines and digits; `kept` names the columns to keep.
+def divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, pa.Array]]:
+    """Divide n pictures with numbers into lines and digits.
 
     Returns:
         A table with a row for each line; a batch with a row for each digit; the assessment of these
@@ -63,9 +61,8 @@ def divide_batch(
         "digits": [len(number.digits) for _, number in lines],
         "left_out": [len(number.left_out) for _, number in lines],
     }
-    own = [pa.array(columns[field.name], field.type) for field in NUMBERS]
-    schema = pa.schema([*kept, *NUMBERS])
-    numbers = pa.table([*of_line.kept.columns, *own], schema)
+    own = {field.name: pa.array(columns[field.name], field.type) for field in NUMBERS}
+    numbers = pa.table({**of_line.kept, **own})
     num_digits = [sum(len(number.digits) for number in numbers) for numbers in pictures]
     batch = replace(
         found.take(np.repeat(each, num_digits)),

@@ -45,7 +45,7 @@ class Job:
     about: JsonObject = field(default_factory=dict)  # further items of `_summary.json`
     # An empty table for each folder, written if no part writes to that folder.
     empty_tables: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    kept: pa.Schema = _NOTHING  # columns of the input that the predictions have
+    predicted: pa.Schema = _NOTHING  # columns of the predictions
 
     @property
     def output(self) -> str:
@@ -283,7 +283,7 @@ def _commit_summary(job: Job, folder: str, receipts: Sequence[Receipt]) -> None:
 
 def _write_review(job: Job, folder: str, receipts: Sequence[Receipt], listener: Listener) -> None:
     if isinstance(job.spec, PredictSpec):
-        write_review(job.spec, folder, job.kept, receipts, listener)
+        write_review(job.spec, folder, job.predicted, receipts, listener)
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], bad: int, rows: int) -> None:

@@ -26,7 +26,7 @@ import pyarrow as pa
 from nanograd import __version__
 from nanograd.errors import DataError, Reason
 from nanograd.images import inputs, reader, scan, writers
-from nanograd.images.columns import Partitions, rename_taken
+from nanograd.images.columns import Partitions
 from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import RowRange
 from nanograd.images.reader import Batch
@@ -50,6 +50,10 @@ from nanograd.settings.specs import PredictSpec, ReadOptions
 # Increase this when the same row gives another prediction, or other columns.
 REVISION = 11
 
+# Names in the output that no kept column has, by `--digits`.
+_TAKEN = {"one": [*PREDICTIONS.names, *QUARANTINE.names]}
+_TAKEN["many"] = [*_TAKEN["one"], *digit_lines.PLACE.names, *NUMBERS.names]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictWork:
@@ -57,22 +61,15 @@ class PredictWork:
 
     spec: PredictSpec  # with absolute paths
     model_sha256: str
-    keep: pa.Schema  # the columns of the input to keep
+    keep: reader.Keep  # the columns of the input to keep
     partitions: Partitions  # the columns in the names of folders
 
     @cached_property
-    def kept(self) -> pa.Schema:
-        """The columns to keep, renamed if the output has a column of that name."""
-        taken = [*PREDICTIONS.names, *QUARANTINE.names]
-        taken += [*digit_lines.PLACE.names, *NUMBERS.names] if self.has_numbers else []
-        taken += writers.PROBABILITIES if self.spec.format == "csv" else []
-        names = rename_taken(self.keep.names, taken)
-        return pa.schema(list(map(pa.Field.with_name, self.keep, names)))
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Columns of the predictions. The kept columns come first."""
-        return pa.schema([*self.kept, *digit_lines.predicted_fields(self.spec)])
+    def schemas(self) -> dict[str, pa.Schema]:
+        """The columns of the files, by the names of their folders. The kept columns come first."""
+        own = {"predictions": digit_lines.predicted_fields(self.spec), "quarantine": QUARANTINE}
+        own |= {"numbers": NUMBERS} if self.has_numbers else {}
+        return {name: pa.schema([*self.keep.values(), *each]) for name, each in own.items()}
 
     @property
     def has_numbers(self) -> bool:
@@ -84,21 +81,17 @@ class PredictWork:
         spec, made = self.spec, {"model_sha256": self.model_sha256, "version": __version__}
         # Every file stores this too, because it may be copied without the manifest.
         facts = {f"nanograd.{name}": str(v) for name, v in {**made, "revision": REVISION}.items()}
-        shape = (spec.format, spec.rows_per_file, spec.partition_by)
-        quarantine = pa.schema([*self.kept, *QUARANTINE])
-        files = {
-            "predictions": OutputFiles(stem, self.schema, *shape, lineage=facts),
-            "quarantine": OutputFiles(stem, quarantine, spec.format, lineage=facts),
+        shapes = {"predictions": (spec.rows_per_file, spec.partition_by)}
+        return {
+            name: OutputFiles(stem, schema, spec.format, *shapes.get(name, ()), lineage=facts)
+            for name, schema in self.schemas.items()
         }
-        if self.has_numbers:
-            columns = pa.schema([*self.kept, *NUMBERS])
-            files["numbers"] = OutputFiles(stem, columns, spec.format, lineage=facts)
-        return files
 
     def __call__(self, part: Part) -> receipts.Receipt:
         """Read, predict and commit the rows of a part."""
         model = _load_model(self.spec.model, self.model_sha256)
-        tables, doubtful = self.tables(part.stem), PartReview(self.spec, part.num_rows, self.kept)
+        tables, schemas = self.tables(part.stem), self.schemas
+        doubtful = PartReview(self.spec, part.num_rows, schemas["predictions"])
         counts, rejection = receipts.PredictionCounts(), part.rejection
         # A row of quarantine stands for one input row, for all rows of a file, or for a file whose
         # number of rows is unknown.
@@ -109,23 +102,17 @@ class PredictWork:
         convert = read if self.has_numbers else None
         for found in self._read(part, contents, convert):
             if isinstance(found, pa.Table):
-                table = pa.table(found.columns, pa.schema([*self.kept, *QUARANTINE]))
-                tables["quarantine"].write(table)
-                counts += receipts.count_quarantine(table, **per_line)
+                tables["quarantine"].write(_complete(found, schemas["quarantine"]))
+                counts += receipts.count_quarantine(found, **per_line)
                 continue
             places = dict[str, pa.Array]()
             if self.has_numbers:
-                lines, found, assessed, places = digit_lines.divide_batch(found, self.kept)  # noqa: PLW2901
-                tables["numbers"].write(lines)
+                lines, found, assessed, places = digit_lines.divide_batch(found)  # noqa: PLW2901
+                tables["numbers"].write(_complete(lines, schemas["numbers"]))
             else:
                 assessed = model.assess(found.images)
-            columns = {
-                **dict(zip(self.kept.names, found.kept.columns, strict=True)),
-                **found.origins(),
-                **found.predicted(*assessed),
-                **places,
-            }
-            table = pa.table({name: columns[name] for name in self.schema.names}, self.schema)
+            columns = {**found.kept, **found.origins(), **found.predicted(*assessed), **places}
+            table = _complete(pa.table(columns), schemas["predictions"])
             tables["predictions"].write(table)
             doubtful.add(table, found.images)
             counted = receipts.count_predictions(table, found.images)
@@ -157,7 +144,7 @@ class PredictWork:
         `contents` is filled with a hash of each picture's bytes. `convert`: see `reader.read`.
         """
         if part.rejection is not None:
-            yield writers.refuse_rows(part.files[0], [None], [part.rejection], self.kept)
+            yield writers.refuse_rows(part.files[0], [None], [part.rejection])
             return
         process.keep_freed()
         refused = [writers.read(place, QUARANTINE) for place in part.quarantine]
@@ -187,7 +174,7 @@ class PredictWork:
                 for file, version in zip(part.files, part.versions, strict=True)
                 if again is None or again[file]
             ]
-            yield from reader.read_files(pictures, options, self.kept, contents, convert=convert)
+            yield from reader.read_files(pictures, options, contents, convert=convert)
             return
 
         def files() -> Iterator[tuple[str, RowRange]]:
@@ -260,10 +247,11 @@ def plan(
     roots = inputs.roots_of(sources, listener)
     scanned, partitions = scan.scan_files(unread, tables, roots, spec, some_usable=bool(pictures))
     scan.warn_of_unusable_labels(scanned, spec, listener)
-    keep = scan.kept_columns(scanned, spec.keep, spec.format)
+    taken = _TAKEN[spec.digits] + (writers.PROBABILITIES if spec.format == "csv" else [])
+    keep = scan.kept_columns(scanned, spec.keep, spec.format, taken)
     work = PredictWork(spec=spec, model_sha256=model_sha256, keep=keep, partitions=partitions)
     columns = {
-        "keep": {field.name: str(field.type) for field in keep},
+        "keep": {name: str(field.type) for name, field in keep.items()},
         "folders": {field.name: str(field.type) for field in partitions.schema},
     }
     # Divide the rows into parts.
@@ -305,9 +293,16 @@ def plan(
             for folder, table in work.tables("part-0").items()
             for name, data in table.finish(even_empty=True).items()
         },
-        kept=work.kept,
+        predicted=work.schemas["predictions"],
     )
     return job, work
+
+
+def _complete(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return columns of a table; those that it lacks, of rows without kept columns, are null."""
+    own, number = table.column_names, len(table)
+    columns = [table[e.name] if e.name in own else pa.nulls(number, e.type) for e in schema]
+    return pa.table(columns, schema)
 
 
 def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:

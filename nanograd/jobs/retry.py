@@ -57,7 +57,7 @@ def plan_retry(
 
 def by_file(quarantine: Sequence[pa.Table], files: Sequence[str]) -> dict[str, pa.Table]:
     """Return the rows of quarantine without their kept columns, by file in order."""
-    tables = (each.select(range(each.num_columns)[-len(QUARANTINE) :]) for each in quarantine)
+    tables = (each.select(QUARANTINE.names) for each in quarantine)
     rows = pa.concat_tables([QUARANTINE.empty_table(), *tables]).sort_by("source_row")
     return {
         file: rows.filter(pc.equal(rows["source_file"], storage.as_text(file))) for file in files

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.images.columns import fits, rename_taken
 from nanograd.images.writers import PICTURE, to_parquet, undamaged
-from nanograd.jobs import digit_lines
 from nanograd.jobs.output import files_of, find_files
 from nanograd.jobs.part import part_id
 from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of
@@ -53,14 +52,14 @@ ORDER = [("doubt", "descending"), ("source_file", "ascending"), ("source_row", "
 class PartReview:
     """The most doubtful rows of a part of `num_rows` rows, collected batch by batch."""
 
-    def __init__(self, spec: PredictSpec, num_rows: int, kept: pa.Schema) -> None:
+    def __init__(self, spec: PredictSpec, num_rows: int, predicted: pa.Schema) -> None:
         share = ceil(_CONCENTRATION * spec.review_share * num_rows)
         self._limit = min(max(share, LEAST_OF_PART), MAX_OF_PART) if spec.review_share else 0
         # A picture may have many digits.
         if spec.review_below is not None or spec.digits == "many":
             self._limit = MAX_OF_PART
         self._least = self._listed = _least(spec)
-        self._columns, self._schema = _columns(spec, kept, PIXELS)
+        self._columns, self._schema = _columns(predicted, PIXELS)
         self._rows = pa.Table.from_batches([], self._schema)
 
     def add(self, predictions: pa.Table, images: NDArray[np.uint8]) -> None:
@@ -92,7 +91,7 @@ def review_of(output: str, spec: PredictSpec) -> str | None:
 def write_review(
     spec: PredictSpec,
     folder: str,
-    kept: pa.Schema,
+    predicted: pa.Schema,
     receipts: Sequence[Receipt],
     listener: Listener,
 ) -> None:
@@ -104,7 +103,7 @@ def write_review(
     Args:
         spec: settings of the job.
         folder: receives the list: the output or its staging, which holds the new files of parts.
-        kept: columns of the input that the list has, too.
+        predicted: columns of the predictions.
         receipts: of all parts.
         listener: receives the warning.
     """
@@ -122,7 +121,7 @@ def write_review(
         with suppress(pa.ArrowException), storage.open_file(place) as stream:
             if (pq.read_schema(stream).metadata or {}).get(_MADE_OF) == made_of:
                 return
-    rows = pa.Table.from_batches([], _columns(spec, kept, PIXELS)[1])
+    rows = pa.Table.from_batches([], _columns(predicted, PIXELS)[1])
     names, ends = sorted(files), dict[str, tuple[int, float]]()
     for start in range(0, len(names), storage.NUM_THREADS):
         some = names[start : start + storage.NUM_THREADS]
@@ -141,7 +140,7 @@ def write_review(
     pictures = encode_plain(pixels.reshape(-1, NUM_PIXELS))
     fields = [pa.array(pictures, pa.binary()), rows.column("path").combine_chunks()]
     columns = [*rows.columns[:-1], pa.StructArray.from_arrays(fields, fields=list(PICTURE))]
-    listed = pa.table(columns, _columns(spec, kept, IMAGE)[1])
+    listed = pa.table(columns, _columns(predicted, IMAGE)[1])
     data = to_parquet(listed.replace_schema_metadata({_MADE_OF: made_of}))
     if not (spec.verify and storage.exists(place) and storage.read(place) == data):
         storage.commit(place, data)
@@ -168,14 +167,12 @@ def _warn_of_lost_rows(
             return
 
 
-def _columns(spec: PredictSpec, kept: pa.Schema, picture: pa.Field) -> tuple[list[str], pa.Schema]:
+def _columns(predicted: pa.Schema, picture: pa.Field) -> tuple[list[str], pa.Schema]:
     """Return the columns of predictions to list, and the columns of the list."""
-    few = [field for field in kept if fits(field.type, "jsonl")]
-    predicted = digit_lines.predicted_fields(spec)
-    own = [*predicted, pa.field("doubt", pa.float32()), picture]
-    names = rename_taken([field.name for field in few], [field.name for field in own])
-    schema = pa.schema([each.with_name(name) for each, name in zip(few, names, strict=True)] + own)
-    return [each.name for each in (*few, *predicted)], schema
+    few = pa.schema([field for field in predicted if fits(field.type, "jsonl")])
+    own = pa.schema([("doubt", pa.float32()), picture])
+    names = rename_taken(few.names, own.names)
+    return few.names, pa.schema([*map(pa.Field.with_name, few, names), *own])
 
 
 def _least(spec: PredictSpec) -> float:

@@ -117,7 +117,7 @@ def test_quarantine_table_holds_rows_of_the_file_and_whole_files():
     broken = UnreadableError(Reason.BROKEN_FILE, "\udcff is no whole file")
     origin = {name: [value] for name, value in zip(SOURCE.names, row, strict=True)}
 
-    one = quarantine_table(origin, [error], pa.table({}))
+    one = quarantine_table(origin, [error])
     table = pa.concat_tables([one, refuse_rows(odd, [None], [broken])])
 
     assert table.schema.equals(QUARANTINE)

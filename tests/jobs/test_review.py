@@ -195,7 +195,7 @@ def kept(num_rows: int, step: int, **settings: float) -> bytes:
     confidence = np.float32(rows * 7919 % num_rows // 7 / num_rows)
     images = np.repeat(rows.astype(np.uint8)[:, None], 784, axis=1)
     predictions = some_predictions(confidence)
-    part = PartReview(PredictSpec(model="m", output="o", **settings), num_rows, pa.schema([]))
+    part = PartReview(PredictSpec(model="m", output="o", **settings), num_rows, PREDICTIONS)
     for start in range(0, num_rows, step):
         part.add(predictions.slice(start, step), images[start : start + step])
     return part.finish("part-1")["_review/part-1.pq"]
