@@ -277,11 +277,10 @@ def checksum_of_picture(file: str, options: PictureOptions, archives: Archives) 
 
 def _are_alike(one: pa.Table, other: pa.Table) -> bool:
     """Return whether two tables may be read as one. Metadata of pandas is ignored."""
-    if one.schema.equals(other.schema, check_metadata=True):
-        return True
-    schemas = [each.schema.remove_metadata() for each in (one, other)]
-    features = [(each.schema.metadata or {}).get(b"huggingface") for each in (one, other)]
-    return features[0] == features[1] and schemas[0].equals(schemas[1], check_metadata=True)
+    features = ((each.schema.metadata or {}).get(b"huggingface", b"") for each in (one, other))
+    named = [{b"huggingface": each} for each in features]
+    schemas = map(pa.Schema.with_metadata, (one.schema, other.schema), named)
+    return pa.Schema.equals(*schemas, check_metadata=True)
 
 
 def _decode(

@@ -47,9 +47,8 @@ def is_any(type_: pa.DataType, *names: str) -> bool:
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Test whether a type is one of Arrow's list types."""
-    kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
-    return is_any(type_, *kinds)
+    """Test whether a type is one of Arrow's list types; list views are not read."""
+    return is_any(type_, "list", "large_list", "fixed_size_list")
 
 
 def leaf(type_: pa.DataType) -> pa.DataType:
@@ -73,21 +72,9 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 
 
 def without_views(array: pa.Array) -> pa.Array:
-    """Replace views of text, bytes or lists, at any depth, by plain types.
-
-    List views are made anew from their values and lengths, because pyarrow 26's cast empties the
-    last list.
-    """
-    if (type_ := plain_type(array.type)) != array.type:
-        array = array.cast(type_)
-    while is_list(type_) and not is_any(type_, "list_view", "large_list_view"):
-        type_ = type_.value_type
-    if not is_list(type_):
-        return array
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy()
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-    values = without_views(array.flatten())
-    return pa.LargeListArray.from_arrays(offsets, values, mask=array.is_null())
+    """Replace views of text and bytes, at any depth, by plain types."""
+    type_ = plain_type(array.type)
+    return array if type_ == array.type else array.cast(type_)
 
 
 def tensor_of(field: pa.Field) -> Tensor:
@@ -205,14 +192,10 @@ def from_tensors(
 def from_raw(array: pa.Array, rows: Ints, refused: Refused) -> Pictures:
     """Return the pictures in some rows of a binary array, whose values have 784 bytes each."""
     data, starts = split_bytes(array)
-    first = starts[rows]
-    if len(first) and (np.diff(first) == NUM_PIXELS).all():  # the values follow each other
-        values = data[first[0] : first[-1] + NUM_PIXELS].reshape(-1, NUM_PIXELS)
-    else:
-        # A view in which item i is the 784 bytes that begin at byte i.
-        sizes = (max(len(data) - NUM_PIXELS + 1, 0),)
-        pieces = np.ndarray(sizes, f"V{NUM_PIXELS}", data, strides=(1,))
-        values = pieces[first].view(np.uint8).reshape(-1, NUM_PIXELS)
+    # A view in which item i is the 784 bytes that begin at byte i.
+    sizes = (max(len(data) - NUM_PIXELS + 1, 0),)
+    pieces = np.ndarray(sizes, f"V{NUM_PIXELS}", data, strides=(1,))
+    values = pieces[starts[rows]].view(np.uint8).reshape(-1, NUM_PIXELS)
     return _scale(values, rows, None, refused)
 
 
