@@ -9,7 +9,6 @@
     OUT/_corrections.pq     decisions of a person, see `corrections`; no job changes or removes it
     OUT/_next/...           staging: new files, while the old ones are still in place
     OUT/_next/_SUCCESS      marks complete staged files, which can be moved
-    OUT/_next/_cleared      old files without a new version are removed; the move may have begun
 
 A staged file replaces the old file of the same name by one rename, or by one copy in an object
 store. A file of a part is named after its input, so its rows are either all old or all new. Old
@@ -37,7 +36,6 @@ RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
 PROGRESS = {"time_s": float | int, "row": int, "quarantined": int, "rows_per_s": float | int}
 MANIFEST, SUCCESS, STAGING = "_manifest.json", "_SUCCESS", "_next"
 CORRECTIONS = "_corrections.pq"
-_CLEARED = "_cleared"
 # The name of a file of a part, which may be in the folders of --partition-by.
 _PART_FILE = re.compile(r"([^/]+/)?([^/=]+=[^/]*/)*part-[0-9a-f]{16}(-\d+)?\.\w+")
 
@@ -321,11 +319,9 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
         staged = Manifest.read(staging)
         # Remove `_SUCCESS` first and write it last, so that a partial output is never complete.
         storage.remove(storage.join(output, SUCCESS))
-        if _CLEARED not in waiting:
-            for name in sorted(_replaced(output, staged, waiting)):
-                storage.remove(storage.join(output, name))
-            storage.commit(storage.join(staging, _CLEARED), b"")
-        files = sorted(find_files(staging).keys() - {MANIFEST, SUCCESS, _CLEARED})
+        for name in sorted(_replaced(output, staged)):
+            storage.remove(storage.join(output, name))
+        files = sorted(find_files(staging).keys() - {MANIFEST, SUCCESS})
         for name in (*files, MANIFEST):
             check()
             storage.move(storage.join(staging, name), storage.join(output, name))
@@ -338,15 +334,18 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
     storage.remove(staging)
 
 
-def _replaced(output: str, staged: Manifest, waiting: Iterable[str]) -> set[str]:
-    """Return the names of old files without a new version; in the same job, only files of parts."""
+def _replaced(output: str, staged: Manifest) -> set[str]:
+    """Return the names of old files without a new version; in the same job, only files of parts.
+
+    New files that an interrupted move has moved already are none of these.
+    """
     before = Manifest()
     with suppress(DataError):  # a damaged manifest may be overwritten
         before = Manifest.read(output)
-    wanted = {*_names(staged.receipts), *waiting}
+    wanted = _names(staged.receipts)
     if before.job == staged.job:
         return _names(before.receipts) - wanted
-    wanted |= {STAGING, CORRECTIONS}
+    wanted |= {STAGING, CORRECTIONS, SUMMARY, METRICS, MANIFEST}
     folders = {name[:at] for name in wanted for at, each in enumerate(name) if each == "/"}
 
     def unwanted(folder: str) -> Iterator[str]:

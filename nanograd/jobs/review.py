@@ -58,7 +58,7 @@ class PartReview:
         # A picture may have many digits.
         if spec.review_below is not None or spec.digits == "many":
             self._limit = MAX_OF_PART
-        self._least = self._listed = _least(spec)
+        self._listed = _least(spec)
         self._columns, self._schema = _columns(predicted, PIXELS)
         self._rows = pa.Table.from_batches([], self._schema)
 
@@ -66,21 +66,16 @@ class PartReview:
         """Add n rows of predictions and their (n, 784) uint8 images."""
         doubt = doubt_of(predictions)
         chosen = np.argsort(-doubt, kind="stable")[: self._limit]
-        # A row that is not listed shows that the part keeps all rows that are more doubtful.
-        chosen = chosen[: 1 + int((doubt >= self._least).sum())]
-        if not len(chosen):
-            return
         rows = predictions.select(self._columns).take(pa.array(chosen))
         pixels = pa.array([each.tobytes() for each in images[chosen]], PIXELS.type)
         rows = pa.table([*rows.columns, pa.array(doubt[chosen]), pixels], self._schema)
-        rows = _first(pa.concat_tables([self._rows, rows]), self._limit)
-        self._rows = rows[: 1 + int((rows["doubt"].to_numpy() >= self._listed).sum())]
-        if len(self._rows) == self._limit:
-            self._least = self._rows["doubt"][-1].as_py()
+        self._rows = _first(pa.concat_tables([self._rows, rows]), self._limit)
 
     def finish(self, stem: str) -> dict[str, bytes]:
         """Return the name and content of the part's file; {} if the part keeps no row."""
-        return {f"{OF_PARTS}/{stem}.pq": to_parquet(self._rows)} if len(self._rows) else {}
+        # A row that is not listed shows that the part keeps all rows that are more doubtful.
+        rows = self._rows[: 1 + int((self._rows["doubt"].to_numpy() >= self._listed).sum())]
+        return {f"{OF_PARTS}/{stem}.pq": to_parquet(rows)} if len(rows) else {}
 
 
 def review_of(output: str, spec: PredictSpec) -> str | None:
