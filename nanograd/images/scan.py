@@ -24,7 +24,7 @@ from nanograd.images.columns import (
     rename_taken,
 )
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.inputs import InputFile, Version, entity_tag, kind_of
+from nanograd.images.inputs import InputFile, Version, kind_of
 from nanograd.images.parquet import open_parquet
 from nanograd.images.tensors import is_any, plain_type
 from nanograd.pictures.archives import Archives
@@ -44,15 +44,14 @@ class ScannedFile(NamedTuple):
     group_rows: tuple[int, ...] = ()  # number of rows in each row group
     rejected: UnreadableError | None = None  # why the file cannot be used
     num_bytes: int = 0  # uncompressed bytes of all columns; of a picture, bytes of its file
-    # What else determines the rows: the entity tag in an object store, or the label of a picture.
-    more: Version = ()
+    label: tuple[int | None, ...] = ()  # the label of a picture, which may be None
     whole: pa.Schema = _NOTHING  # columns of the file and of its folder names
     columns: Columns | None = None  # columns of images and labels; None if it cannot be used
 
     @property
     def version(self) -> Version:
         """The values that `check_version` and `find_earlier` compare."""
-        return (*self.file[1:], *self.more)
+        return (*self.file[1:], *self.label)
 
     @property
     def num_rows(self) -> int:
@@ -82,7 +81,7 @@ def as_pictures(files: Sequence[InputFile], labels: Sequence[int | None]) -> dic
             file,
             group_rows=() if kind_of(file.place) == "archive" else (1,),
             num_bytes=file.num_bytes,
-            more=(label,),
+            label=(label,),
         )
         for file, label in zip(files, labels, strict=True)
     }
@@ -108,14 +107,10 @@ def scan_files(
     partitions = find_partitions((file.place for file in all_files), roots)
 
     def scan(file: InputFile) -> ScannedFile:
-        more = list[str]()
         try:
             if kind_of(file.place) == "archive":
                 with Archives() as archives:
                     archives.read(file.place, 1)  # raises again what happened when it was listed
-            if storage.is_remote(file.place):
-                with storage.open_file(file.place) as stream:
-                    more = [tag] if (tag := entity_tag(stream)) else []
             if file.place.lower().endswith(CSV):
                 table = CsvFile(file.place)
                 num_rows, num_bytes = table.scan()
@@ -131,7 +126,7 @@ def scan_files(
         except UnreadableError as error:
             return ScannedFile(file, rejected=UnreadableError(*error.args))
         whole = partitions.extend(schema, file.place)
-        scanned = ScannedFile(file, schema, rows, None, num_bytes, tuple(more), whole)
+        scanned = ScannedFile(file, schema, rows, None, num_bytes, whole=whole)
         try:
             found = choose(scanned.whole, options)
         except DataError as error:
