@@ -58,6 +58,8 @@ NUMBERS = pa.schema(
         ("left_out", pa.int32()),  # marks between the digits that are no digits
     ]
 )
+# Columns of predictions that say where a digit is. Positions and lines count from 0.
+PLACE = pa.schema([(name, pa.int32()) for name in ("line", "position", *SIDES)])
 QUARANTINE = pa.schema([*SOURCE, ("reason", pa.string()), ("detail", pa.string())])
 
 # A table is encoded, as one row group, when this many bytes of it are held.

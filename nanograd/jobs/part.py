@@ -2,13 +2,20 @@
 
 A part of a prediction is one table, some rows of a large table, several small tables, or some
 pictures. A part of an ingestion is some pictures.
+
+With `--retry-quarantine`, the quarantined rows of a part become a new part, which has its own
+predictions and quarantine. The old part keeps its predictions. A file that could not be used at all
+is divided into parts again. Receipts store the options of all retries. If rows must be read again,
+for example because an output file was damaged, they are read with the first options, and
+quarantined rows with the next ones.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import groupby
 from sys import maxsize
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
@@ -17,8 +24,9 @@ from nanograd.errors import UnreadableError
 from nanograd.images.inputs import Version
 from nanograd.images.parquet import RowRange
 from nanograd.images.scan import ScannedFile
-from nanograd.jobs.output import commit_files, commit_receipt
+from nanograd.jobs.output import Earlier, commit_files, commit_receipt
 from nanograd.jobs.receipts import Counts, Receipt
+from nanograd.runtime import storage
 from nanograd.settings.specs import ReadOptions
 
 # A job should have 64 parts, so that many cores can share it. A part should have at least 2,500
@@ -221,3 +229,37 @@ def cut(group_rows: Sequence[int], wanted: int, num_bytes: int = 0) -> Iterator[
             start, first_row, num_rows = group + 1, first_row + num_rows, 0
     if not group_rows:
         yield RowRange((0, 0), 0, 0, 0)
+
+
+def plan_retry(
+    earlier: Earlier, files: Set[str], done: Set[str], options: ReadOptions, output: str
+) -> tuple[Earlier, list[Part]]:
+    """Plan a part for the quarantined rows of each part to keep, which are read with `options`.
+
+    The receipts to keep then lack these rows, unless an input file is missing in `files`. A part is
+    stale if none of its rows is left, or if its only file, which was unusable, is not `done`.
+    """
+    kept, stale, parts = list[Receipt](), list(earlier.stale), list[Part]()
+    for receipt in earlier.kept:
+        rest = receipt
+        if receipt.needs_retry and not receipt.unusable and files >= {*receipt.inputs}:
+            rest = receipt.without_quarantine()
+            readings = tuple(each for each, _ in groupby((*receipt.readings, options)))
+            quarantine = sorted(receipt.files.items() - rest.files.items())
+            parts.append(
+                Part(
+                    id=part_id(receipt.part, [each.identity() for each in readings], quarantine),
+                    name=part_id("retry", receipt.name),
+                    files=receipt.inputs,
+                    versions=receipt.versions,
+                    ranges=receipt.ranges,
+                    num_rows=receipt.counts.quarantined,
+                    readings=readings,
+                    quarantine=tuple(storage.join(output, name) for name, _ in quarantine),
+                )
+            )
+        if rest.files and (not receipt.unusable or receipt.unusable in done):
+            kept.append(rest)
+        else:
+            stale.append(receipt)
+    return Earlier(tuple(kept), tuple(stale)), parts

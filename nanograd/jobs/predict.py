@@ -2,8 +2,9 @@
 
     OUT/predictions/part-NAME.parquet   kept columns, path, source_file, source_row, prediction,
                                         confidence, unfamiliarity, probabilities, label
-    OUT/numbers/part-NAME.parquet       with --digits many: lines of digits, besides the digits in
-                                        predictions, see `digit_lines`
+    OUT/numbers/part-NAME.parquet       with --digits many: kept columns, path, source_file,
+                                        source_row, line, text, confidence, box, digits, left_out;
+                                        predictions have a row per digit, with its line and box
     OUT/quarantine/part-NAME.parquet    kept columns, path, source_file, source_row, reason, detail
 
     OUT/_review.pq                      the most doubtful rows with their pictures, see `review`
@@ -21,9 +22,12 @@ from functools import cached_property, lru_cache, partial
 from sys import maxsize
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nanograd import __version__
+from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.errors import DataError, Reason
 from nanograd.images import inputs, reader, scan, writers
 from nanograd.images.columns import Partitions
@@ -32,18 +36,27 @@ from nanograd.images.parquet import RowRange
 from nanograd.images.reader import Batch
 from nanograd.images.rows import Convert
 from nanograd.images.scan import ScannedFile
-from nanograd.images.writers import NUMBERS, PREDICTIONS, QUARANTINE, OutputFiles
-from nanograd.jobs import digit_lines, receipts
+from nanograd.images.writers import (
+    NUMBERS,
+    PLACE,
+    PREDICTIONS,
+    QUARANTINE,
+    SIDES,
+    WITHOUT_PROBABILITIES,
+    OutputFiles,
+)
+from nanograd.jobs import receipts
 from nanograd.jobs.job import Job
 from nanograd.jobs.output import Manifest, find_earlier
-from nanograd.jobs.part import Part, commit_part, group, plan_parts
-from nanograd.jobs.retry import by_file, plan_retry
+from nanograd.jobs.part import Part, commit_part, group, plan_parts, plan_retry
 from nanograd.jobs.review import PartReview
 from nanograd.models import model as model_io
-from nanograd.models.model import BUILT_IN, Model
-from nanograd.numbers.recognise import read_numbers
+from nanograd.models.model import BUILT_IN, Assessment, Model
+from nanograd.models.reference import UNFAMILIAR
+from nanograd.numbers.recognise import Number, read_numbers
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import process, storage
+from nanograd.runtime.arrays import Mask
 from nanograd.runtime.events import Listener, ignore
 from nanograd.settings.specs import PredictSpec, ReadOptions
 
@@ -52,7 +65,7 @@ REVISION = 11
 
 # Names in the output that no kept column has, by `--digits`.
 _TAKEN = {"one": [*PREDICTIONS.names, *QUARANTINE.names]}
-_TAKEN["many"] = [*_TAKEN["one"], *digit_lines.PLACE.names, *NUMBERS.names]
+_TAKEN["many"] = [*_TAKEN["one"], *PLACE.names, *NUMBERS.names]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +80,10 @@ class PredictWork:
     @cached_property
     def schemas(self) -> dict[str, pa.Schema]:
         """The columns of the files, by the names of their folders. The kept columns come first."""
-        own = {"predictions": digit_lines.predicted_fields(self.spec), "quarantine": QUARANTINE}
-        own |= {"numbers": NUMBERS} if self.has_numbers else {}
+        predicted = WITHOUT_PROBABILITIES if self.spec.no_probabilities else PREDICTIONS
+        own = {"predictions": [*predicted], "quarantine": [*QUARANTINE]}
+        if self.has_numbers:
+            own = {**own, "predictions": [*predicted, *PLACE], "numbers": [*NUMBERS]}
         return {name: pa.schema([*self.keep.values(), *each]) for name, each in own.items()}
 
     @property
@@ -107,7 +122,7 @@ class PredictWork:
                 continue
             places = dict[str, pa.Array]()
             if self.has_numbers:
-                lines, found, assessed, places = digit_lines.divide_batch(found)  # noqa: PLW2901
+                lines, found, assessed, places = _divide_batch(found)  # noqa: PLW2901
                 tables["numbers"].write(_complete(lines, schemas["numbers"]))
             else:
                 assessed = model.assess(found.images)
@@ -117,7 +132,7 @@ class PredictWork:
             doubtful.add(table, found.images)
             counted = receipts.count_predictions(table, found.images)
             if self.has_numbers:
-                counted = digit_lines.count_pictures(counted, found, assessed, len(lines))
+                counted = _count_pictures(counted, found, assessed, len(lines))
             bad, dark = len(found.bad_labels), found.num_dark
             counts += replace(counted, bad_labels=bad, dark_on_light=dark)
         files = {
@@ -150,7 +165,7 @@ class PredictWork:
         refused = [writers.read(place, QUARANTINE) for place in part.quarantine]
         passes = part.readings[-1:] if part.quarantine else part.readings or (self.spec,)
         for number, options in enumerate(passes):
-            again = by_file(refused, part.files) if part.quarantine or number else None
+            again = _by_file(refused, part.files) if part.quarantine or number else None
             refused = []
             for found in self._read_once(part, options, again, contents, convert):
                 if isinstance(found, pa.Table):
@@ -298,11 +313,80 @@ def plan(
     return job, work
 
 
+def _by_file(quarantine: Sequence[pa.Table], files: Sequence[str]) -> dict[str, pa.Table]:
+    """Return the rows of quarantine without their kept columns, by file in order."""
+    tables = (each.select(QUARANTINE.names) for each in quarantine)
+    rows = pa.concat_tables([QUARANTINE.empty_table(), *tables]).sort_by("source_row")
+    return {
+        file: rows.filter(pc.equal(rows["source_file"], storage.as_text(file))) for file in files
+    }
+
+
 def _complete(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return columns of a table; those that it lacks, of rows without kept columns, are null."""
     own, number = table.column_names, len(table)
     columns = [table[e.name] if e.name in own else pa.nulls(number, e.type) for e in schema]
     return pa.table(columns, schema)
+
+
+def _divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, pa.Array]]:
+    """Divide n pictures with numbers into lines and digits.
+
+    Returns:
+        A table with a row for each line; a batch with a row for each digit; the assessment of these
+        digits, whose probabilities sum to at most 1, because a mark may be no digit; and columns
+        with the line, position and box of each digit.
+    """
+    pictures: Sequence[Sequence[Number]] = found.images.tolist()
+    lines = [(line, number) for numbers in pictures for line, number in enumerate(numbers)]
+    digits = [
+        (line, position, digit)
+        for line, number in lines
+        for position, digit in enumerate(number.digits)
+    ]
+    each = np.arange(len(pictures))
+    of_line = found.take(np.repeat(each, list(map(len, pictures))))
+    boxes = np.array([number.box for _, number in lines], np.int32).reshape(-1, len(SIDES))
+    columns = {
+        **of_line.origins(),
+        "line": [line for line, _ in lines],
+        "text": [number.text for _, number in lines],
+        "confidence": np.array([number.confidence for _, number in lines], np.float32),
+        **dict(zip(SIDES, boxes.T, strict=True)),
+        "digits": [len(number.digits) for _, number in lines],
+        "left_out": [len(number.left_out) for _, number in lines],
+    }
+    own = {field.name: pa.array(columns[field.name], field.type) for field in NUMBERS}
+    numbers = pa.table({**of_line.kept, **own})
+    num_digits = [sum(len(number.digits) for number in numbers) for numbers in pictures]
+    batch = replace(
+        found.take(np.repeat(each, num_digits)),
+        images=np.array([digit.image for *_, digit in digits], np.uint8).reshape(-1, NUM_PIXELS),
+        labels=np.full(len(digits), -1, np.int8),
+        bad_labels=np.zeros(0, np.int64),
+    )
+    probabilities = np.array([digit.probabilities for *_, digit in digits], np.float32)
+    assessed = Assessment(
+        probabilities.reshape(-1, NUM_CLASSES),
+        np.array([digit.unfamiliarity for *_, digit in digits], np.float32),
+    )
+    places = np.array([(line, position, *digit.box) for line, position, digit in digits], np.int32)
+    places = places.reshape(-1, len(PLACE))
+    return numbers, batch, assessed, dict(zip(PLACE.names, map(pa.array, places.T), strict=True))
+
+
+def _count_pictures(
+    counts: receipts.PredictionCounts, digits: Batch, assessed: Assessment, num_lines: int
+) -> receipts.PredictionCounts:
+    """Count pictures instead of digits as rows, and lines. A picture may have unfamiliar digits."""
+
+    def num_pictures(which: Mask) -> int:
+        places = np.stack([digits.owners[which], digits.rows[which]])
+        return int(np.unique(places, axis=1).shape[1])
+
+    rows = num_pictures(np.ones(len(digits.rows), np.bool_))
+    unfamiliar = num_pictures(assessed.unfamiliarity > UNFAMILIAR)
+    return replace(counts, rows=rows, predicted=rows, unfamiliar=unfamiliar, numbers=num_lines)
 
 
 def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:

@@ -12,8 +12,7 @@ from PIL import Image
 
 import nanograd
 from nanograd.console.preview import preview_rows
-from nanograd.images.writers import NUMBERS, QUARANTINE, WITHOUT_PROBABILITIES
-from nanograd.jobs.digit_lines import PLACE
+from nanograd.images.writers import NUMBERS, PLACE, QUARANTINE, WITHOUT_PROBABILITIES
 from nanograd.models import model as model_io
 from nanograd.numbers.recognise import read_numbers
 from nanograd.pictures.decode import decode as decode_picture
