@@ -29,7 +29,6 @@ from nanograd.settings.specs import PartsSpec, PredictSpec
 
 _RECORD_S = 1.0
 _NOTHING = pa.schema([])
-_CHANGED = "was changed by another command while this one was planned; start it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +141,7 @@ def _choose_folder(job: Job, *, clean: bool = True) -> tuple[str | None, output.
         raise OutputExistsError(f"{text}; choose another --output")
     before = _read_own(job, job.output)
     folder: str | None = job.output  # the first command did not end
-    if before is None or (job.spec.overwrite and output.SUCCESS in contents):
+    if before is None or (job.spec.overwrite and before.receipts):
         if not job.spec.overwrite:
             old, new = output.Manifest.read(job.output).job, job.identity
             names = [each for each in {**old, **new} if old.get(each) != new.get(each)]
@@ -162,8 +161,6 @@ def _choose_folder(job: Job, *, clean: bool = True) -> tuple[str | None, output.
         lost = output.find_lost(before.receipts, found)
         if lost and clean:
             storage.remove(storage.join(job.output, output.SUCCESS))
-        if lost.intersection(files_of(job.earlier.kept)):
-            raise OutputExistsError(f"{job.output} {_CHANGED}")
         listed = {receipt.part for receipt in before.receipts}
         is_planned = not job.earlier.stale and listed >= {part.id for part in job.parts}
         is_whole = not lost and output.SUCCESS in contents
@@ -212,9 +209,10 @@ def _run_parts(
     """Run the parts of a job that have no receipt in a folder, and complete the folder."""
     kept, planned = job.earlier.kept, {part.id for part in job.parts}
     recorded = {receipt.part: receipt.files for receipt in before.receipts if receipt.inputs}
-    stale, kept_parts = ({r.part for r in receipts} for receipts in (job.earlier.stale, kept))
-    if recorded.keys() - stale - kept_parts - planned or kept_parts - recorded.keys():
-        raise OutputExistsError(f"{job.output} {_CHANGED}")
+    stale = {receipt.part for receipt in job.earlier.stale}
+    if recorded.keys() != stale | {receipt.part for receipt in kept}:
+        text = "was changed by another command while this one was planned; start it again"
+        raise OutputExistsError(f"{job.output} {text}")
     runs = [sorted(set(run) - stale) for run in before.runs]
     if output.MANIFEST not in storage.names(folder):
         output.Manifest(job=job.identity).commit(folder)
@@ -230,7 +228,7 @@ def _run_parts(
     output.remove_other_parts(folder, files, found, done)
     meter.count(*kept, *done.values())
     own = list(done.values())
-    stale = {receipt.part for receipt in job.earlier.stale}  # an equal id means the same rows
+    # A part with the id of a stale part has the same rows.
     retried = {file for each in job.earlier.stale if each.readings for file in each.inputs}
     limited = {
         part.id: part.num_rows
