@@ -12,8 +12,8 @@
 
 A staged file replaces the old file of the same name by one rename, or by one copy in an object
 store. A file of a part is named after its input, so its rows are either all old or all new. Old
-files without a new version are removed first. `_SUCCESS` is missing during the move. If the move is
-interrupted, the next command finishes it.
+files without a new version are removed first, then the old manifest. `_SUCCESS` is missing during
+the move. If the move is interrupted, the next command finishes it.
 """
 
 import re
@@ -319,8 +319,9 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
         staged = Manifest.read(staging)
         # Remove `_SUCCESS` first and write it last, so that a partial output is never complete.
         storage.remove(storage.join(output, SUCCESS))
-        for name in sorted(_replaced(output, staged)):
-            storage.remove(storage.join(output, name))
+        if MANIFEST in storage.names(output):  # removed last: without it, the move has begun
+            for name in (*sorted(_replaced(output, staged, waiting)), MANIFEST):
+                storage.remove(storage.join(output, name))
         files = sorted(find_files(staging).keys() - {MANIFEST, SUCCESS})
         for name in (*files, MANIFEST):
             check()
@@ -334,18 +335,15 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
     storage.remove(staging)
 
 
-def _replaced(output: str, staged: Manifest) -> set[str]:
-    """Return the names of old files without a new version; in the same job, only files of parts.
-
-    New files that an interrupted move has moved already are none of these.
-    """
+def _replaced(output: str, staged: Manifest, waiting: Iterable[str]) -> set[str]:
+    """Return the names of old files without a new version; in the same job, only files of parts."""
     before = Manifest()
     with suppress(DataError):  # a damaged manifest may be overwritten
         before = Manifest.read(output)
-    wanted = _names(staged.receipts)
+    wanted = {*_names(staged.receipts), *waiting}
     if before.job == staged.job:
         return _names(before.receipts) - wanted
-    wanted |= {STAGING, CORRECTIONS, SUMMARY, METRICS, MANIFEST}
+    wanted |= {STAGING, CORRECTIONS}
     folders = {name[:at] for name in wanted for at, each in enumerate(name) if each == "/"}
 
     def unwanted(folder: str) -> Iterator[str]:
