@@ -175,9 +175,8 @@ def read(
                 held, num_rows, num_bytes = [], 0, 0
             held.append((file, numbers, table))
             num_rows += table.num_rows
-            num_bytes += table.get_total_buffer_size()  # at least nbytes, which takes longer
-            are_large = num_bytes >= BATCH_BYTES <= sum(each.nbytes for *_, each in held)
-            if num_rows >= MAX_ROWS or are_large:
+            num_bytes += table.nbytes
+            if num_rows >= MAX_ROWS or num_bytes >= BATCH_BYTES:
                 yield from _decode(held, options, keep, convert)
                 held, num_rows, num_bytes = [], 0, 0
     if held:
