@@ -106,18 +106,13 @@ class OutputFiles:
             return
         parts = {"": table}
         if self._partition_by:
-            levels, rest = list[pa.Array](), table.drop(self._partition_by)
-            for name in self._partition_by:
-                values = table.column(name).combine_chunks().cast(pa.string()).dictionary_encode()
-                if isinstance(values, pa.ChunkedArray):
-                    values = values.combine_chunks()
-                texts = [quote(text, safe="") for text in to_python(values.dictionary)]
-                names = pa.array([_folder(name, text) for text in texts], pa.string())
-                levels.append(names.take(values.indices).fill_null(_folder(name, HIVE_NULL)))
-            folders = pc.binary_join_element_wise(*levels, "/") if len(levels) > 1 else levels[0]
+            columns = [to_python(table[each].cast(pa.string())) for each in self._partition_by]
+            rows = list(zip(*columns, strict=True))
+            folders = {row: "/".join(map(_folder, self._partition_by, row)) for row in set(rows)}
+            found, rest = pa.array(map(folders.get, rows)), table.drop(self._partition_by)
             parts = {
-                f"{folder}/": rest.filter(pc.equal(folders, folder))
-                for folder in pc.unique(folders).to_pylist()
+                f"{folder}/": rest.filter(pc.equal(found, folder))
+                for folder in sorted(folders.values())
             }
         for folder, part in parts.items():
             files = self._files.setdefault(folder, [])
@@ -126,18 +121,17 @@ class OutputFiles:
                     f"--partition-by {', '.join(self._partition_by)} makes more than "
                     f"{_MAX_FOLDERS:,} folders; choose columns of fewer values"
                 )
-            rows = part
-            while len(rows):
+            while len(part):
                 if not files or files[-1].num_rows == self._max_rows:
                     files.append(self._new_file())
                 left = self._max_rows - files[-1].num_rows
-                files[-1].write(rows.slice(0, left), is_last=len(rows) >= left)
-                rows = rows.slice(left)
+                files[-1].write(part.slice(0, left), is_last=len(part) >= left)
+                part = part.slice(left)  # noqa: PLW2901
 
     def finish(self, *, even_empty: bool = False) -> dict[str, Any]:
         """Return each file by its name, as bytes or a buffer; `even_empty` makes one of no rows."""
         if even_empty and not self._files:
-            folder = "".join(f"{_folder(name, HIVE_NULL)}/" for name in self._partition_by)
+            folder = "".join(f"{_folder(name, None)}/" for name in self._partition_by)
             self._files[folder] = [self._new_file()]
         done = {
             f"{folder}{self._name}{f'-{number}' if number else ''}.{self._format}": file.finish()
@@ -195,8 +189,9 @@ def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
         )
 
 
-def _folder(name: str, text: str) -> str:
-    folder = f"{quote(name, safe='')}={text}"
+def _folder(name: str, text: str | None) -> str:
+    value = HIVE_NULL if text is None else quote(text, safe="")
+    folder = f"{quote(name, safe='')}={value}"
     if len(folder) > _MAX_NAME_BYTES:
         raise DataError(f"--partition-by {name}: a value is too long for the name of a folder")
     return folder
