@@ -1,8 +1,7 @@
 """Writers of tables as Parquet, CSV or JSON lines, in files divided by rows or column values."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -294,15 +293,8 @@ def read(place: str, schema: pa.Schema) -> pa.Table:
         "jsonl": pa_dataset.JsonFileFormat(read_options=pa_json.ReadOptions(block_size=size)),
     }
     format_ = formats[place.rpartition(".")[2]]
-    with undamaged(place):
-        return format_.make_fragment(pa.BufferReader(data)).to_table(schema)
-
-
-@contextmanager
-def undamaged(place: str) -> Iterator[None]:
-    """Convert Arrow's errors for the damaged bytes of a file of an output to DataError."""
     try:
-        yield
+        return format_.make_fragment(pa.BufferReader(data)).to_table(schema)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{place} is damaged ({error}); the predict command with --verify writes it again"

@@ -17,6 +17,7 @@ list is made again.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import ceil, inf
 from typing import cast
 
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.images.columns import fits, rename_taken
-from nanograd.images.writers import PICTURE, to_parquet, undamaged
+from nanograd.images.writers import PICTURE, read, to_parquet
 from nanograd.jobs.output import files_of, find_files
 from nanograd.jobs.part import part_id
 from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of
@@ -121,8 +122,7 @@ def write_review(
     for start in range(0, len(names), storage.NUM_THREADS):
         some = names[start : start + storage.NUM_THREADS]
         places = [storage.join(folder if n in here else spec.output, n) for n in some]
-        found = storage.map_all(_read, places)
-        tables = [table.cast(rows.schema) for table in found]
+        tables = storage.map_all(partial(read, schema=rows.schema), places)
         for name, table in zip(some, tables, strict=True):
             ends[name] = len(table), table["doubt"][-1].as_py() if len(table) else inf
         rows = _first(pa.concat_tables([rows, *tables]), number)
@@ -174,13 +174,6 @@ def _least(spec: PredictSpec) -> float:
     if spec.review_below is None:
         return 0
     return float(np.nextafter(np.float32(1 - spec.review_below), np.float32(2)))
-
-
-def _read(place: str) -> pa.Table:
-    """Read the file of a part."""
-    data = pa.BufferReader(storage.read(place))
-    with undamaged(place):
-        return pq.ParquetFile(data).read(use_threads=False)
 
 
 def _first(rows: pa.Table, number: int) -> pa.Table:
