@@ -262,8 +262,12 @@ def plan(
     roots = inputs.roots_of(sources, listener)
     scanned, partitions = scan.scan_files(unread, tables, roots, spec, some_usable=bool(pictures))
     scan.warn_of_unusable_labels(scanned, spec, listener)
-    taken = _TAKEN[spec.digits] + (writers.PROBABILITIES if spec.format == "csv" else [])
-    keep = scan.kept_columns(scanned, spec.keep, spec.format, taken)
+    keep = scan.kept_columns(
+        scanned,
+        spec.keep,
+        spec.format,
+        [*_TAKEN[spec.digits], *(writers.PROBABILITIES if spec.format == "csv" else ())],
+    )
     work = PredictWork(spec=spec, model_sha256=model_sha256, keep=keep, partitions=partitions)
     columns = {
         "keep": {name: str(field.type) for name, field in keep.items()},
