@@ -209,8 +209,8 @@ def _run_parts(
     """Run the parts of a job that have no receipt in a folder, and complete the folder."""
     kept, planned = job.earlier.kept, {part.id for part in job.parts}
     recorded = {receipt.part: receipt.files for receipt in before.receipts if receipt.inputs}
-    stale = {receipt.part for receipt in job.earlier.stale}
-    if recorded.keys() != stale | {receipt.part for receipt in kept}:
+    stale, kept_parts = ({r.part for r in receipts} for receipts in (job.earlier.stale, kept))
+    if recorded.keys() - stale - kept_parts - planned or kept_parts - recorded.keys():
         text = "was changed by another command while this one was planned; start it again"
         raise OutputExistsError(f"{job.output} {text}")
     runs = [sorted(set(run) - stale) for run in before.runs]
