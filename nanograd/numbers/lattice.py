@@ -68,10 +68,14 @@ def best_path(pieces: Pieces, scores: Doubles, texts: Mapping[str, float]) -> Pa
     texts = {best: min(texts.values()), **texts}
     sums, paths = _spell(pieces, scores, list(texts))
     values = (sums + WHOLE * np.array(list(texts.values()))) / (1 + WHOLE)
-    values -= [
-        _LEFT_OUT * _places_left_out(pieces, *path) if text else 0.0
-        for text, path in zip(texts, paths, strict=True)
-    ]
+    is_tall = pieces.boxes[:, 3] - pieces.boxes[:, 1] >= _TALL * LINE
+    for number, (own, classes) in enumerate(paths):
+        # Marks that are left out side by side are one place.
+        left_out = (classes == NO_DIGIT)[is_tall[own] | (classes != NO_DIGIT)]
+        if left_out.any() and not left_out.all():
+            values[number] -= _LEFT_OUT * np.count_nonzero(
+                np.diff(left_out, prepend=False) & left_out
+            )
     chosen = int(values.argmax())
     probabilities = np.exp(values - np.logaddexp.reduce(values))
     own, classes = paths[chosen]
@@ -87,14 +91,6 @@ def best_path(pieces: Pieces, scores: Doubles, texts: Mapping[str, float]) -> Pa
         probability=float(probabilities[chosen]),
         lead=float(values[chosen] - values[list(texts).index("")]),
     )
-
-
-def _places_left_out(pieces: Pieces, own: Ints, classes: Ints) -> int:
-    """Return the number of places of a path where tall marks are left out side by side."""
-    sizes = pieces.boxes[own, 3] - pieces.boxes[own, 1]
-    is_tall = sizes >= _TALL * LINE
-    left_out = (classes == NO_DIGIT)[is_tall | (classes != NO_DIGIT)]
-    return int((np.diff(left_out, prepend=False) & left_out).sum())
 
 
 def find_likely(pieces: Pieces, scores: Doubles) -> Mask:

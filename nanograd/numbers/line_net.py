@@ -29,8 +29,9 @@ ROWS, STRIDE = 36, 4
 # Height and width of the squares of which each layer returns the maximum. The layers with squares
 # add empty rows, so that their maps keep the height.
 _MAXIMA = ((2, 2), (2, 1), (3, 1))
-# Least probability of a class in a frame, and of a digit that may be there. Number of texts.
-_LEAST, _SEEN, _TEXTS = 1e-6, 1e-3, 8
+# Least probability of a class in a frame, and of a digit that may be there. Number of texts, and
+# least probability of a text of the first frames.
+_LEAST, _SEEN, _TEXTS, _LIKELY = 1e-6, 1e-3, 8, 1e-5
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,12 @@ def find_texts(probabilities: Doubles) -> dict[str, float]:
                 old = longer.get(f"{text}{digit}", (0.0, 0.0))
                 start = after if digit == last else whole
                 longer[f"{text}{digit}"] = old[0], old[1] + start * frame[digit]
-        kept = set(longer)
-        if len(longer) > _TEXTS + 1:
-            kept = {"", *nlargest(_TEXTS, longer, key=lambda text: sum(longer[text]))}
-        total = sum(sum(longer[text]) for text in kept)
+        total = sum(map(sum, longer.values()))
         scale += log(total)
-        beam = {text: (longer[text][0] / total, longer[text][1] / total) for text in kept}
+        shares = {text: (after / total, inside / total) for text, (after, inside) in longer.items()}
+        likely = [text for text, ways in shares.items() if sum(ways) > _LIKELY]
+        best = nlargest(_TEXTS, likely, key=lambda text: sum(shares[text]))
+        beam = {text: shares[text] for text in dict.fromkeys(["", *best])}
     least = float(np.finfo(float).tiny)
     return {text: scale + log(max(sum(ways), least)) for text, ways in beam.items()}
 

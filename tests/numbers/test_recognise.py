@@ -1,5 +1,6 @@
 """Numbers in drawn pictures, and pictures that are no numbers."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -191,6 +192,27 @@ def test_marks_and_words_beside_digits_are_left_out(text: str) -> None:
     numbers = nanograd.read_numbers(letters(text))
 
     assert [each.text for each in numbers] == ["".join(filter(str.isdigit, text))]
+
+
+DRAWN = """
+import nanograd
+from simulators.own_numbers import draw_numbers
+for _, picture in draw_numbers(12, 1):
+    for number in nanograd.read_numbers(picture):
+        print(number.text, number.confidence, [each.probabilities for each in number.digits])
+"""
+
+
+def test_processes_return_the_same_bits() -> None:
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", DRAWN],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in "12"
+    }  # fmt: skip
+
+    assert len(outputs) == 1
 
 
 LARGE = """
