@@ -2,8 +2,10 @@
 to the frames."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context
 from typing import Any
 
@@ -13,7 +15,7 @@ from nanograd.distributed import group as groups
 from nanograd.distributed.actors import ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.servers import START_S
-from nanograd.errors import ClusterError, Stopped
+from nanograd.errors import ClusterError, DivergedError, Stopped
 from tests.helpers.host_simulation import (
     JOINING,
     NUM_ROUNDS,
@@ -91,7 +93,7 @@ def test_slow_first_round_is_no_failure():
     assert found == [["started"]] * len(found)
 
 
-def play(program: Callable[[Simulation, RayGroup], None], **about: float) -> Simulation:
+def play(program: Callable[[Simulation, RayGroup], None], **about: Any) -> Simulation:
     """Let the driver of a simulated host do something with a group."""
     simulation = Simulation(7, is_alone=True)
     simulation.faults, simulation.program = [], lambda group: program(simulation, group)
@@ -125,6 +127,34 @@ def test_failures_end_the_run_only_when_no_round_is_applied_between_them(monkeyp
             group.advance(NUM_ROUNDS)
 
     play(program)
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_replacement_of_the_only_worker_is_compared_with_the_first_one(is_strict):
+    def program(simulation: Simulation, group: RayGroup) -> None:
+        group.advance(3)
+        simulation.kill(WorkerActor)
+        refusal = pytest.raises(ClusterError, match="--strict") if is_strict else nullcontext()
+        with refusal:
+            group.advance(NUM_ROUNDS)
+        assert len(group.fingerprints()) == 2
+        differ = [event.facts for event in simulation.events if event.name == "mixed"]
+        found = [[each["first"], each["worker"]] for each in differ]
+        assert found == ([] if is_strict else [group.fingerprints()])
+
+    play(program, num_workers=1, has_builds=True, is_strict=is_strict)
+
+
+def test_bad_gradient_is_computed_again_and_is_divergence_if_it_is_bad_again():
+    def program(simulation: Simulation, group: RayGroup) -> None:
+        group.advance(4)
+        simulation.check(group.snapshot())
+        refused = [event.facts for event in simulation.events if event.name == "refused"]
+        assert [each["round"] for each in refused] == [2]
+        with pytest.raises(DivergedError, match="round 4"):
+            group.advance(NUM_ROUNDS)
+
+    play(program, num_workers=1, bad=Counter({2: 1, 4: 9}))
 
 
 def test_slow_copy_replaces_no_server():

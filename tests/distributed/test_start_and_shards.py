@@ -1,6 +1,5 @@
 """Actors that start late or never."""
 
-from errno import ENOMEM
 from threading import Event as StopSignal
 from threading import Timer
 from time import monotonic
@@ -12,8 +11,7 @@ from nanograd.distributed import members, servers
 from nanograd.errors import ClusterError, Stopped, UnavailableError
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from tests.helpers import actors
-from tests.helpers.actors import NeverStarts
+from tests.helpers.actors import LacksMemory, NeverStarts
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def test_stop_while_workers_start_is_obeyed_at_once(start_group, hold, ray_cpus,
 
 
 def test_lack_of_memory_for_the_vectors_is_reported_with_69(start_group, use_servers, recipe):
-    use_servers(actors.refused("posix_fallocate", ENOMEM))
+    use_servers(LacksMemory)
 
     with pytest.raises(UnavailableError, match="Cannot allocate"):
         start_group(recipe, 1)

@@ -1,24 +1,16 @@
-"""Workers and servers that die, freeze, are slow, far away or wrong."""
+"""Workers and servers that do not start, are far away or lack memory."""
 
 import os
-import signal
 import sys
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from threading import Event
-from typing import Any
+from errno import ENOMEM
 
-import numpy as np
 import ray.cloudpickle
 
-from nanograd.distributed.actors import ActorIdentity, ServerActor, WorkerActor
+from nanograd.distributed.actors import ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.shared_memory import MemoryAddress
-from nanograd.nn.optimizers import Vector
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode
-from nanograd.training.worker import Contribution
 
 # Processes of Ray cannot import this module, so its classes are pickled by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -31,34 +23,15 @@ def pids(group: RayGroup) -> dict[str, int]:
     return {"server": group.servers.present[host].identity.pid, **workers}
 
 
-def variant(kind: type, **values: object) -> type:
-    """Return a class of actors with other attributes."""
-    return type("Variant", (kind,), values)
+class LacksMemory(ServerActor):
+    """A server to which the system gives no memory for vectors."""
 
+    def open(self, nodes: tuple[TreeNode, ...], is_alone: bool) -> MemoryAddress:
+        def refuse(*about: object) -> int:
+            raise OSError(ENOMEM, os.strerror(ENOMEM))
 
-def before(kind: type, method: str, action: Callable[[Any], object]) -> type:
-    """Return a class of actors that do something before a method."""
-
-    def call(self: Any, *arguments: Any) -> Any:
-        action(self)
-        return getattr(kind, method)(self, *arguments)
-
-    return variant(kind, **{method: call})
-
-
-def end(number: signal.Signals = signal.SIGKILL) -> None:
-    """Kill or stop this process."""
-    os.kill(os.getpid(), number)
-    Event().wait()  # the signal may reach another thread first, and this one must do no more
-
-
-def refused(call: str, code: int) -> type:
-    """Servers to which the system refuses a call."""
-
-    def refuse(*about: Any) -> int:
-        raise OSError(code, os.strerror(code))
-
-    return before(ServerActor, "open", lambda actor: setattr(os, call, refuse))
+        os.posix_fallocate = refuse
+        return super().open(nodes, is_alone)
 
 
 class NeverStarts(WorkerActor):
@@ -73,23 +46,3 @@ class CannotAttach(WorkerActor):
 
     def attach(self, address: MemoryAddress) -> bool:
         return False
-
-
-class OtherBuild(WorkerActor):
-    """A worker whose arithmetic is that of no other process."""
-
-    def identify(self) -> ActorIdentity:
-        return replace(super().identify(), fingerprint=f"numpy of process {os.getpid()}")
-
-
-class HasNan(WorkerActor):
-    """A worker with a NaN in its gradients of round 9 until a file exists, and of round 15."""
-
-    file: Path
-
-    def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:
-        done = super().sum_node(round_, node, vector, out)
-        if round_ == 15 or (round_ == 9 and not self.file.exists()):
-            self.file.touch()
-            out[7] = np.nan
-        return done

@@ -242,6 +242,10 @@ class Simulation:
         self.program, self.stop = self._follow, StopSignal()
         # Seconds that a server needs for a copy of its state, and a worker to receive its shards.
         self.copy_s = self.take_s = 0.0
+        # Whether each worker computes other bits, and whether the run refuses that.
+        self.has_builds = self.is_strict = False
+        # How often sums of a round are not finite.
+        self.bad = Counter[int]()
 
     def run(self) -> "Simulation":
         """Run to the end; raise AssertionError if a promise is broken or somebody waits forever."""
@@ -262,7 +266,7 @@ class Simulation:
         try:
             made = RayGroup(
                 self.recipe, Images(), self.history[0], self._listen, self.stop,
-                spec=TrainSpec(workers=self.num_workers),
+                spec=TrainSpec(workers=self.num_workers, strict=self.is_strict),
             )  # fmt: skip
             made.start()
             self.is_started = True
@@ -473,7 +477,9 @@ def _installed(simulation: Simulation) -> Iterator[None]:
 
     class Worker(WorkerActor):
         def identify(self) -> ActorIdentity:
-            return _identity(here())
+            mine = _identity(here())
+            build = mine.process if simulation.has_builds else mine.fingerprint
+            return replace(mine, fingerprint=build)
 
         def take(self, *about: Any) -> Any:
             if simulation.take_s:
@@ -487,6 +493,10 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             out[:half] = made.gradient[:half]
             world.sleep(simulation.compute_s * world.random.random())
             out[half:] = made.gradient[half:]
+            if simulation.bad[round_] > 0:
+                simulation.bad[round_] -= 1
+                simulation.faulty.add(world.process.name)
+                out[-1] = np.nan
             return replace(made, gradient=out)
 
         def prepare(self, round_: int) -> None:
