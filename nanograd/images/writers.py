@@ -184,7 +184,8 @@ def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
     if not set(names) <= set(usable) or len({*names}) < len(names) or len(names) == len(schema):
         raise UsageError(
             f"--partition-by {', '.join(names)}: choose columns, each once and not all, of those "
-            f"that can name folders (whole numbers, text, booleans, dates): {list_names(usable)}"
+            f"that can name folders (whole numbers, text, booleans, dates): {list_names(usable)}; "
+            "--keep adds columns of the input"
         )
 
 
