@@ -212,7 +212,8 @@ def kept_columns(
         types = {each.whole.field(name).type for each in usable if name in each.whole.names}
         if not types:
             present = list_names(_names_of(usable)) or "no columns"
-            raise UsageError(f"--keep {name}: no file has this column; there are {present}")
+            why = next((f"; {each.rejected.detail}" for each in scanned if each.rejected), "")
+            raise UsageError(f"--keep {name}: no file has this column; there are {present}{why}")
         plain = sorted(set(map(plain_type, types)), key=str)
         try:
             type_ = _common_type(plain)

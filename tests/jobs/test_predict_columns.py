@@ -290,6 +290,9 @@ def test_column_that_cannot_be_kept_is_refused(case, images, name, format_, word
     case.write("a.parquet", {"id": range(ROWS), "image": raw(images), "box": boxes})
 
     case.refuse(UsageError, words, keep=("id", name), format=format_)
+    case.write("b.parquet", b"PAR1")
+    case.refuse(UsageError, "--keep x: no file has this.*; .*b.parquet is not a", keep=("x",))
+    (case.folder / "b.parquet").unlink()
     case.run(keep=("box", "id"))
     assert case.table()["box"].to_pylist() == boxes
 
