@@ -28,22 +28,32 @@ def are_mnist_like(images: Bytes) -> Mask:
     [13.48, 14.50) on both axes, and a brightest pixel of 254 or 255. The test allows slightly wider
     ranges, because JPEG changes pixels.
     """
-    like = np.empty(len(images), bool)
-    for start in range(0, len(images), _CHUNK_ROWS):
-        chunk = images[start : start + _CHUNK_ROWS]
+    number = len(images)
+    sums = np.empty((number, 3), np.float32)
+    profiles = np.empty((2, number, SIDE), np.uint8)  # maximum of each column and of each row
+    # Use one buffer for all chunks: allocating it takes 1.0 us per image, filling it 0.1 us.
+    floats = np.empty((_CHUNK_ROWS, SIDE * SIDE), np.float32)
+    for start in range(0, number, _CHUNK_ROWS):
+        chunk, part = images[start : start + _CHUNK_ROWS], slice(start, start + _CHUNK_ROWS)
+        ink = floats[: len(chunk)]
+        np.copyto(ink, chunk * (chunk >= _FAINT).view(np.uint8))
         # The sums are whole numbers below 2 ** 24, so float32 is exact in any order of summation.
-        sums = (chunk * (chunk >= _FAINT)).astype(np.float32) @ _MOMENTS
-        mass, sum_x, sum_y = sums.T.astype(np.float64)
-        x, y = (each / np.maximum(mass, 1) for each in (sum_x, sum_y))
+        np.matmul(ink, _MOMENTS, out=sums[part])
+        # Column maxima halve the number of rows. Row maxima double a window from 2 to 28 pixels.
         square = chunk.reshape(-1, SIDE, SIDE)
-        profiles = square.max(axis=1), square.max(axis=2)
-        least, extent = (
-            np.maximum(*(_extents(profile >= level) for profile in profiles))
-            for level in (_FAINT, 40)
-        )
-        like[start : start + _CHUNK_ROWS] = (
-            (profiles[0].max(axis=1) >= 240) & (least >= 19) & (extent <= LONGEST_SIDE)
-        ) & ((np.minimum(y, x) >= 13.4) & (np.maximum(y, x) < 14.6))
+        square = np.maximum(square[:, :14], square[:, 14:])
+        profiles[0, part] = np.maximum(square[:, :7], square[:, 7:]).max(axis=1)
+        most = chunk.reshape(-1)
+        for shift in (1, 2, 4, 8, 12):
+            most = np.maximum(most[:-shift], most[shift:])
+        profiles[1, part] = most[::SIDE].reshape(-1, SIDE)
+    mass, sum_x, sum_y = sums.T.astype(np.float64)
+    total = np.maximum(mass, 1)
+    x, y = sum_x / total, sum_y / total
+    least = np.maximum(*(_extents(profile >= _FAINT) for profile in profiles))
+    extent = np.maximum(*(_extents(profile >= 40) for profile in profiles))
+    like: Mask = (profiles[0].max(axis=1) >= 240) & (least >= 19)
+    like &= (extent <= LONGEST_SIDE) & (np.minimum(y, x) >= 13.4) & (np.maximum(y, x) < 14.6)
     return like
 
 
