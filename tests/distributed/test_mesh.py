@@ -138,6 +138,10 @@ class Peer:
             self._theirs.sendall(frame)
             self.mesh.poll(0)
 
+    def lose(self) -> None:
+        """Close the connection at the end of host 1."""
+        self._theirs.close()
+
     def failure(self) -> tuple[FailureCause, str] | None:
         failure = self.mesh.machine.failure
         return None if failure is None else (failure.cause, failure.peer)
@@ -233,6 +237,15 @@ def test_round_that_is_late_ends_the_segment(stack):
     host.mesh.poll(0)
 
     assert host.failure() == (FailureCause.LATE, "")
+
+
+def test_connection_that_is_lost_while_frames_are_sent_ends_the_exchange(stack):
+    host = Peer(stack, 3)
+    host.lose()
+
+    host.start()
+
+    assert host.failure() == (FailureCause.CONNECTION_LOST, "b")
 
 
 def test_peers_learn_that_a_host_has_stopped(stack):
