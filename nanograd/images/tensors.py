@@ -192,10 +192,14 @@ def from_tensors(
 def from_raw(array: pa.Array, rows: Ints, refused: Refused) -> Pictures:
     """Return the pictures in some rows of a binary array, whose values have 784 bytes each."""
     data, starts = split_bytes(array)
-    # A view in which item i is the 784 bytes that begin at byte i.
-    sizes = (max(len(data) - NUM_PIXELS + 1, 0),)
-    pieces = np.ndarray(sizes, f"V{NUM_PIXELS}", data, strides=(1,))
-    values = pieces[starts[rows]].view(np.uint8).reshape(-1, NUM_PIXELS)
+    first = starts[rows]
+    if len(first) and (np.diff(first) == NUM_PIXELS).all():  # the values follow each other
+        values = data[first[0] : first[-1] + NUM_PIXELS].reshape(-1, NUM_PIXELS)
+    else:
+        # A view in which item i is the 784 bytes that begin at byte i.
+        sizes = (max(len(data) - NUM_PIXELS + 1, 0),)
+        pieces = np.ndarray(sizes, f"V{NUM_PIXELS}", data, strides=(1,))
+        values = pieces[first].view(np.uint8).reshape(-1, NUM_PIXELS)
     return _scale(values, rows, None, refused)
 
 
