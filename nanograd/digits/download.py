@@ -16,6 +16,7 @@ from urllib.request import urlopen
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info, warning
+from nanograd.runtime.lease import exclusive
 
 # SHA-256 of the decompressed files, because mirrors compress them differently.
 FILES = {
@@ -56,8 +57,9 @@ def fetch(
 ) -> dict[str, bytes]:
     """Return decompressed files from the cache; download missing and damaged files first.
 
-    The mirrors are base URLs (http, https, file) of `<name>.gz`, tried one after another. `files`
-    has the SHA-256 of the decompressed bytes of each file, by name.
+    If several processes call it at the same time, one of them downloads and the others wait. The
+    mirrors are base URLs (http, https, file) of `<name>.gz`, tried one after another. `files` has
+    the SHA-256 of the decompressed bytes of each file, by name.
 
     Raises:
         DataError: no mirror served a file with the right checksum.
@@ -67,15 +69,20 @@ def fetch(
     if not mirrors or not all(re.match("(https?|file)://", each) for each in mirrors):
         given = ", ".join(mirrors) or "none"
         raise UsageError(f"mirrors are URLs with http://, https:// or file://, not {given}")
-    order = list(mirrors)
-    try:
-        return {
-            name: _cached(cache, name, sha256) or _fetch_file(cache, name, sha256, order, listener)
-            for name, sha256 in files.items()
-        }
-    except StorageError as error:
-        hint = "set NANOGRAD_CACHE to a folder that you can write to"
-        raise StorageError(f"{error}; {hint}") from error
+    found = {name: _cached(cache, name, sha256) for name, sha256 in files.items()}
+    if None in found.values():
+        waiting = info("another process is downloading MNIST; waiting for it")
+        order = list(mirrors)
+        try:
+            with exclusive(cache, listener, wait=lambda: listener(waiting)):
+                for name, sha256 in files.items():
+                    found[name] = _cached(cache, name, sha256) or _fetch_file(
+                        cache, name, sha256, order, listener
+                    )
+        except StorageError as error:
+            hint = "set NANOGRAD_CACHE to a folder that you can write to"
+            raise StorageError(f"{error}; {hint}") from error
+    return {name: data for name, data in found.items() if data is not None}
 
 
 def _cached(cache: str, name: str, sha256: str) -> bytes | None:

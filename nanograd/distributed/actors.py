@@ -16,7 +16,7 @@ import ray
 import ray.util
 
 from nanograd.digits.dataset import Dataset
-from nanograd.distributed import formation, shared_memory
+from nanograd.distributed import all_reduce, formation, shared_memory
 from nanograd.distributed.all_reduce import ExchangeFailed, FailureCause, MeshPlan
 from nanograd.distributed.formation import Endpoint, Formation, MeshError
 from nanograd.distributed.mesh import Mesh
@@ -172,6 +172,8 @@ class ServerActor(ParameterServer):
         self.stop()
         with self._changed:
             self._leave_mesh()
+            self.own(frozenset(shard for node in nodes for shard in range(*node)))
+            self.forget()
             before = self._memory
             vectors, _ = self.state()
             shape = len(vectors[0]), len(vectors)
@@ -204,10 +206,6 @@ class ServerActor(ParameterServer):
     def connect(self, plan: MeshPlan, sockets: Mapping[int, socket]) -> None:
         """Use these sockets, one for each peer, to exchange sums from now on."""
         self._mesh = Mesh(plan, sockets, self.round, _present(self._memory).bell)
-
-    def reached(self) -> int:
-        """Return the current round."""
-        return self.round
 
     def digest(self) -> str:
         """Return a checksum of the whole state, which must be equal on all servers."""
@@ -257,7 +255,7 @@ class ServerActor(ParameterServer):
                 elif late := memory.wait_for_slots(self.round, deadline):
                     failure = LateShards(late)
                 else:
-                    failure = self.submit(_sent(memory))
+                    failure = self._submit_all(memory)
                 if failure is not None:
                     self.stop()
                     self._leave_mesh()
@@ -289,7 +287,7 @@ class ServerActor(ParameterServer):
         if now >= until:
             return None
         if memory.is_doubtful:
-            return self.submit(_sent(memory))
+            return self._submit_all(memory)
         return LateShards(memory.late_slot(now) or memory.address.nodes[0])
 
     def exchange(
@@ -326,16 +324,17 @@ class ServerActor(ParameterServer):
         self, mesh: Mesh, memory: MemorySegment, deadline: float
     ) -> SegmentFailure | None:
         """Apply a round together with the servers of the other hosts."""
-        mesh.machine.start_round(deadline)
+        is_checked = self.round % all_reduce.DIGEST_ROUNDS == 0
+        digest = all_reduce.digest_of(self.parameters()) if is_checked else 0
+        mesh.machine.start_round(deadline, digest)
         is_sent = False
         while (total := mesh.machine.ready) is None:
             if not is_sent and memory.late_slot(self.round) is None:
                 is_sent = True
-                sums = self.sums(_sent(memory))
-                if isinstance(sums, Refusal):
+                if refusal := self._submit_all(memory):
                     mesh.machine.fail(FailureCause.STOPPED)
-                    return sums
-                mesh.machine.add_local(sums)
+                    return refusal
+                mesh.machine.add_local(self.sums())
                 continue
             mesh.poll(_POLL_S)
             if memory.stopped:
@@ -354,9 +353,11 @@ class ServerActor(ParameterServer):
                 each.close()
         self._listener = self._mesh = None
 
-
-def _sent(memory: MemorySegment) -> list[Contribution]:
-    return [memory.sent(slot) for slot in range(len(memory.address.nodes))]
+    def _submit_all(self, memory: MemorySegment) -> Refusal | None:
+        for slot in range(len(memory.address.nodes)):
+            if refusal := self.submit(memory.sent(slot)):
+                return refusal
+        return None
 
 
 def this_process() -> ActorIdentity:

@@ -11,6 +11,7 @@ of the state in case all hosts fail.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import inf
 from threading import Event as StopSignal
 from time import monotonic
@@ -24,7 +25,7 @@ from nanograd.distributed.actors import LateShards, SegmentFailure
 from nanograd.distributed.all_reduce import ExchangeFailed
 from nanograd.distributed.cluster import first_line
 from nanograd.distributed.members import MAX_FAILURES, Members, outcome_of, probe
-from nanograd.distributed.servers import Servers
+from nanograd.distributed.servers import Servers, refuse_faulty
 from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.runtime.events import (
     FailureKind,
@@ -47,8 +48,8 @@ _REPLY_TIMEOUT_S = 3.0
 # A round is reported if it takes this many seconds and three times the usual time; second value:
 # seconds between two checks.
 _REPORT_S, _CHECK_S = 3.0, 1.0
-# If this many exchanges in a row fail although all actors reply, some hosts are not connected any
-# more; see `Servers.centralise`.
+# If this many exchanges in a row fail although all actors reply, hosts that wait for each other are
+# no longer connected; see `Servers.leave_out`.
 _MAX_EXCHANGES = 3
 # Seconds between two copies of the servers' state to the driver, for the case that all servers
 # fail. If copying is slow, the interval grows so that copying takes at most this share of the time.
@@ -277,14 +278,20 @@ class RayGroup:
     def _recover(self, failures: Mapping[str, Failure]) -> None:
         """Find the failed actors, give their shards to the others, start replacements."""
         self._end_if_stopped()
+        for failure in failures.values():
+            if isinstance(failure, ExchangeFailed):
+                refuse_faulty(failure.faulty)
         # Report the failure that is least likely to be the effect of another failure.
         order: list[type] = [Refusal, LateShards, str, ExchangeFailed]
         cause = min(failures.values(), key=lambda each: order.index(type(each)))
         self._count_failure(str(cause))  # now, because the steps below may fail again and again
+        for host in self.servers.present:  # a server replies to no probe before it has started
+            with suppress(RayError):  # the probe finds the failure
+                self.servers.identity(host)
         # Probe the servers first, because workers wait for a frozen server until it is removed.
         servers = {host: each.actor for host, each in self.servers.present.items()}
-        failed_servers = probe(servers, self._reply_s())
-        lost = {host: self.servers.present[host].identity for host in failed_servers}
+        failed_servers = probe(servers, max(self._reply_s(), self.servers.forming_s()))
+        lost = {host: self.servers.present[host].neighbour for host in failed_servers}
         for host, how in failed_servers.items():
             self.servers.drop(host, how)
         if failed_servers and not self.servers.present:
@@ -312,9 +319,8 @@ class RayGroup:
             for rank in list(self.members.present):
                 self.members.replace(rank)
             self._listener(changed("refused", round=self._round, reason=str(cause)))
-        is_cut = isinstance(cause, ExchangeFailed) and self._num_failures >= _MAX_EXCHANGES
-        if is_healthy and is_cut:
-            self.servers.centralise(str(cause))
+        if is_healthy and self._num_failures >= _MAX_EXCHANGES:
+            self.servers.leave_out(failures)
         self._assign_shards(failed)
 
     def _end_if_stopped(self) -> None:

@@ -146,7 +146,7 @@ def await_transfers(
                 on_wait(key, waited_s)
 
 
-def end_actor(actor: Any, identity: ActorIdentity, how: FailureKind | None) -> None:
+def end_actor(actor: Any, identity: ActorIdentity | None, how: FailureKind | None) -> None:
     """End an actor; kill its process if it is unresponsive, because Ray cannot end a frozen one."""
 
     def kill(there: ActorIdentity) -> None:
@@ -154,7 +154,7 @@ def end_actor(actor: Any, identity: ActorIdentity, how: FailureKind | None) -> N
             with suppress(ProcessLookupError):
                 os.kill(there.pid, SIGKILL)
 
-    if how is FailureKind.UNRESPONSIVE:
+    if how is FailureKind.UNRESPONSIVE and identity is not None:
         remote: Any = ray.remote
         host = NodeAffinitySchedulingStrategy(identity.host, soft=False)
         remote(num_cpus=0, max_retries=0, scheduling_strategy=host)(kill).remote(identity)

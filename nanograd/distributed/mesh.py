@@ -11,10 +11,11 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from time import monotonic
 
 from nanograd.distributed import all_reduce
-from nanograd.distributed.all_reduce import AllReduce, FailureCause, Header, MeshPlan
+from nanograd.distributed.all_reduce import AllReduce, FailureCause, FrameType, Header, MeshPlan
 from nanograd.nn.optimizers import Vector
 
 # Maximum bytes to wait for. A slow link delivers a slice in a hundred pieces, and a wake-up for
@@ -48,10 +49,10 @@ class _Connection:
         """Whether bytes wait to be sent."""
         return bool(self._outgoing)
 
-    def send(self, header: Header, payload: Vector) -> None:
+    def send(self, header: Header, payload: Vector | None) -> None:
         """Queue a frame and send as much as possible."""
         self._outgoing.append(memoryview(header.pack()))
-        if len(payload):
+        if payload is not None and len(payload):
             self._outgoing.append(payload.data.cast("B"))
         self.flush()
 
@@ -91,8 +92,9 @@ class _Connection:
             raise ConnectionResetError("the peer closed the connection")
         self._filled += count
         if self._filled >= len(self._head):
-            header = planned.read(bytes(self._head))
-            if self._filled == size:
+            header = Header.unpack(bytes(self._head))
+            header.check(planned)
+            if self._filled == size or header.type is FrameType.ABORT:
                 self._filled = 0
                 self._await(self._usual)
                 return header
@@ -146,25 +148,27 @@ class Mesh:
                     if header is not None:
                         self.machine.receive(header)
             except all_reduce.FrameError:
-                self.machine.fail(FailureCause.BAD_FRAME, peer)
+                self.machine.fail(FailureCause.BAD_FRAME, {peer})
             except OSError:
-                self.machine.fail(FailureCause.CONNECTION_LOST, peer)
+                self.machine.fail(FailureCause.CONNECTION_LOST, {peer})
         self.machine.tick(monotonic())
 
     def close(self) -> None:
-        """Close all connections, by which the peers learn that the exchange has ended."""
+        """Send queued bytes if possible, and close all connections."""
         self._selector.close()
         for connection in self._connections.values():
+            with suppress(OSError):
+                connection.flush()
             connection.sock.close()
 
-    def _send(self, peer: int, header: Header, payload: Vector) -> None:
-        if self.machine.failure is not None:
+    def _send(self, peer: int, header: Header, payload: Vector | None) -> None:
+        if self.machine.failure is not None and header.type is not FrameType.ABORT:
             return
         try:
             self._connections[peer].send(header, payload)
             self._watch(peer)
         except OSError:
-            self.machine.fail(FailureCause.CONNECTION_LOST, peer)
+            self.machine.fail(FailureCause.CONNECTION_LOST, {peer})
 
     def _watch(self, peer: int) -> None:
         """Let the selector report a writable socket only while bytes wait to be sent."""

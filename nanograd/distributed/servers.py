@@ -2,10 +2,10 @@
 
 import os
 import secrets
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import ray
@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from nanograd.distributed import formation, members
 from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait, this_process
-from nanograd.distributed.all_reduce import MeshPlan
+from nanograd.distributed.all_reduce import ExchangeFailed, MeshPlan, deviating
 from nanograd.distributed.formation import MeshError
 from nanograd.distributed.members import (
     Member,
@@ -43,10 +43,13 @@ Hosts = Mapping[str, Sequence[Member]]
 
 @dataclass
 class Server:
-    """A parameter server actor that has started."""
+    """A parameter server actor."""
 
     actor: Any
-    identity: ActorIdentity
+    ready: Any
+    neighbour: ActorIdentity  # of a process on its host, known before the server has started
+    began: float  # time when its start began
+    identity: ActorIdentity | None = None
     token: int = 0
 
 
@@ -55,11 +58,15 @@ class Servers:
 
     def __init__(self, recipe: Recipe, listener: Listener, spec: TrainSpec) -> None:
         self._recipe, self._listener, self._spec = recipe, listener, spec
-        self._here = this_process()
-        # Hosts of which some cannot be connected; empty if there are none. While all of them are in
-        # use, their workers call the server of this host, which all hosts can reach.
-        self._unconnected = frozenset[str]()
+        # Hosts that cannot be connected to the others. Their workers call the server of this host,
+        # because all hosts can reach this host, but perhaps not each other.
+        self._outside, self._here = set[str](), this_process()
         self.present: dict[str, Server] = {}
+        self._forms_until = 0.0  # time when servers give up a mesh that does not form
+
+    def forming_s(self) -> float:
+        """Return the seconds in which servers may still wait for a mesh that does not form."""
+        return max(0.0, self._forms_until - monotonic())
 
     def prepare(self, hosts: Hosts, generation: int, state: Callable[[], Snapshot]) -> None:
         """Provide a server on each host, its memory, and the connections between the servers.
@@ -70,50 +77,37 @@ class Servers:
             state: returns the state from which new servers start.
         """
         while True:
-            groups = hosts  # the workers by the host of their server
-            if self._unconnected and self._unconnected <= hosts.keys():
-                groups = {self._here.host: [each for workers in hosts.values() for each in workers]}
-            if new := [host for host in groups if host not in self.present]:
-                self._start(new, state())
+            groups: dict[str, list[Member]] = {}  # the workers by the host of their server
+            for host, workers in hosts.items():
+                at = self._here.host if host in self._outside else host
+                groups.setdefault(at, []).extend(workers)
+            new = [host for host in groups if host not in self.present]
+            snapshot = state() if new else None
+            for host in new:
+                is_here = host == self._here.host
+                neighbour = self._here if is_here else hosts[host][0].identity
+                remote: Any = ray.remote  # its type annotations lack concurrency groups
+                actor = remote(
+                    **actor_options(self._spec),
+                    num_cpus=0,
+                    # One thread for each worker that calls, one for `stop` and one for `waiting`.
+                    concurrency_groups={CONCURRENT: (self._spec.workers or 1) + 2},
+                    label_selector=on_host(host),
+                )(ServerActor).remote(self._recipe, snapshot)
+                ready = actor.identify.remote()
+                self.present[host] = Server(actor, ready, neighbour, began=monotonic())
             for host in [host for host in self.present if host not in groups]:
                 self.drop(host)
             self.present = {host: self.present[host] for host in groups}
+            for host in groups:
+                self.identity(host)
             self._open(groups)
             try:
                 if len(groups) > 1:
                     self._connect(groups, generation)
                 return
             except MeshError as error:
-                self.centralise(str(error))
-
-    def _start(self, hosts: Sequence[str], snapshot: Snapshot) -> None:
-        """Start servers on hosts; raise RayError if one of them does not start in time."""
-        remote: Any = ray.remote  # its type annotations lack concurrency groups
-        options = {
-            **actor_options(self._spec),
-            "num_cpus": 0,
-            # One thread for each worker that calls, one for `stop` and one for `waiting`.
-            "concurrency_groups": {CONCURRENT: (self._spec.workers or 1) + 2},
-        }
-        actors = {
-            host: remote(**options, label_selector=on_host(host))(ServerActor).remote(
-                self._recipe, snapshot
-            )
-            for host in hosts
-        }
-        replies = {host: actor.identify.remote() for host, actor in actors.items()}
-        _, late = ray.wait(list(replies.values()), num_returns=len(replies), timeout=START_S)
-        error: RayError | None = None
-        for host, reply in replies.items():
-            try:
-                if reply in late:
-                    raise GetTimeoutError(f"no reply within {START_S} s")
-                self.present[host] = Server(actors[host], ray.get(reply))
-            except RayError as failure:
-                error = failure
-                ray.kill(actors[host])
-        if error is not None:
-            raise error
+                self._leave_out(error, list(groups))
 
     def _open(self, groups: Hosts) -> None:
         """Create memory on each host for the tree nodes of its workers; the workers open it."""
@@ -162,26 +156,64 @@ class Servers:
                 num_parameters=self._recipe.architecture.num_parameters,
             )
             joined[host] = plan, key, endpoints
+        # If a server dies now, the others reply only when they stop waiting for it.
+        self._forms_until = monotonic() + formation.FORMATION_S + REPLY_S
         outcomes = self._call("join", joined, formation.FORMATION_S + REPLY_S)
-        if refused := sum(_results(outcomes)):
+        self._forms_until = 0.0
+        refused = sum(_results(outcomes))
+        if refused:
             text = f"refused {events.count(refused, 'connection')} to the parameter servers"
             self._listener(events.warning(text))
 
-    def centralise(self, reason: str) -> None:
-        """Let all workers call the server of this host, because not all hosts can be connected."""
-        self._unconnected = frozenset(self.present)
-        others = (server for host, server in self.present.items() if host != self._here.host)
-        names = ", ".join(str(server.identity) for server in others)
-        text = f"vectors of {names} travel in calls, which are slower: {reason}"
+    def leave_out(self, failures: Mapping[str, object]) -> None:
+        """Stop using the servers of hosts that lose their connections again and again.
+
+        The workers of these hosts call the server of the driver's host instead.
+
+        Args:
+            failures: by host, why its server ended a segment in which no actor failed.
+        """
+        hosts = list(self.present)
+        ended = {index: failures.get(host) for index, host in enumerate(hosts)}
+        waits = {a: each.suspects for a, each in ended.items() if isinstance(each, ExchangeFailed)}
+        # Hosts a and b where a waits for b, and b waits for a or has finished.
+        pairs = frozenset(
+            (min(a, b), max(a, b))
+            for a, others in waits.items()
+            for b in others
+            if ended[b] is None or a in waits.get(b, ())
+        )
+        if pairs:
+            lower, higher = (self.present[hosts[index]].neighbour for index in min(pairs))
+            reason = f"host {higher} and host {lower} do not receive what they send each other"
+            self._leave_out(MeshError(reason, pairs), hosts)
+
+    def _leave_out(self, failure: MeshError, hosts: Sequence[str]) -> None:
+        """Let the workers of hosts that cannot be connected call the server of this host."""
+        pairs = [(hosts[one], hosts[other]) for one, other in failure.pairs]
+        out = unconnected(pairs, [host for host in hosts if host != self._here.host])
+        names = ", ".join(str(self.present[host].neighbour) for host in out)
+        self._outside |= set(out)
+        text = f"vectors of {names} travel in calls, which are slower: {failure}"
         self._listener(events.warning(text))
 
     def of(self, host: str) -> Server:
         """Return the server for the workers of a host."""
         return self.present.get(host) or self.present[self._here.host]
 
+    def identity(self, host: str) -> ActorIdentity:
+        """Wait until a server has started, at most START_S in all, and return its identity."""
+        server = self.present[host]
+        if server.identity is None:
+            left_s = max(0.0, server.began + START_S - monotonic())
+            server.identity = ray.get(server.ready, timeout=left_s)
+        return server.identity
+
     def drop(self, host: str, how: FailureKind | None = None) -> None:
         """Remove a server, ending it if it still runs; `how` is its failure, if any."""
         server = self.present.pop(host)
+        if how is not None:  # a host that comes back may be reachable again
+            self._outside.discard(host)
         # Use the identity stored at its start, because a call fails if its host is gone.
         end_actor(server.actor, server.identity, how)
 
@@ -192,7 +224,7 @@ class Servers:
 
     def level(self, reply_s: float) -> int:
         """Bring all servers to the round of the server that is furthest, and return this round."""
-        reached = self._call("reached")
+        reached = self._call("forget")
         ahead = max(reached, key=reached.__getitem__)
         if behind := [host for host, round_ in reached.items() if round_ < reached[ahead]]:
             # Send the state through this process, because servers may not reach each other.
@@ -208,7 +240,7 @@ class Servers:
             RayError: a server fails meanwhile, or no server replies.
         """
         if len(self.present) > 1:
-            self._compare(self._call("digest"))
+            refuse_faulty([str(self.present[h].neighbour) for h in deviating(self._call("digest"))])
         error: RayError = GetTimeoutError("no server")
         for host in sorted(self.present, key=lambda host: host != self._here.host):
             try:
@@ -217,18 +249,6 @@ class Servers:
             except RayError as failure:
                 error = failure
         raise error
-
-    def _compare(self, digests: Mapping[str, str]) -> None:
-        """Raise ClusterError unless all servers have one state, because it would be saved."""
-        digest, count = Counter(digests.values()).most_common(1)[0]
-        is_majority = 2 * count > len(digests)
-        faulty = [host for host, each in digests.items() if each != digest or not is_majority]
-        if faulty:
-            names = sorted(str(self.present[host].identity) for host in faulty)
-            raise ClusterError(
-                f"the parameters of {' and '.join(names)} differ from those of other hosts: a "
-                "memory or processor is faulty; leave that host out"
-            )
 
     def _transfer(
         self, method: str, hosts: Sequence[str], reply_s: float, *arguments: Any
@@ -274,7 +294,7 @@ class Servers:
         if not waits:
             return None
         slowest = min(waits, key=lambda each: (each.round, each.is_remote))
-        names = tuple(f"host {calls[ref].identity}" for ref in silent) or slowest.waits_for
+        names = tuple(f"host {calls[ref].neighbour}" for ref in silent) or slowest.waits_for
         seconds = max(each.seconds for each in waits)
         return slowest._replace(seconds=seconds, waits_for=names)
 
@@ -284,28 +304,63 @@ class Servers:
         arguments: Mapping[str, tuple[Any, ...]] | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """Call a method of all servers in parallel; errors of the servers' code are raised here.
-
-        All replies are awaited, because a server whose peer has died may still wait for it.
-        """
+        """Call a method of all servers in parallel; errors of the servers' code are raised here."""
         refs = {
             host: getattr(server.actor, method).remote(*(arguments or {}).get(host, ()))
             for host, server in self.present.items()
         }
         try:
-            waiting, longest_s = list(refs.values()), timeout_s or REPLY_S
-            if ray.wait(waiting, num_returns=len(waiting), timeout=longest_s)[1]:
-                raise GetTimeoutError(f"no reply within {longest_s:.0f} s")
-            return dict(zip(refs, ray.get(waiting), strict=True))
+            results = ray.get(list(refs.values()), timeout=timeout_s or REPLY_S)
+            return dict(zip(refs, results, strict=True))
         except RayTaskError as error:
             if isinstance(error.cause, RayError):
                 raise
             raise error.cause from error
 
 
+def refuse_faulty(hosts: Collection[str]) -> None:
+    """Raise ClusterError if hosts are faulty, because their parameters would spread or be saved."""
+    if hosts:
+        raise ClusterError(
+            f"the parameters of {' and '.join(sorted(hosts))} differ from those of other hosts: a "
+            "memory or processor is faulty; leave that host out"
+        )
+
+
+def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list[str]:
+    """Choose the hosts to leave out, so that no connection between the remaining hosts is missing.
+
+    The host with the most missing connections is chosen first.
+
+    Args:
+        pairs: the two hosts of each missing connection; the same host twice if it cannot listen.
+        others: all hosts, in the order of the mesh, except this host, which is never left out.
+
+    Returns:
+        Some of the others; all of them if no missing connection involves another host.
+
+    >>> unconnected([("a", "d"), ("b", "d"), ("c", "d"), ("b", "c")], "bcd")
+    ['d', 'c']
+    >>> unconnected([("a", "a")], "bcd"), unconnected([], "bcd")
+    (['b', 'c', 'd'], ['b', 'c', 'd'])
+    """
+    left, chosen = list(pairs), list[str]()
+    while left:
+        ends = [host for pair in left for host in pair]
+        worst = max(others, key=lambda host: (ends.count(host), others.index(host)))
+        if worst not in ends:
+            return list(others)
+        chosen.append(worst)
+        left = [pair for pair in left if worst not in pair]
+    return chosen or list(others)
+
+
 def _results(results: Mapping[str, Any]) -> list[Any]:
-    """Return the results of all servers in order; raise the first MeshError among them."""
-    for each in results.values():
-        if isinstance(each, MeshError):
-            raise each
-    return list(results.values())
+    """Return the results of all servers in order; raise their MeshErrors as one."""
+    errors = {i: each for i, each in enumerate(results.values()) if isinstance(each, MeshError)}
+    if not errors:
+        return list(results.values())
+    pairs = frozenset[tuple[int, int]]().union(*(each.pairs for each in errors.values()))
+    raise MeshError(
+        str(next(iter(errors.values()))), pairs or frozenset((index, index) for index in errors)
+    )

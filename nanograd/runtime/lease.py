@@ -19,7 +19,7 @@ References:
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from random import SystemRandom
 from threading import Event as StopSignal
@@ -92,15 +92,19 @@ class Lease:
                     f"{self._lease_s:.0f} s; nothing more is written"
                 )
 
-    def take(self, listener: Listener) -> None:
-        """Hold the folder; see `exclusive`."""
+    def take(self, listener: Listener, wait: Callable[[], None] | None) -> None:
+        """Wait until this process holds the folder; see `exclusive`."""
         seen: dict[str, Sight] = {}
+        is_told = False
         while (holder := self.contend(seen, listener)) is not None:
-            if holder:
+            if holder and wait is None:
                 raise OutputExistsError(
                     f"{self._place} is being written by another process ({holder}); wait for it "
                     "or choose another output"
                 )
+            if holder and wait is not None and not is_told:
+                wait()
+                is_told = True
             sleep(SystemRandom().uniform(0, _POLL_S))  # no event reports that a file was removed
         self._is_held = True
 
@@ -203,7 +207,7 @@ class Lease:
             self._is_held = False
             self._withdraw()
             with suppress(OutputExistsError):
-                self.take(ignore)
+                self.take(ignore, None)
 
     def _write(self, *, holds: bool = False) -> None:
         """Write the claim; note if it came so late that others may count it as stale."""
@@ -237,19 +241,25 @@ def new_name() -> str:
 
 
 @contextmanager
-def exclusive(place: str, listener: Listener = ignore, lease_s: float = LEASE_S) -> Iterator[Lease]:
+def exclusive(
+    place: str,
+    listener: Listener = ignore,
+    wait: Callable[[], None] | None = None,
+    lease_s: float = LEASE_S,
+) -> Iterator[Lease]:
     """Hold a folder inside a with block, as the only process on any host; create the folder.
 
-    The listener is warned of each claim that is taken over, or whose process may have ended. The
-    claim of another machine is stale if it is unchanged for `lease_s` seconds.
+    `wait` is called before this process waits for another one. The listener is warned of each claim
+    that is taken over, or whose process may have ended. The claim of another machine is stale if it
+    is unchanged for `lease_s` seconds.
 
     Raises:
-        OutputExistsError: another process holds the folder.
+        OutputExistsError: another process holds the folder, and `wait` is None.
         StorageError: the folder cannot be written, or does not list what was written.
     """
     held = Lease(place, lease_s)
     try:
-        held.take(listener)
+        held.take(listener, wait)
         held.keeper.start()
         storage.remove_leftovers(place, below=False)
         yield held

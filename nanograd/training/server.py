@@ -1,8 +1,7 @@
 """The parameter server: checks, sums, the update of the parameters, snapshots.
 
-The server is synchronous: it gets the contributions of all shards to a round together, and applies
-the round, or refuses it without any effect. Whoever receives the contributions takes each of them
-once (see `distributed.actors`).
+The server is synchronous and idempotent. It applies a round once, when valid contributions of all
+shards have arrived. It refuses a repeated, late or malformed contribution without any effect.
 
 References:
     Li et al. (2014), "Scaling distributed machine learning with the parameter server".
@@ -20,7 +19,7 @@ from nanograd.errors import DivergedError
 from nanograd.nn import mlp, optimizers
 from nanograd.nn.optimizers import Point, State, Vector
 from nanograd.training.recipe import Recipe
-from nanograd.training.tree import cover, nodes, tree_sum
+from nanograd.training.tree import TreeNode, cover, nodes, tree_sum
 from nanograd.training.worker import Contribution, add
 
 # Parameters updated at a time, so that all arrays of the optimiser fit into the cache. With 800
@@ -94,8 +93,12 @@ def first_snapshot(recipe: Recipe, initial: Vector | None = None) -> Snapshot:
 
 
 class Refusal(StrEnum):
-    """Why a round is refused."""
+    """Why a contribution is refused."""
 
+    WRONG_ROUND = "a contribution of another round"
+    UNKNOWN_NODE = "a contribution of shards that are no tree node"
+    REPEATED = "a contribution of shards that have already arrived"
+    WRONG_SHAPE = "a gradient of another shape or dtype"
     WRONG_COUNT = "a contribution of another number of images"
     NOT_FINITE = "gradient or loss is not finite"
 
@@ -173,12 +176,16 @@ class ParameterServer:
         self._recipe = recipe
         self._now = snapshot.copy()
         self._root = (0, recipe.plan.num_shards)
-        self._sums = {node: np.empty_like(snapshot.vector) for node in nodes(self._root)}
+        self._nodes = frozenset(nodes(self._root))
+        self._arrived: dict[TreeNode, Contribution] = {}
+        self._sums = {node: np.empty_like(snapshot.vector) for node in self._nodes}
         self._update = Update(recipe)
+        self._totals: list[Contribution] = []  # the sums over the largest tree nodes of own shards
+        self.own(frozenset(range(recipe.plan.num_shards)))
 
     @property
     def round(self) -> int:
-        """The current round."""
+        """The current round; the server collects its contributions."""
         return self._now.round
 
     def parameters(self) -> Vector:
@@ -200,51 +207,67 @@ class ParameterServer:
     def adopt(self, round_: int, vectors: Sequence[Vector], progress: LossSum) -> None:
         """Continue from a state in these arrays, which are not copied."""
         self._now = replace(self._now.over(vectors), round=round_, progress=progress)
+        self._arrived = {}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from another state; its arrays are copied."""
         vectors, self._now = self._now.vectors(), snapshot
         self.use_memory(vectors)
+        self._arrived = {}
 
-    def submit(self, contributions: Sequence[Contribution]) -> Refusal | None:
-        """Apply the current round (None) or refuse it; the contributions have all shards, once."""
-        totals = self.sums(contributions)
-        if isinstance(totals, Refusal):
-            return totals
-        self.apply(totals[0])
-        return None
+    def own(self, shards: frozenset[int]) -> None:
+        """Collect contributions of these shards only.
 
-    def sums(self, contributions: Sequence[Contribution]) -> list[Contribution] | Refusal:
-        """Add contributions to the current round along the tree, or refuse them.
-
-        If they have only some of the shards, those of one host, the caller must add the sums of all
-        hosts, and call `apply` with the total.
-
-        Returns:
-            The sums over the largest tree nodes; valid until the next call.
+        If these are not all shards, the servers of other hosts collect the other contributions. The
+        caller must add the `sums` of all servers, and call `apply` with the total.
         """
-        for each in contributions:
-            if not np.isfinite(each.loss):
-                return Refusal.NOT_FINITE
-            spans = [
-                self._recipe.plan.micro_batch(self.round, shard) for shard in range(*each.node)
-            ]
-            if each.num_images != sum(span.stop - span.start for span in spans):
-                return Refusal.WRONG_COUNT
+        self._own = shards
+        self._own_nodes = cover(self._root, shards)
+
+    def forget(self) -> int:
+        """Drop the contributions to the current round; return the number of the round."""
+        self._arrived = {}
+        return self.round
+
+    def missing(self) -> frozenset[int]:
+        """Return the own shards whose contributions to the current round are missing."""
+        return self._own - {shard for node in self._arrived for shard in range(*node)}
+
+    def submit(self, contribution: Contribution) -> Refusal | None:
+        """Accept a contribution (None) or refuse it; apply the round if it is complete.
+
+        A gradient that is not finite is refused when the contributions of all own shards have
+        arrived, because checking the sum alone takes less time.
+        """
+        if refusal := self._check(contribution):
+            return refusal
+        first, end = contribution.node
+        for node in [n for n in self._arrived if first <= n[0] and n[1] <= end]:
+            del self._arrived[node]  # the new sum includes it, with the same bits
+        self._arrived[contribution.node] = contribution
+        if self.missing():
+            return None
 
         def add_in_place(left: Contribution, right: Contribution) -> Contribution:
             return add(left, right, out=self._sums[left.node[0], right.node[1]])
 
-        known = {each.node: each for each in contributions}
-        shards = frozenset(shard for node in known for shard in range(*node))
         with np.errstate(over="ignore", invalid="ignore"):
-            totals = [tree_sum(node, known.get, add_in_place) for node in cover(self._root, shards)]
-            # Checking the sums alone takes less time. A sum of finite gradients may overflow, which
-            # `apply` detects.
-            is_finite = all(_is_finite(each.gradient) for each in totals) or all(
-                _is_finite(each.gradient) for each in contributions
-            )
-        return totals if is_finite else Refusal.NOT_FINITE
+            self._totals = [tree_sum(n, self._arrived.get, add_in_place) for n in self._own_nodes]
+            # A sum of finite gradients may overflow; `apply` detects this.
+            if not all(_is_finite(total.gradient) for total in self._totals):
+                arrived = self._arrived.items()
+                faulty = [node for node, each in arrived if not _is_finite(each.gradient)]
+                for node in faulty:
+                    del self._arrived[node]
+                if faulty:
+                    return Refusal.NOT_FINITE
+        if self._own_nodes == [self._root]:
+            self.apply(self._totals[0])
+        return None
+
+    def sums(self) -> list[Contribution]:
+        """Return the sums over the largest tree nodes of the own shards, which are complete."""
+        return self._totals
 
     def apply(self, total: Contribution) -> None:
         """Update the parameters, which ends the round.
@@ -256,6 +279,7 @@ class ParameterServer:
             DivergedError: a parameter is not finite after the update.
         """
         now = self._now
+        self._arrived = {}
         progress, vectors = self._update.add_loss([total], now.progress), now.vectors()
         now.round += 1
         is_finite = self._update.apply([total], slice(0, len(now.vector)), vectors, vectors)
@@ -268,6 +292,22 @@ class ParameterServer:
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state."""
         return self._now.copy()
+
+    def _check(self, contribution: Contribution) -> Refusal | None:
+        gradient, vector, node = contribution.gradient, self._now.vector, contribution.node
+        if contribution.round != self.round:
+            return Refusal.WRONG_ROUND
+        if node not in self._nodes:
+            return Refusal.UNKNOWN_NODE
+        if self.missing().isdisjoint(range(*node)):
+            return Refusal.REPEATED
+        if (gradient.shape, gradient.dtype) != (vector.shape, vector.dtype):
+            return Refusal.WRONG_SHAPE
+        if not np.isfinite(contribution.loss):
+            return Refusal.NOT_FINITE
+        parts = [self._recipe.plan.micro_batch(self.round, shard) for shard in range(*node)]
+        planned = sum(part.stop - part.start for part in parts)
+        return None if contribution.num_images == planned else Refusal.WRONG_COUNT
 
 
 def _is_finite(vector: Vector) -> bool:

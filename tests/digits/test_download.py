@@ -1,6 +1,9 @@
 import gzip
+import json
 import os
 import re
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -77,7 +80,7 @@ def fetch(cache: Path, *mirrors: str) -> list[tuple[Level, str]]:
 
 
 def fetched(cache: Path) -> dict[str, bytes]:
-    return {file.name: gzip.decompress(file.read_bytes()) for file in cache.glob("*")}
+    return {file.name: gzip.decompress(file.read_bytes()) for file in cache.iterdir()}
 
 
 COMPLETE = {f"{name}.gz": content for name, content in CONTENT.items()}
@@ -140,14 +143,33 @@ def test_fetch_gives_up_on_a_silent_mirror(cache, monkeypatch):
     assert fetched(cache) == {}
 
 
+def test_two_processes_download_once(cache):
+    program = (
+        "import json, sys; from nanograd.digits.download import fetch;"
+        "fetch(sys.argv[1], [sys.argv[2]], print, json.loads(sys.argv[3]))"
+    )
+    gate = Event()
+    with mirror(SERVED, gate=gate) as (url, requests):
+        command = [sys.executable, "-u", "-c", program, str(cache), url, json.dumps(FILES)]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in "ab"]
+        first_messages = {process.stdout.readline().split()[0] for process in processes}
+        gate.set()
+        for process in processes:
+            process.communicate()
+
+    assert first_messages == {"downloading", "another"}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert requests == dict.fromkeys(SERVED, 1)
+
+
 @pytest.mark.parametrize("mirrors", [[], ["/some/folder"], ["ftp://host/mnist"]])
 def test_fetch_refuses_other_mirrors_and_caches(cache, mirrors, monkeypatch):
     with pytest.raises(UsageError, match="mirror"):
         fetch(cache, *mirrors)
     assert not cache.exists()
     cache.touch()
-    with mirror(SERVED) as (url, _), pytest.raises(StorageError, match="set NANOGRAD_CACHE"):
-        fetch(cache / "below", url)
+    with pytest.raises(StorageError, match="set NANOGRAD_CACHE"):
+        fetch(cache / "below", "file:///nowhere/at/all")
     monkeypatch.setenv("NANOGRAD_CACHE", "s3://bucket/cache")
     with pytest.raises(UsageError, match="local folder"):
         download.cache_folder()

@@ -6,20 +6,23 @@ import signal
 from collections.abc import Callable
 from operator import le
 from pathlib import Path
+from threading import Event as StopSignal
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from nanograd.digits.dataset import Dataset
+from nanograd.distributed import group as groups
 from nanograd.distributed.group import RayGroup
+from nanograd.errors import ClusterError, Stopped
 from nanograd.runtime.events import Event
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import Snapshot
 from simulators.waiting import wait_for
 from tests.distributed.conftest import StartGroup
-from tests.helpers.actors import pids
+from tests.helpers.actors import dies_after, pids
 from tests.helpers.runs import bits, train_locally
 
 KILL, FREEZE = signal.SIGKILL, signal.SIGSTOP
@@ -85,6 +88,20 @@ def send(number: signal.Signals, *names: str) -> Fault:
     return fault
 
 
+@pytest.mark.parametrize("name", ["0", "server"])
+def test_no_failure_is_repaired_after_a_stop(start_group, events, recipe, name):
+    stop = StopSignal()
+    group = start_group(recipe, 1, stop=stop)
+    group.advance(7)
+    stop.set()
+    os.kill(pids(group)[name], KILL)
+
+    with pytest.raises(Stopped, match="7 rounds applied"):
+        group.advance(recipe.num_rounds)
+
+    assert {event.name for event in events} - {"waiting"} == {"started"}
+
+
 def test_frozen_worker_is_replaced_and_all_killed_wait_for_replacements(run):
     before = set(Path("/dev/shm").iterdir())
 
@@ -133,3 +150,21 @@ def test_many_kills_in_one_run_change_no_bit(run, digits, num_kills):
     assert all(victim in those for victim, those in zip(victims, lost, strict=True))
     most = [before + SLACK for before in held[num_kills // 4]]
     wait_for(lambda: all(map(le, resources(), most)), f"kills left more than {most}")
+
+
+@pytest.mark.parametrize("num_segments", [0, 1])
+def test_failures_end_the_run_only_when_no_round_is_applied_between_them(
+    start_group, use_servers, recipe, digits, num_segments, monkeypatch
+):
+    monkeypatch.setattr(groups, "MAX_FAILURES", 1)
+    use_servers(dies_after(num_segments))
+    group = start_group(recipe, 1)
+
+    if num_segments:
+        for until in range(1, 4):
+            group.advance(until)
+            group.snapshot()
+        assert bits(group.snapshot()) == bits(train_locally(recipe, digits, until))
+    else:
+        with pytest.raises(ClusterError, match="round 0 failed 2 times"):
+            group.advance(1)

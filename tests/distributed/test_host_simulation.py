@@ -2,29 +2,14 @@
 to the frames."""
 
 import os
-from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from multiprocessing import get_context
 from typing import Any
 
 import pytest
 
-from nanograd.distributed import group as groups
-from nanograd.distributed.actors import ServerActor, WorkerActor
-from nanograd.distributed.group import RayGroup
 from nanograd.distributed.servers import START_S
-from nanograd.errors import ClusterError, DivergedError, Stopped
-from tests.helpers.host_simulation import (
-    JOINING,
-    NUM_ROUNDS,
-    Fault,
-    Simulation,
-    ViolationError,
-    trace_of,
-    violation,
-)
+from tests.helpers.host_simulation import JOINING, Fault, Simulation, trace_of, violation
 
 NUM_SCHEDULES, CHUNK = 10_000, 1_000
 # The first of the schedules find every mutant of tests/mutants; the others run in `test-all`.
@@ -91,85 +76,6 @@ def test_slow_first_round_is_no_failure():
     found = [simulated(seed, each, is_alone=True)[0] for seed in range(5) for each in slow]
 
     assert found == [["started"]] * len(found)
-
-
-def play(program: Callable[[Simulation, RayGroup], None], **about: Any) -> Simulation:
-    """Let the driver of a simulated host do something with a group."""
-    simulation = Simulation(7, is_alone=True)
-    simulation.faults, simulation.program = [], lambda group: program(simulation, group)
-    for name, value in about.items():
-        setattr(simulation, name, value)
-    return simulation.run()
-
-
-@pytest.mark.parametrize("kind", [ServerActor, WorkerActor])
-def test_no_failure_is_repaired_after_a_stop(kind):
-    def program(simulation: Simulation, group: RayGroup) -> None:
-        group.advance(2)
-        simulation.stop.set()
-        simulation.kill(kind)
-        with pytest.raises(Stopped, match="2 rounds applied"):
-            group.advance(NUM_ROUNDS)
-
-    assert {event.name for event in play(program).events} - {"waiting"} == {"started"}
-
-
-def test_failures_end_the_run_only_when_no_round_is_applied_between_them(monkeypatch):
-    monkeypatch.setattr(groups, "MAX_FAILURES", 2)
-
-    def program(simulation: Simulation, group: RayGroup) -> None:
-        for until in range(1, NUM_ROUNDS):
-            group.advance(until)
-            simulation.check(group.snapshot())
-            simulation.kill(ServerActor)
-        simulation.faults = [fault("kill", None, fuse=5) for _ in range(2)]
-        with pytest.raises(ClusterError, match=f"round {until} failed 3 times"):
-            group.advance(NUM_ROUNDS)
-
-    play(program)
-
-
-@pytest.mark.parametrize("is_strict", [False, True])
-def test_replacement_of_the_only_worker_is_compared_with_the_first_one(is_strict):
-    def program(simulation: Simulation, group: RayGroup) -> None:
-        group.advance(3)
-        simulation.kill(WorkerActor)
-        refusal = pytest.raises(ClusterError, match="--strict") if is_strict else nullcontext()
-        with refusal:
-            group.advance(NUM_ROUNDS)
-        assert len(group.fingerprints()) == 2
-        differ = [event.facts for event in simulation.events if event.name == "mixed"]
-        found = [[each["first"], each["worker"]] for each in differ]
-        assert found == ([] if is_strict else [group.fingerprints()])
-
-    play(program, num_workers=1, has_builds=True, is_strict=is_strict)
-
-
-def test_bad_gradient_is_computed_again_and_is_divergence_if_it_is_bad_again():
-    def program(simulation: Simulation, group: RayGroup) -> None:
-        group.advance(4)
-        simulation.check(group.snapshot())
-        refused = [event.facts for event in simulation.events if event.name == "refused"]
-        assert [each["round"] for each in refused] == [2]
-        with pytest.raises(DivergedError, match="round 4"):
-            group.advance(NUM_ROUNDS)
-
-    play(program, num_workers=1, bad=Counter({2: 1, 4: 9}))
-
-
-def test_slow_copy_replaces_no_server():
-    def program(simulation: Simulation, group: RayGroup) -> None:
-        group.advance(NUM_ROUNDS)
-        simulation.check(group.snapshot())
-
-    assert [event.name for event in play(program, copy_s=100.0).events] == ["started"]
-
-
-def test_shards_that_never_arrive_are_reported_and_end_the_run():
-    with pytest.raises(ViolationError, match="shards did not reach worker 0") as caught:
-        play(lambda simulation, group: None, take_s=1e9)
-
-    assert isinstance(caught.value.__cause__, ClusterError)
 
 
 @pytest.mark.soak

@@ -1,6 +1,7 @@
 """Parameter servers of three hosts, as actors on one node: how they are kept equal."""
 
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ def test_state_that_differs_between_servers_is_not_copied_and_its_host_is_named(
         remote: Any = ray.remote(num_cpus=0, concurrency_groups={CONCURRENT: 4})
         actor = remote(ServerActor).remote(recipe, good)
         identity = ray.get(actor.identify.remote())
-        present[name] = Server(actor, replace(identity, name=name, address="10.77.0.1"))
+        neighbour = replace(identity, name=name, address="10.77.0.1")
+        present[name] = Server(actor, None, neighbour, monotonic(), identity)
 
     for vector, names in {
         "state": "abc",

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from errno import ENOSYS
 from math import inf
 from pathlib import Path
 
@@ -105,16 +104,3 @@ def test_closed_memory_and_failed_attempts_to_attach_keep_no_descriptor():
     del made, attached  # with the last array goes the mapping, which has a descriptor of its own
 
     assert len(list(descriptors.iterdir())) == before
-
-
-def test_system_without_anonymous_files_has_memory_that_no_worker_can_open(monkeypatch):
-    def refuse(*about: object) -> int:
-        raise OSError(ENOSYS, os.strerror(ENOSYS))
-
-    monkeypatch.setattr(os, "memfd_create", refuse)
-
-    made = shared_memory.create(7, 2, NODES)
-
-    assert shared_memory.attach(made.address) is None
-    made.states[0, 0] = 5
-    made.close()

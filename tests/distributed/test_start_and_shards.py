@@ -1,5 +1,6 @@
-"""Actors that start late or never."""
+"""Actors that start late, never, or without their shards; servers that are slow to answer."""
 
+from errno import ENOMEM, ENOSYS
 from threading import Event as StopSignal
 from threading import Timer
 from time import monotonic
@@ -7,11 +8,16 @@ from time import monotonic
 import pytest
 
 from nanograd.digits.dataset import Dataset
+from nanograd.distributed import group as groups
 from nanograd.distributed import members, servers
 from nanograd.errors import ClusterError, Stopped, UnavailableError
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from tests.helpers.actors import LacksMemory, NeverStarts
+from tests.helpers import actors
+from tests.helpers.actors import NeverStarts
+from tests.helpers.runs import bits, train_locally
+
+ROUNDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +53,47 @@ def test_stop_while_workers_start_is_obeyed_at_once(start_group, hold, ray_cpus,
     assert monotonic() - began < 10
 
 
+def test_slow_snapshot_replaces_no_server(
+    start_group, use_servers, events, recipe, digits, monkeypatch
+):
+    use_servers(actors.SlowSnapshot)
+    group = start_group(recipe, 1)
+    monkeypatch.setattr(servers, "REPLY_S", 0.5)
+
+    group.advance(ROUNDS)
+
+    assert bits(group.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))
+    assert [event.name for event in events] == ["started"]
+
+
+def test_worker_that_cannot_open_the_memory_of_its_host_is_reported(
+    start_group, use_servers, events, recipe, digits
+):
+    use_servers(actors.refused("memfd_create", ENOSYS))  # a system without anonymous files
+    group = start_group(recipe, 1)
+    group.advance(ROUNDS)
+
+    assert bits(group.snapshot()) == bits(train_locally(recipe, digits, ROUNDS))
+    [warning] = [str(event) for event in events if event.name == "message"]
+    assert "cannot open" in warning
+
+
 def test_lack_of_memory_for_the_vectors_is_reported_with_69(start_group, use_servers, recipe):
-    use_servers(LacksMemory)
+    use_servers(actors.refused("posix_fallocate", ENOMEM))
 
     with pytest.raises(UnavailableError, match="Cannot allocate"):
         start_group(recipe, 1)
+
+
+def test_shards_that_never_arrive_are_reported_and_end_the_run(
+    start_group, use_workers, events, recipe, monkeypatch
+):
+    use_workers(actors.TakesNothing)
+    monkeypatch.setattr(members, "CHECK_S", 0.2)
+    monkeypatch.setattr(members, "MAX_TAKE_S", 1.0)
+    monkeypatch.setattr(groups, "MAX_FAILURES", 1)
+
+    with pytest.raises(ClusterError, match="shards did not reach worker 0"):
+        start_group(recipe, 1)
+
+    assert " waits for its shards (" in str(events[0])

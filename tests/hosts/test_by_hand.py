@@ -270,9 +270,9 @@ def test_closed_ports_cost_speed_and_no_bit_also_if_the_driver_has_no_workers(ho
 
     assert "4 workers on 2 hosts" in output
     warnings = [line for line in output.splitlines() if CALLS in line]
-    assert len(warnings) == 1, output
-    assert "second at 10.77.0.12" in warnings[0]
-    assert "--ports" in warnings[0]
+    # The two cannot connect, and either may be left out first; then the other reaches the first.
+    assert warnings[-1].startswith("WARNING: vectors of second at 10.77.0.12"), output
+    assert [each for each in warnings if "--ports" not in each] == []
     assert "Traceback" not in output
 
 
