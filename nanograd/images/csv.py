@@ -10,7 +10,7 @@ References:
 """
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -47,6 +47,9 @@ _CELL = re.compile(rb'(?:^|,)(?:("(?:[^"]|"")*+)("[^,]*)?|([^,]*))')
 # A cell of the first line, which may have space before the quote.
 _NAME = re.compile(r'(?:^|,)[ \t]*("(?:[^"]|"")*"|[^,]*)')
 _LABEL_FIRST = ("label", *map(str, range(NUM_PIXELS)))
+# A column of labels has at least 5 different digits, and no digit is in more than half of the rows.
+# A column of border pixels fails this test, because nearly all of its values are 0.
+_LEAST_DIGITS, _MOST_OF_ONE = 5, 0.5
 # The scale of the pixels is searched in this many rows at a time.
 _SOME_ROWS = 128
 
@@ -108,17 +111,24 @@ class CsvFile:
         """
         num_rows, num_bytes = 0, 0
         has_labels = not self.has_header and len(self.names) > len(self.pixels)
-        first, last = set[float | None](), set[float | None]()
+        first, last, some = Counter[float | None](), Counter[float | None](), list[bytes]()
         for lines in self._batches():
             num_rows, num_bytes = num_rows + len(lines), num_bytes + sum(map(len, lines))
-            for line in lines if has_labels else ():
-                if line.count(b",") == NUM_PIXELS:
-                    first.add(_number(line.partition(b",")[0]))
-                    last.add(_number(line.rpartition(b",")[2]))
-        digits = set(range(NUM_CLASSES))
-        # The first and last pixel are hardly ever ink, so they have fewer values than labels.
-        is_last = last <= digits and len(last - {0}) >= len(first - {0})
-        if has_labels and (is_last or not first <= digits | {None, -1}):
+            if has_labels:
+                whole = [line for line in lines if line.count(b",") == NUM_PIXELS]
+                first.update(_number(line.partition(b",")[0]) for line in whole)
+                last.update(_number(line.rpartition(b",")[2]) for line in whole)
+                some = some or lines
+        if not has_labels or _are_labels(first):
+            return num_rows, num_bytes
+        digits, parsed = set(range(NUM_CLASSES)), self._parse_each(some, self.pixels)
+        intact = (each for each in parsed if isinstance(each, pa.RecordBatch))
+        pixels = (Counter(column.to_pylist()) for each in intact for column in each.columns)
+        # The last pixel is hardly ever ink, so a last column of zeros is a label only if the first
+        # column has only zeros, too.
+        is_last = bool(last) and last.keys() <= digits
+        is_last = is_last and (last.keys() != {0} or first.keys() == {0})
+        if is_last or not first.keys() <= digits | {None, -1} or any(map(_are_labels, pixels)):
             raise DataError(
                 f"{self._file}: the labels may be in another column than the first; put labels "
                 "first, or name all columns in a header (label, pixel0 to pixel783)"
@@ -322,3 +332,10 @@ def _number(cell: bytes) -> float | None:
     except ValueError:
         return inf
     return None if isnan(number) else number
+
+
+def _are_labels(values: Counter[float | None]) -> bool:
+    """Test whether the values of a column, with their frequencies, look like labels."""
+    digits = [values[digit] for digit in range(NUM_CLASSES) if values[digit]]
+    most = _MOST_OF_ONE * values.total()
+    return len(digits) >= _LEAST_DIGITS and max(digits) <= most <= sum(digits)

@@ -146,10 +146,14 @@ def test_label_in_another_column_is_never_taken_for_a_pixel(parse, labels, ink, 
             parse(*(f"{label},{image}" for label, image in rows))
 
 
-def test_file_whose_first_column_has_no_labels_is_refused(tmp_path):
+def test_labels_are_looked_for_in_every_column(tmp_path):
     cells = [line.split(",") for line in DIGITS]
 
-    for lines in ([[*line[1:], line[0]] for line in cells], [["250", *line[1:]] for line in cells]):
+    for lines in (
+        [[*line[1:], line[0]] for line in cells],
+        [[*line[1:300], line[0], *line[300:]] for line in cells],
+        [["250", *line[1:]] for line in cells],
+    ):
         (tmp_path / "a.csv").write_text("\n".join(map(",".join, lines)))
         with pytest.raises(DataError, match="in a header"):
             CsvFile(str(tmp_path / "a.csv")).scan()
