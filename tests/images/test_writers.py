@@ -105,7 +105,8 @@ def test_column_that_cannot_name_folders_is_a_usage_error():
 
     check_partition_columns(schema, ["id", "at"])
     for names in (["none"], ["x"], ["id", "at", "id"]):
-        with pytest.raises(UsageError, match=f"--partition-by {', '.join(names)}: .*: id, at$"):
+        found = f"--partition-by {', '.join(names)}: .*: id, at; --keep"
+        with pytest.raises(UsageError, match=found):
             check_partition_columns(schema, names)
     with pytest.raises(UsageError, match="each once and not all"):
         check_partition_columns(schema.remove(1), ["id", "at"])
