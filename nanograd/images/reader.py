@@ -279,7 +279,7 @@ def _are_alike(one: pa.Table, other: pa.Table) -> bool:
     features = ((each.schema.metadata or {}).get(b"huggingface", b"") for each in (one, other))
     named = [{b"huggingface": each} for each in features]
     schemas = map(pa.Schema.with_metadata, (one.schema, other.schema), named)
-    return pa.Schema.equals(*schemas, check_metadata=True)
+    return bool(pa.Schema.equals(*schemas, check_metadata=True))
 
 
 def _decode(

@@ -21,7 +21,6 @@ from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
-from threading import Event as StopSignal
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -84,7 +83,7 @@ def task_of(net: tuple[int, int, int]) -> tuple[Recipe, list[Snapshot]]:
     start = Snapshot(round=0, vector=vector, state=state, average=vector.copy())
     server, root, history = ParameterServer(recipe, start), (0, NUM_SHARDS), [start]
     for round_ in range(NUM_ROUNDS):
-        server.submit([node_sum(recipe, round_, root, server.parameters())])
+        server.submit(node_sum(recipe, round_, root, server.parameters()))
         history.append(server.snapshot())
     return recipe, history
 
@@ -193,7 +192,9 @@ class Formation:
                 del present[self._me]
                 for sock in self._sockets.values():
                     sock.close()
-                raise MeshError(f"host {self._me} is connected to {sorted(self._sockets)} only")
+                missing = set(range(self._size)) - {self._me, *self._sockets}
+                pairs = frozenset((min(self._me, each), max(self._me, each)) for each in missing)
+                raise MeshError(f"hosts {sorted(pairs)} are not connected", pairs)
             gate.wait(RETRY_S)
         world.step()
         return self._sockets
@@ -238,14 +239,7 @@ class Simulation:
         self.error: BaseException | None = None
         self.is_started = False
         self.events: list[Any] = []
-        # What the driver does with the group, and when it should stop.
-        self.program, self.stop = self._follow, StopSignal()
-        # Seconds that a server needs for a copy of its state, and a worker to receive its shards.
-        self.copy_s = self.take_s = 0.0
-        # Whether each worker computes other bits, and whether the run refuses that.
-        self.has_builds = self.is_strict = False
-        # How often sums of a round are not finite.
-        self.bad = Counter[int]()
+        self.group: RayGroup | None = None
 
     def run(self) -> "Simulation":
         """Run to the end; raise AssertionError if a promise is broken or somebody waits forever."""
@@ -264,36 +258,25 @@ class Simulation:
 
     def _drive(self) -> None:
         try:
-            made = RayGroup(
-                self.recipe, Images(), self.history[0], self._listen, self.stop,
-                spec=TrainSpec(workers=self.num_workers, strict=self.is_strict),
+            made = self.group = RayGroup(
+                self.recipe, Images(), self.history[0], self._listen,
+                spec=TrainSpec(workers=self.num_workers),
             )  # fmt: skip
             made.start()
-            self.is_started = True
-            self.program(made)
+            for until in self.ends:
+                self.is_started = True
+                made.advance(until)
+                self._check_end(until)
+            state = made.snapshot()
+            self.check(state)
+            if state.round != self.ends[-1]:
+                raise ViolationError(f"a copy of round {state.round}")
             made.close()
         except ClusterError as error:  # no group without its first servers, as documented
             self.error = error if self.is_started or not self.faulty else None
         except Exception as error:  # noqa: BLE001 - any is a violation
             self.error = error
         self.world.is_over = True
-
-    def _follow(self, group: RayGroup) -> None:
-        """Compute all segments, and check each of them."""
-        for until in self.ends:
-            group.advance(until)
-            self._check_end(until)
-        state = group.snapshot()
-        self.check(state)
-        if state.round != self.ends[-1]:
-            raise ViolationError(f"a copy of round {state.round}")
-
-    def kill(self, kind: type) -> None:
-        """Kill all actors of a kind."""
-        for actor in self.ray.actors:
-            if issubclass(actor.kind, kind) and actor.process is not None:
-                self.faulty.add(actor.process.name)
-                actor.process.kill()
 
     def _listen(self, event: events.Event) -> None:
         self.world.log(f"{event.name}: {event}")
@@ -456,11 +439,6 @@ def _installed(simulation: Simulation) -> Iterator[None]:
                 world.step()
             return super().join(*about)
 
-        def snapshot(self) -> Snapshot:
-            if simulation.copy_s:
-                world.sleep(simulation.copy_s)
-            return super().snapshot()
-
         def adopt(self, round_: int, vectors: Sequence[Vector], progress: LossSum) -> None:
             super().adopt(round_, vectors, progress)
             simulation.check(self._now)
@@ -477,14 +455,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
 
     class Worker(WorkerActor):
         def identify(self) -> ActorIdentity:
-            mine = _identity(here())
-            build = mine.process if simulation.has_builds else mine.fingerprint
-            return replace(mine, fingerprint=build)
-
-        def take(self, *about: Any) -> Any:
-            if simulation.take_s:
-                world.sleep(simulation.take_s)
-            return super().take(*about)
+            return _identity(here())
 
         def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Any:
             world.step()
@@ -493,10 +464,6 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             out[:half] = made.gradient[:half]
             world.sleep(simulation.compute_s * world.random.random())
             out[half:] = made.gradient[half:]
-            if simulation.bad[round_] > 0:
-                simulation.bad[round_] -= 1
-                simulation.faulty.add(world.process.name)
-                out[-1] = np.nan
             return replace(made, gradient=out)
 
         def prepare(self, round_: int) -> None:
