@@ -87,7 +87,7 @@ class Origin:
         return self.place.removeprefix(self.path.rpartition("/")[0]).removeprefix("/")
 
 
-# Size, times and inode of a file and, if it is a picture, its label.
+# Size and times of a file, and what else determines its rows (see `scan.ScannedFile`).
 Version: TypeAlias = tuple[int | str | None, ...]
 # Path of a file with links resolved, the file, and why it is skipped ("" if it is not).
 Found: TypeAlias = tuple[str, InputFile, str]
@@ -271,16 +271,20 @@ def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
 
 def check_version(file: str, version: Version) -> None:
     """Raise DataError unless a file still has the `ScannedFile.version` that was planned."""
-    found: tuple[int, int] | None = None
-    with suppress(FileNotFoundError, DataError, ValueError):
-        if storage.is_remote(file):
-            [(_, size, mtime)] = storage.files_below(file)
-            found = size, mtime
+    size, mtime, _, _, *tag = version
+    try:
+        if tag:
+            with storage.open_file(file) as stream:
+                found = [stream.size(), mtime, entity_tag(stream)]
+        elif storage.is_remote(file):
+            [(_, *found)] = storage.files_below(file)
         else:
             status = os.stat(file)  # noqa: PTH116 - a Path takes three times as long
-            found = status.st_size, status.st_mtime_ns
+            found = [status.st_size, status.st_mtime_ns]
+    except (FileNotFoundError, DataError):
+        found = []
     # ctime and inode are not compared: a new link changes ctime, and some file systems renumber.
-    if found != version[:2]:
+    if found != [size, mtime, *tag]:
         raise DataError(f"{file} was changed after the job began; start the job again")
 
 
@@ -297,6 +301,12 @@ def content_of(file: str) -> str:
     with storage.open_file(file) as stream:
         start = max(0, stream.size() - _END_BYTES)
         return storage.checksum(stream.read_at(_END_BYTES, 0) + stream.read_at(_END_BYTES, start))
+
+
+def entity_tag(stream: Any) -> str | None:
+    """Return the entity tag of a file in an object store; None if it has none."""
+    tag = (stream.metadata() or {}).get("ETag")
+    return None if tag is None else tag.decode(errors="replace")
 
 
 def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:

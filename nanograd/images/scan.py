@@ -24,9 +24,9 @@ from nanograd.images.columns import (
     rename_taken,
 )
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.inputs import InputFile, Version, kind_of
+from nanograd.images.inputs import InputFile, Version, entity_tag, kind_of
 from nanograd.images.parquet import open_parquet
-from nanograd.images.tensors import is_any, plain_type
+from nanograd.images.tensors import is_any, is_list, plain_type
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, warning
@@ -44,14 +44,15 @@ class ScannedFile(NamedTuple):
     group_rows: tuple[int, ...] = ()  # number of rows in each row group
     rejected: UnreadableError | None = None  # why the file cannot be used
     num_bytes: int = 0  # uncompressed bytes of all columns; of a picture, bytes of its file
-    label: tuple[int | None, ...] = ()  # the label of a picture, which may be None
+    # What else determines the rows: the entity tag in an object store, or the label of a picture.
+    more: Version = ()
     whole: pa.Schema = _NOTHING  # columns of the file and of its folder names
     columns: Columns | None = None  # columns of images and labels; None if it cannot be used
 
     @property
     def version(self) -> Version:
         """The values that `check_version` and `find_earlier` compare."""
-        return (*self.file[1:], *self.label)
+        return (*self.file[1:], *self.more)
 
     @property
     def num_rows(self) -> int:
@@ -81,7 +82,7 @@ def as_pictures(files: Sequence[InputFile], labels: Sequence[int | None]) -> dic
             file,
             group_rows=() if kind_of(file.place) == "archive" else (1,),
             num_bytes=file.num_bytes,
-            label=(label,),
+            more=(label,),
         )
         for file, label in zip(files, labels, strict=True)
     }
@@ -107,10 +108,14 @@ def scan_files(
     partitions = find_partitions((file.place for file in all_files), roots)
 
     def scan(file: InputFile) -> ScannedFile:
+        more = list[str]()
         try:
             if kind_of(file.place) == "archive":
                 with Archives() as archives:
                     archives.read(file.place, 1)  # raises again what happened when it was listed
+            if storage.is_remote(file.place):
+                with storage.open_file(file.place) as stream:
+                    more = [tag] if (tag := entity_tag(stream)) else []
             if file.place.lower().endswith(CSV):
                 table = CsvFile(file.place)
                 num_rows, num_bytes = table.scan()
@@ -126,7 +131,7 @@ def scan_files(
         except UnreadableError as error:
             return ScannedFile(file, rejected=UnreadableError(*error.args))
         whole = partitions.extend(schema, file.place)
-        scanned = ScannedFile(file, schema, rows, None, num_bytes, whole=whole)
+        scanned = ScannedFile(file, schema, rows, None, num_bytes, tuple(more), whole)
         try:
             found = choose(scanned.whole, options)
         except DataError as error:
@@ -219,8 +224,8 @@ def kept_columns(
             type_ = _common_type(plain)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise DataError(
-                f"--keep {name}: the files hold {' and '.join(map(str, plain))}, which have no "
-                "common type; leave it out or write one type"
+                f"--keep {name}: the files hold {' and '.join(map(str, plain))}, and no type holds "
+                "the values of all; leave it out or write one type"
             ) from error
         if not fits(type_, format_):
             raise UsageError(
@@ -235,15 +240,39 @@ def kept_columns(
 def _common_type(types: Sequence[pa.DataType]) -> pa.DataType:
     """Return a type that holds the values of all types; raise ArrowTypeError if there is none.
 
-    Decimals are joined with decimals only: Arrow would round them to floats without an error, and
-    give whole numbers beside them too few digits.
+    Arrow rounds decimals to floats without an error, and joins decimals and whole numbers to a
+    decimal with too few digits for the latter.
     """
+
+    def join(types: Sequence[pa.DataType]) -> pa.DataType:
+        schemas = [pa.schema([("", type_)]) for type_ in types]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
     types = [each for each in types if not is_any(each, "null")] or types
-    schemas = [pa.schema([("", type_)]) for type_ in types]
-    joined = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    if len({str(each).count("decimal") for each in (*types, joined)}) > 1:
+    if len(set(types)) == 1:
+        return types[0]
+    joined = join(types)
+    if is_any(joined, "struct"):
+        inner = {
+            name: [each.field(name).type for each in types if name in each.names]
+            for name in joined.names
+        }
+        return pa.struct([(name, _common_type(found)) for name, found in inner.items()])
+    if is_list(joined):
+        value = _common_type([each.value_type for each in types])
+        if is_any(joined, "large_list"):
+            return pa.large_list(value)
+        return pa.list_(value, getattr(joined, "list_size", -1))
+    if not any(is_any(each, "decimal") for each in types):
+        return joined
+    if is_any(joined, "floating"):
         raise pa.ArrowTypeError
-    return joined
+    return join(
+        [
+            pa.decimal128(len(str(2**each.bit_width))) if is_any(each, "integer") else each
+            for each in types
+        ]
+    )
 
 
 def _names_of(scanned: Sequence[ScannedFile]) -> list[str]:

@@ -47,8 +47,9 @@ def is_any(type_: pa.DataType, *names: str) -> bool:
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Test whether a type is one of Arrow's list types; list views are not read."""
-    return is_any(type_, "list", "large_list", "fixed_size_list")
+    """Test whether a type is one of Arrow's list types."""
+    kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+    return is_any(type_, *kinds)
 
 
 def leaf(type_: pa.DataType) -> pa.DataType:
@@ -72,9 +73,21 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 
 
 def without_views(array: pa.Array) -> pa.Array:
-    """Replace views of text and bytes, at any depth, by plain types."""
-    type_ = plain_type(array.type)
-    return array if type_ == array.type else array.cast(type_)
+    """Replace views of text, bytes or lists, at any depth, by plain types.
+
+    List views are made anew from their values and lengths, because pyarrow 26's cast empties the
+    last list.
+    """
+    if (type_ := plain_type(array.type)) != array.type:
+        array = array.cast(type_)
+    while is_list(type_) and not is_any(type_, "list_view", "large_list_view"):
+        type_ = type_.value_type
+    if not is_list(type_):
+        return array
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    values = without_views(array.flatten())
+    return pa.LargeListArray.from_arrays(offsets, values, mask=array.is_null())
 
 
 def tensor_of(field: pa.Field) -> Tensor:

@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -21,8 +22,11 @@ from PIL import Image
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UsageError
+from nanograd.images import reader
 from nanograd.images.inputs import expand, expand_all
+from nanograd.jobs.predict import plan
 from nanograd.runtime import storage
+from nanograd.settings.specs import PredictSpec
 from simulators.waiting import wait_for
 from tests.conftest import Outcome
 from tests.e2e.conftest import every_server, only_swift
@@ -184,6 +188,28 @@ def test_folder_in_the_store_grows_changes_and_shrinks(nanograd, tables, bucket,
     assert (changed.code, "c#d.parquet" in changed.last["reason"]) == (73, True)
     assert "3 of 4 parts are done already" in synced.stderr
     assert "nothing to do" in complete.stderr
+
+
+@every_server
+@pytest.mark.parametrize("when", ["before", "in"])
+def test_file_of_the_same_size_rewritten_in_the_same_second_ends_the_job(
+    tables, bucket, trained, when, monkeypatch
+):
+    place, read_rows = f"{tables}/c#d.parquet", reader.read_rows
+    storage.commit(place, one_row(100))
+    job, work = plan([tables], PredictSpec(model=trained, output=f"{bucket}/out"))
+    [part] = [part for part in job.parts if part.files[0] == place]
+
+    def rewrite(*what: Any) -> Iterator[Any]:
+        yield from read_rows(*what)
+        storage.commit(place, one_row(200))
+
+    if when == "before":
+        storage.commit(place, one_row(200))
+    else:
+        monkeypatch.setattr(reader, "read_rows", rewrite)
+    with pytest.raises(DataError, match=r"c#d\.parquet was changed after the job began"):
+        work(part)
 
 
 def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -171,12 +170,12 @@ def date(year: int) -> datetime:
     return datetime(year, 12, 31, 23, 59, 59)
 
 
-# Types with a type inside.
-NESTS: list[Callable[[pa.DataType], pa.DataType]] = [
-    lambda type_: type_,
-    pa.list_,
-    lambda type_: pa.list_(type_, 1),
-    lambda type_: pa.struct({"x": pa.list_(type_), "y": pa.int8()}),
+# Nested types of a type, and a value of each for int64.
+NESTS: list[tuple[Callable[[pa.DataType], pa.DataType], Any]] = [
+    (pa.list_, [2**63 - 1, None]),
+    (pa.large_list, [2**63 - 1]),
+    (lambda type_: pa.list_(type_, 1), [2**63 - 1]),
+    (lambda type_: pa.struct({"x": pa.list_(type_), "y": pa.int8()}), {"x": [2**63 - 1], "y": 2}),
 ]
 # Types of a column in two files, its value in the first one, and the type that holds both or, if
 # none does, what is said.
@@ -207,12 +206,14 @@ KEPT: list[tuple[pa.DataType, pa.DataType, Any, pa.DataType | str]] = [
     ),
     (pa.duration("s"), pa.duration("ns"), 10**10, "a value does not fit duration"),
     (pa.date32(), pa.timestamp("ns"), date(2000).date(), "the files hold date32"),
-    (pa.decimal128(5, 2), pa.decimal128(10, 1), Decimal("123.45"), pa.decimal128(11, 2)),
+    (pa.decimal128(5, 2), pa.float64(), None, "the files hold decimal128"),
+    (pa.int64(), pa.decimal128(10, 2), 2**63 - 1, pa.decimal128(22, 2)),
+    (pa.uint64(), pa.decimal128(38, 20), 2**64 - 1, pa.decimal256(40, 20)),
     *(
-        (nest(pa.decimal128(5, 2)), nest(other), None, "the files hold")
-        for nest in NESTS
-        for other in (pa.int64(), pa.float64())
+        (nest(pa.int64()), nest(pa.decimal128(10, 2)), value, nest(pa.decimal128(22, 2)))
+        for nest, value in NESTS
     ),
+    *((nest(pa.decimal128(5, 2)), nest(pa.float64()), None, "the files hold") for nest, _ in NESTS),
     (pa.int64(), pa.string(), None, "the files hold int64 and string"),
     (pa.int64(), pa.struct([("x", pa.int8())]), None, "the files hold int64 and struct"),
 ]
