@@ -8,6 +8,7 @@ of the file are read again: if that fails, the storage is the cause.
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from decimal import Decimal
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -51,6 +52,54 @@ class RowRange(NamedTuple):
     skip: int  # number of rows in the first row group that come before the range
     first_row: int  # number of the range's first row in the file
     num_rows: int  # number of rows in the range
+
+
+class Decoder:
+    """Decodes columns of row groups, in batches of bounded size.
+
+    A row group is always decoded from its start. So the decoder of a range of rows also reads the
+    next range of the same row groups.
+    """
+
+    def __init__(
+        self,
+        parquet: pq.ParquetFile,
+        places: list[int],
+        row_groups: tuple[int, ...],
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        groups = list(range(*row_groups))
+        row_bytes = max((_row_bytes(parquet, group, places) for group in groups), default=0)
+        batch_rows = int(max(1, min(max_rows, BATCH_BYTES / max(row_bytes, 1))))
+        if batch_rows > _CHUNK_ROWS:
+            batch_rows -= batch_rows % _CHUNK_ROWS
+        self.parquet, self.places, self._row_groups = parquet, places, row_groups
+        self.num_rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+        # `ParquetFile.iter_batches` selects columns by paths, which several columns may share.
+        self._batches = parquet.reader.iter_batches(
+            batch_rows, row_groups=groups, column_indices=places, use_threads=False
+        )
+        # The batch that was decoded last, and the number of its first row.
+        self._batch, self._start = pa.record_batch([], names=[]), 0
+
+    def precedes(self, rows: RowRange) -> bool:
+        """Return whether the rows are of these row groups, and were not left behind."""
+        return rows.row_groups == self._row_groups and rows.skip >= self._start
+
+    def read(self, rows: RowRange) -> Iterator[pa.RecordBatch]:
+        """Read rows that the decoder `precedes`; raise ArrowInvalid if the file has fewer rows."""
+        done, end = rows.skip, rows.skip + rows.num_rows
+        while done < end:
+            ready = self._start + len(self._batch)
+            if done < ready:
+                wanted = self._batch.slice(done - self._start, end - done)
+                done += len(wanted)
+                yield wanted
+                continue
+            batch = next(self._batches, None)
+            if batch is None:
+                raise pa.ArrowInvalid(f"it lacks {count(end - done, 'row')}")
+            self._batch, self._start = batch, ready
 
 
 def open_parquet(file: str) -> pq.ParquetFile:
@@ -139,10 +188,17 @@ def check_storage(file: str, error: Exception, num_bytes: int | None = None) -> 
 
 
 def read_parquet(
-    file: str, rows: RowRange | None, columns: Callable[[pa.Schema], Sequence[str]]
+    file: str,
+    rows: RowRange | None,
+    columns: Callable[[pa.Schema], Sequence[str]],
+    unfinished: dict[str, Decoder],
 ) -> Iterator[pa.RecordBatch | list[UnreadableError]]:
     """Read rows of a Parquet file, see `reader.read_rows`."""
-    with open_parquet(file) as parquet:
+    with ExitStack() as stack:
+        decoder = unfinished.pop(file, None)
+        if decoder and (rows is None or not decoder.precedes(rows)):
+            decoder = None
+        parquet = stack.enter_context(decoder.parquet if decoder else open_parquet(file))
         footer = parquet.metadata
         rows = rows or RowRange((0, footer.num_row_groups), 0, 0, footer.num_rows)
         if footer.num_row_groups < rows.row_groups[1]:
@@ -150,6 +206,8 @@ def read_parquet(
         schema = parquet.schema_arrow
         names = tuple(columns(schema))
         places, scaled, plain = _places(schema.serialize().to_pybytes(), names)
+        if decoder is None or decoder.places != places:
+            decoder = Decoder(parquet, places, rows.row_groups)
         groups = [footer.row_group(n) for n in range(footer.num_row_groups if scaled else 0)]
         scales, done = dict[str, int | None](), 0
         for name, leaves in scaled.items():
@@ -160,9 +218,13 @@ def read_parquet(
             return with_scales(batch.cast(plain) if plain else batch, scales)
 
         try:
-            for batch in _read_some(parquet, places, rows):
+            for batch in decoder.read(rows):
                 yield finish(batch)
                 done += len(batch)
+            if decoder.num_rows > rows.skip + rows.num_rows:
+                unfinished.clear()
+                unfinished[file] = decoder
+                stack.pop_all()  # the file stays open
         except _FAILURES as error:
             if not isinstance(error, MemoryError):  # smaller batches may fit into memory
                 check_storage(file, error)
@@ -183,7 +245,7 @@ def _read_carefully(
         while num_read < wanted:
             some = RowRange((group, group + 1), skip + num_read, 0, wanted - num_read)
             try:
-                for batch in _read_some(parquet, places, some, _CAREFUL_ROWS):
+                for batch in Decoder(parquet, places, some.row_groups, _CAREFUL_ROWS).read(some):
                     yield batch
                     num_read, failures = num_read + len(batch), 0
             except _FAILURES as error:
@@ -194,30 +256,6 @@ def _read_carefully(
                     yield [UnreadableError(Reason.BROKEN_FILE, detail)] * (wanted - num_read)
                     break
         skip, left = max(skip - group_rows, 0), left - wanted
-
-
-def _read_some(
-    parquet: pq.ParquetFile, places: list[int], rows: RowRange, max_rows: int = MAX_ROWS
-) -> Iterator[pa.RecordBatch]:
-    """Read rows in batches of bounded size; raise ArrowInvalid if the file has fewer rows."""
-    groups = range(*rows.row_groups)
-    row_bytes = max((_row_bytes(parquet, group, places) for group in groups), default=0)
-    num_rows = int(max(1, min(max_rows, BATCH_BYTES / max(row_bytes, 1))))
-    if num_rows > _CHUNK_ROWS:
-        num_rows -= num_rows % _CHUNK_ROWS
-    # `ParquetFile.iter_batches` selects columns by paths, which several columns may share.
-    batches = parquet.reader.iter_batches(
-        num_rows, row_groups=list(groups), column_indices=places, use_threads=False
-    )
-    skip, left = rows.skip, rows.num_rows
-    while left:
-        batch = next(batches, None)
-        if batch is None:
-            raise pa.ArrowInvalid(f"it lacks {count(left, 'row')}")
-        wanted = batch.slice(skip, left)
-        skip, left = max(skip - len(batch), 0), left - len(wanted)
-        if len(wanted):
-            yield wanted
 
 
 def _row_bytes(parquet: pq.ParquetFile, group: int, places: Sequence[int]) -> float:

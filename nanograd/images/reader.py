@@ -22,7 +22,7 @@ from nanograd.images.columns import Partitions, choose, is_text, valid_text
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import Origin
 from nanograd.images.labels import Label
-from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, RowRange, read_parquet
+from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, Decoder, RowRange, read_parquet
 from nanograd.images.rows import (
     Convert,
     attempt,
@@ -116,6 +116,7 @@ def read(
     again: Mapping[str, pa.Table] | None = None,
     *,
     convert: Convert | None = None,
+    unfinished: dict[str, Decoder] | None = None,
 ) -> Iterator[Batch | pa.Table]:
     """Read the images and labels of tables. Each row is in exactly one batch or quarantine table.
 
@@ -126,6 +127,8 @@ def read(
 
     If `again` is given, only its rows of quarantine are read, by file in order. If the columns of
     such a file do not fit the options, the rows are quarantined as before.
+
+    `unfinished` keeps the decoder of a file whose next rows another call will read.
 
     Raises:
         DataError: the columns of a file do not fit the options, a file was changed after the job
@@ -148,7 +151,7 @@ def read(
     for file, rows in files:
         first = rows.first_row if rows else 0
         before = None if again is None else again[file]
-        for part in read_rows(file, rows, partial(names_of, file=file)):
+        for part in read_rows(file, rows, partial(names_of, file=file), unfinished):
             numbers = np.arange(first, first + len(part))
             first += len(part)
             if before is not None:
@@ -189,14 +192,18 @@ def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, pa.Table]:
 
 
 def read_rows(
-    file: str, rows: RowRange | None, choose: Callable[[pa.Schema], Sequence[str]]
+    file: str,
+    rows: RowRange | None,
+    choose: Callable[[pa.Schema], Sequence[str]],
+    unfinished: dict[str, Decoder] | None = None,
 ) -> Iterator[pa.RecordBatch | list[UnreadableError]]:
     """Read some columns, which `choose` returns, of some rows of a table (None: of all rows).
 
-    Yield batches of consecutive rows, and lists with the errors of consecutive rows.
+    Yield batches of consecutive rows, and lists with the errors of consecutive rows. See `read` for
+    `unfinished`.
     """
     if not file.lower().endswith(CSV):
-        yield from read_parquet(file, rows, choose)
+        yield from read_parquet(file, rows, choose, {} if unfinished is None else unfinished)
         return
     table = CsvFile(file)
     skip, num_rows = (rows.skip, rows.num_rows) if rows else (0, None)

@@ -32,7 +32,7 @@ from nanograd.errors import DataError, Reason
 from nanograd.images import inputs, reader, scan, writers
 from nanograd.images.columns import Partitions
 from nanograd.images.labels import Label, find_labels
-from nanograd.images.parquet import RowRange
+from nanograd.images.parquet import Decoder, RowRange
 from nanograd.images.reader import Batch
 from nanograd.images.rows import Convert
 from nanograd.images.scan import ScannedFile
@@ -85,6 +85,11 @@ class PredictWork:
         if self.has_numbers:
             own = {**own, "predictions": [*predicted, *PLACE], "numbers": [*NUMBERS]}
         return {name: pa.schema([*self.keep.values(), *each]) for name, each in own.items()}
+
+    @cached_property
+    def _unfinished(self) -> dict[str, Decoder]:
+        """See `reader.read`."""
+        return {}
 
     @property
     def has_numbers(self) -> bool:
@@ -199,7 +204,10 @@ class PredictWork:
                     yield file, rows
                     inputs.check_version(file, version)
 
-        yield from reader.read(files(), options, self.partitions, self.keep, again, convert=convert)
+        columns = options, self.partitions, self.keep
+        yield from reader.read(
+            files(), *columns, again, convert=convert, unfinished=self._unfinished
+        )
 
 
 def plan(

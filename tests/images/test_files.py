@@ -148,6 +148,50 @@ def test_footer_is_read_again_before_a_file_counts_as_broken(file, use, tmp_path
         open_parquet(str(broken))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    ranges=st.lists(st.tuples(st.integers(0, 49), st.integers(1, 30), st.booleans()), max_size=6),
+    columns=st.lists(st.sampled_from([["id"], ["image", "id"]]), min_size=6, max_size=6),
+)
+@example(ranges=[(0, 25, False), (25, 25, False)], columns=[["id"]] * 6)
+@example(ranges=[(0, 25, False), (24, 26, False)], columns=[["id"]] * 6)
+def test_decoder_of_one_range_reads_the_next_range_as_a_new_one_does(
+    ranges, columns, tmp_path_factory
+):
+    places = [str(tmp_path_factory.mktemp("files") / name) for name in ("a.parquet", "b.parquet")]
+    for number, place in enumerate(places):
+        ids = range(100 * number, 100 * number + 50)
+        pq.write_table(pa.table({"id": ids, "image": [bytes([n]) for n in ids]}), place)
+    unfinished = dict[str, parquet.Decoder]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "BATCH_BYTES", 200)  # several batches
+        for (skip, number, other), names in zip(ranges, columns, strict=False):
+            rows = RowRange((0, 1), skip, skip, min(number, 50 - skip))
+            found, alone = (
+                list(read_rows(places[other], rows, lambda _, names=names: names, decoders))
+                for decoders in (unfinished, {})
+            )
+            assert [each.num_rows for each in found] == [each.num_rows for each in alone]
+            assert found == alone
+
+
+def test_file_is_opened_once_for_all_ranges_of_a_row_group(tmp_path, monkeypatch):
+    place, opened = str(tmp_path / "rows.parquet"), list[str]()
+    pq.write_table(pa.table({"id": range(40)}), place)
+    open_file = storage.open_file
+    monkeypatch.setattr(
+        storage, "open_file", lambda each: [opened.append(each), open_file(each)][1]
+    )
+    unfinished, found = dict[str, parquet.Decoder](), list[int]()
+    for first in range(0, 40, 10):
+        rows = RowRange((0, 1), first, first, 10)
+        for batch in read_rows(place, rows, lambda schema: schema.names, unfinished):
+            found += batch["id"].to_pylist()
+    assert found == list(range(40))
+    assert opened == [place]
+    assert not unfinished
+
+
 # A pixel and the text of a line, or what is wrong with it.
 Line = tuple[str | None, bytes | None, str]
 
