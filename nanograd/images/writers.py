@@ -190,6 +190,8 @@ def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
 
 
 def _folder(name: str, text: str | None) -> str:
+    if text == HIVE_NULL:  # readers decode an escape before they compare
+        raise DataError(f"--partition-by {name}: the text {HIVE_NULL} would be read as null")
     value = HIVE_NULL if text is None else quote(text, safe="")
     folder = f"{quote(name, safe='')}={value}"
     if len(folder) > _MAX_NAME_BYTES:

@@ -90,14 +90,17 @@ def test_empty_table_makes_a_file_with_its_schema_on_request(partition_by):
     assert pq.read_schema(pa.BufferReader(data)).names[0] == "id"
 
 
-def test_too_many_folders_and_too_long_names_are_refused():
+def test_too_many_folders_and_names_that_cannot_be_read_are_refused():
     many = pa.table({"id": range(1001), "value": range(1001)})
     long = pa.table({"id": [1], "value": ["ü" * 50]})
+    null = pa.table({"id": [1, 2], "value": [None, "__HIVE_DEFAULT_PARTITION__"]})
 
     with pytest.raises(DataError, match="more than 1,000 folders"):
         write(many, 100, "parquet", partition_by=["value"])
     with pytest.raises(DataError, match="too long"):
         write(long, 1, "parquet", partition_by=["value"])
+    with pytest.raises(DataError, match="would be read as null"):
+        write(null, 1, "parquet", partition_by=["value"])
 
 
 def test_column_that_cannot_name_folders_is_a_usage_error():
