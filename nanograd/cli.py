@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
@@ -198,6 +199,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with sigterm_raises():
             _refuse_unknown_variables()
+            if not Path(__file__).is_file():  # the model, for example, is read as a file
+                place = Path(__file__).parents[1]
+                raise UnavailableError(f"{place} is an archive; install nanograd, or unpack it")
             cli.main(words, prog_name="nanograd", obj=memory, standalone_mode=False)
         return 0
     except (KeyboardInterrupt, Terminated, Exception) as error:  # noqa: BLE001 - the entry point: one line, one code

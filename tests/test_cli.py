@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from nanograd.models import model
 from nanograd.settings import flags
 from nanograd.settings.fields import REQUIRED, flag_name, properties
 from scripts.write_pages import SETTINGS
+from tests.conftest import ROOT
 from tests.helpers.models import some_model
 from tests.helpers.processes import run, run_python
 
@@ -228,6 +230,19 @@ def test_unexpected_exception_is_one_line_and_its_code(
     assert re.fullmatch(reason, done.last["reason"])
     assert "Traceback" not in done.stderr
     assert "in broken" in debug.stderr
+
+
+def test_package_in_an_archive_is_refused_with_a_remedy(tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "all"), "zip", ROOT, "nanograd")
+    code = "import nanograd.cli, sys; sys.exit(nanograd.cli.run(['predict', 'pictures']))"
+
+    done = run_python(code, tmp_path, PYTHONPATH=archive)
+
+    assert done.returncode == 69
+    assert (
+        json.loads(done.stdout)["reason"]
+        == f"{archive} is an archive; install nanograd, or unpack it"
+    )
 
 
 def test_thread_of_arrow_at_the_end_of_the_process_does_not_change_the_code():
