@@ -91,6 +91,10 @@ class PredictWork:
         """See `reader.read`."""
         return {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out `_unfinished`, because open files cannot be sent."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
     @property
     def has_numbers(self) -> bool:
         """Whether pictures hold lines of digits."""

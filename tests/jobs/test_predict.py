@@ -2,8 +2,9 @@
 
 import json
 import os
+import pickle
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from nanograd.digits.form import to_png
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.images.writers import write_pictures
 from nanograd.jobs.job import run_job
-from nanograd.jobs.part import run_local
+from nanograd.jobs.part import DonePart, Part, run_local, run_part
 from nanograd.models import model as model_io
 from nanograd.nn.metrics import confusion_matrix
 from nanograd.runtime import json_files
@@ -193,6 +194,22 @@ def test_large_row_groups_are_cut_and_every_row_is_predicted_once(case, sample):
     assert [row for _, row, _ in case.quarantine()] == [9_999, 10_000]
     assert figures["rows"] == figures["predicted"] + figures["quarantined"] == 10_001
     np.testing.assert_array_equal(predictions, np.resize(predictions[:193], 9_999))
+
+
+def test_job_can_go_on_in_another_process_within_a_row_group(case, sample):
+    distinct = [image.tobytes() for image in sample.test.images[:193]]
+    case.write("big.parquet", {"image": [distinct[row % 193] for row in range(5_000)]})
+    job, work = case.plan()
+
+    def run(parts: Sequence[Part]) -> Iterator[DonePart]:
+        yield run_part(work, parts[0])
+        sent = pickle.loads(pickle.dumps(work))  # noqa: S301 - by this test
+        yield from run_local(sent)(parts[1:])
+
+    run_job(job, run)
+
+    assert len(job.parts) == 2
+    assert case.table()["source_row"].to_pylist() == list(range(5_000))
 
 
 @pytest.fixture
