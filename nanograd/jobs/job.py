@@ -13,14 +13,11 @@ from math import inf
 from time import perf_counter
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
 from nanograd.jobs import output
 from nanograd.jobs.output import Earlier, files_of
 from nanograd.jobs.part import Part, RunParts, part_id
 from nanograd.jobs.receipts import Counts, Receipt
-from nanograd.jobs.review import write_review
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import JobProgress, Listener, ignore, info
 from nanograd.runtime.json_files import JsonObject
@@ -28,7 +25,6 @@ from nanograd.runtime.lease import Lease, exclusive
 from nanograd.settings.specs import PartsSpec, PredictSpec
 
 _RECORD_S = 1.0
-_NOTHING = pa.schema([])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +40,8 @@ class Job:
     about: JsonObject = field(default_factory=dict)  # further items of `_summary.json`
     # An empty table for each folder, written if no part writes to that folder.
     empty_tables: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    predicted: pa.Schema = _NOTHING  # columns of the predictions
+    # Writes the review list of all receipts into a folder.
+    write_review: Callable[[str, Sequence[Receipt], Listener], None] = lambda *_: None
 
     @property
     def output(self) -> str:
@@ -92,7 +89,7 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
                 json_files.read(storage.join(job.output, output.SUMMARY))
             except DataError:
                 _commit_summary(job, job.output, receipts)
-            _write_review(job, job.output, receipts, listener)
+            job.write_review(job.output, receipts, listener)
         else:
             receipts = _run_parts(
                 job, folder, before, run_parts, meter, listener=listener, lease=lease
@@ -266,7 +263,7 @@ def _run_parts(
         if receipt.files != recorded[receipt.part]:  # a retry has replaced its quarantine
             output.commit_receipt(folder, receipt)
     _commit_summary(job, folder, receipts)
-    _write_review(job, folder, receipts, listener)
+    job.write_review(folder, receipts, listener)
     storage.commit(storage.join(folder, output.METRICS), meter.recorded())
     runs = [run for run in (*runs, sorted(planned.difference(*runs))) if run]
     output.Manifest(job=job.identity, receipts=receipts, runs=runs).commit(folder)
@@ -277,11 +274,6 @@ def _run_parts(
 def _commit_summary(job: Job, folder: str, receipts: Sequence[Receipt]) -> None:
     summary = {**Counts.total(receipts).summary(), **job.about}
     storage.commit(storage.join(folder, output.SUMMARY), json_files.encode(summary))
-
-
-def _write_review(job: Job, folder: str, receipts: Sequence[Receipt], listener: Listener) -> None:
-    if isinstance(job.spec, PredictSpec):
-        write_review(job.spec, folder, job.predicted, receipts, listener)
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], bad: int, rows: int) -> None:

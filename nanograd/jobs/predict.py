@@ -49,7 +49,7 @@ from nanograd.jobs import receipts
 from nanograd.jobs.job import Job
 from nanograd.jobs.output import Manifest, find_earlier
 from nanograd.jobs.part import Part, commit_part, group, plan_parts, plan_retry
-from nanograd.jobs.review import PartReview
+from nanograd.jobs.review import PartReview, write_review
 from nanograd.models import model as model_io
 from nanograd.models.model import BUILT_IN, Assessment, Model
 from nanograd.models.reference import UNFAMILIAR
@@ -324,7 +324,7 @@ def plan(
             for folder, table in work.tables("part-0").items()
             for name, data in table.finish(even_empty=True).items()
         },
-        predicted=work.schemas["predictions"],
+        write_review=partial(write_review, spec, work.schemas["predictions"]),
     )
     return job, work
 

@@ -86,8 +86,8 @@ def review_of(output: str, spec: PredictSpec) -> str | None:
 
 def write_review(
     spec: PredictSpec,
-    folder: str,
     predicted: pa.Schema,
+    folder: str,
     receipts: Sequence[Receipt],
     listener: Listener,
 ) -> None:
@@ -98,8 +98,8 @@ def write_review(
 
     Args:
         spec: settings of the job.
-        folder: receives the list: the output or its staging, which holds the new files of parts.
         predicted: columns of the predictions.
+        folder: receives the list: the output or its staging, which holds the new files of parts.
         receipts: of all parts.
         listener: receives the warning.
     """

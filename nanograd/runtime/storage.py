@@ -368,22 +368,17 @@ def remove(place: str) -> None:
 
 
 def move(place: str, target: str) -> None:
-    """Rename a file or folder, and create its new parent; the target of a folder must not exist.
-
-    In an object store each file is copied, then removed.
-    """
+    """Rename a file, and create its new folder. In an object store, copy it, then remove it."""
     with accessing(place, "write"):
-        if not is_remote(place):
-            folder = local_path(target).parent
-            _make_folder(folder)
-            local_path(place).replace(local_path(target))
-            _sync_folder(folder)
+        if is_remote(place):
+            (filesystem, path), (_, target_path) = arrow_filesystem(place), arrow_filesystem(target)
+            filesystem.copy_file(path, target_path)
+            filesystem.delete_file(path)
             return
-        (filesystem, path), (_, target_path) = arrow_filesystem(place), arrow_filesystem(target)
-        for file, _, _ in files_below(place):
-            name = file.removeprefix(place)
-            filesystem.copy_file(path + name, target_path + name)
-            filesystem.delete_file(path + name)
+        folder = local_path(target).parent
+        _make_folder(folder)
+        local_path(place).replace(local_path(target))
+        _sync_folder(folder)
 
 
 def remove_leftovers(place: str, *, below: bool = True) -> None:

@@ -282,14 +282,15 @@ FILES = ["", "/a", "/a/b", "/a b", "/ö#?%41", "/empty", "/deep/er/x"]
 
 
 @every_server
-def test_folder_is_moved_and_removed_with_its_markers_and_nothing_else(bucket):
+def test_files_are_moved_and_folders_removed_with_their_markers_and_nothing_else(bucket):
     filesystem, path = storage.arrow_filesystem(bucket)
     for name in FILES:
         storage.commit(f"{bucket}/old{name}/file", name.encode())
     for beside in ("run2/file", "run.txt", "other"):
         storage.commit(f"{bucket}/{beside}", b"")
 
-    storage.move(f"{bucket}/old", f"{bucket}/run")
+    for name in FILES:
+        storage.move(f"{bucket}/old{name}/file", f"{bucket}/run{name}/file")
     moved = {storage.read(f"{bucket}/run{name}/file").decode() for name in FILES}
     left = storage.files_below(f"{bucket}/old")
     storage.remove(f"{bucket}/old")
