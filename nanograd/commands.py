@@ -98,8 +98,8 @@ def train(
             everyone = broadcast([audience, *tracking, *metered])
             run = TrainingRun(replace(chosen, workers=actors), place, data, initial)
             recipe = run.recipes[0]
-            if recipe.num_warm_up >= recipe.num_rounds:
-                text = f"the warm-up of {recipe.num_warm_up} rounds is longer than the run of"
+            if chosen.warmup >= recipe.num_rounds:
+                text = f"the warm-up of {chosen.warmup} rounds is longer than the run of"
                 audience(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
             model = run.train(start_group, everyone, stop)
             written = storage.join(place, "metrics.jsonl")

@@ -113,7 +113,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         if params["optimizer"] != "momentum":
             params["momentum"] = None
         # TrainSpec has settings of these names. Parameter searches may pass numpy scalars.
-        with resolved(TrainSpec, None, params | {"seed": seed}) as spec:
+        with resolved(TrainSpec, None, params | {"seed": seed, "pixels": "unit"}) as spec:
             recipe = make_recipe(spec, len(dataset))
         layers = {"inputs": rows.shape[1], "classes": len(self.classes_)}
         recipe = replace(
@@ -121,8 +121,6 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
             architecture=replace(recipe.architecture, **layers),
             preparation=Preparation(name="plain"),
             distortion=Distortion(),
-            cool_down=0.0,
-            deskew_last=False,
         )
         with closing(LocalGroup(recipe, dataset, first_snapshot(recipe))) as group:
             group.advance(recipe.num_rounds)

@@ -15,7 +15,7 @@ from nanograd.settings.fields import Given, Place, setting
 from nanograd.settings.specs import DATA, IMAGE_COLUMN, LABEL_COLUMN, ReportSpec
 
 # Default of --momentum for --optimizer momentum.
-MOMENTUM = 0.9
+_MOMENTUM = 0.9
 # If digits are not deskewed, these values replace the values of the preset.
 _NOT_DESKEWED = {"width": 0.0, "height": 0.0, "deskew": None}
 # Target width and height of the digits for later nets of an ensemble, used in turn; 0 is off. The
@@ -204,7 +204,7 @@ class TrainSpec(ReportSpec):
         self.port_range()
         # Fill in the defaults that depend on other settings, so that the run records their values.
         if self.momentum is None and self.optimizer == "momentum":
-            object.__setattr__(self, "momentum", MOMENTUM)
+            object.__setattr__(self, "momentum", _MOMENTUM)
         if self.deskew is None and self.pixels == "deskewed":
             object.__setattr__(self, "deskew", "after")
         if not self.shards:

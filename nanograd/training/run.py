@@ -136,7 +136,7 @@ class TrainingRun:
         """Train the nets that are not finished; return all nets as a model."""
         histories: list[History] = []
         nets: list[Net] = []
-        for number, (recipe, spec) in enumerate(zip(self.recipes, self._spec.nets(), strict=True)):
+        for number, recipe in enumerate(self.recipes):
             if len(self.recipes) > 1:
                 listener(info(f"net {number + 1} of {len(self.recipes)}"))
             initial = self._initial.nets[number].params.vector if self._initial else None
@@ -155,7 +155,7 @@ class TrainingRun:
 
             snapshot = start.snapshot
             if snapshot.round < recipe.num_rounds:
-                training = add_variants(self._training, spec.variants, recipe.plan.seed)
+                training = add_variants(self._training, recipe.spec.variants, recipe.plan.seed)
                 with closing(start_group(recipe, training, snapshot, record, stop)) as group:
                     before = [each.fingerprints for each in histories if each.fingerprints]
                     if before and before[-1] != [now := group.fingerprints()[0]]:

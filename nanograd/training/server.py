@@ -88,7 +88,7 @@ def first_snapshot(recipe: Recipe, initial: Vector | None = None) -> Snapshot:
         round=0,
         vector=vector,
         state=recipe.make_optimizer().init(len(vector)),
-        average=vector.copy() if recipe.ema else None,
+        average=vector.copy() if recipe.spec.ema else None,
     )
 
 
@@ -148,7 +148,7 @@ class Update:
                 old, new = self._point(before, at), self._point(after, at)
                 self._optimizer.update(old, gradient, rate, step, new)
                 squares += float(new.params @ new.params)
-                if ema := self._recipe.ema:
+                if ema := self._recipe.spec.ema:
                     average, out = before[-1][at], after[-1][at]
                     optimizers.update_average(average, new.params, ema, step, out)
         return bool(np.isfinite(squares))

@@ -77,7 +77,7 @@ def task_of(net: tuple[int, int, int]) -> tuple[Recipe, list[Snapshot]]:
         inputs=inputs, hidden=hidden, classes=classes, activation="relu", loss="mse"
     )
     recipe = make_recipe(settings, 3 * batch)
-    recipe = replace(recipe, deskew_last=True, architecture=architecture)
+    recipe = replace(recipe, architecture=architecture)
     vector = np.linspace(-1, 1, recipe.architecture.num_parameters, dtype=np.float32)
     state = recipe.make_optimizer().init(len(vector))
     start = Snapshot(round=0, vector=vector, state=state, average=vector.copy())
