@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from sys import maxsize
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -74,8 +74,14 @@ class PredictWork:
 
     spec: PredictSpec  # with absolute paths
     model_sha256: str
-    keep: reader.Keep  # the columns of the input to keep
+    names: tuple[str, ...]  # the columns of the input to keep
+    kept: bytes  # their fields in the output in Arrow's format, because pickle loses inner fields
     partitions: Partitions  # the columns in the names of folders
+
+    @cached_property
+    def keep(self) -> reader.Keep:
+        """The columns of the input to keep."""
+        return dict(zip(self.names, pa.ipc.read_schema(pa.py_buffer(self.kept)), strict=True))
 
     @cached_property
     def schemas(self) -> dict[str, pa.Schema]:
@@ -91,7 +97,7 @@ class PredictWork:
         """See `reader.read`."""
         return {}
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         """Leave out `_unfinished`, because open files cannot be sent."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
@@ -280,7 +286,13 @@ def plan(
         spec.format,
         [*_TAKEN[spec.digits], *(writers.PROBABILITIES if spec.format == "csv" else ())],
     )
-    work = PredictWork(spec=spec, model_sha256=model_sha256, keep=keep, partitions=partitions)
+    work = PredictWork(
+        spec=spec,
+        model_sha256=model_sha256,
+        names=tuple(keep),
+        kept=pa.schema(keep.values()).serialize().to_pybytes(),
+        partitions=partitions,
+    )
     columns = {
         "keep": {name: str(field.type) for name, field in keep.items()},
         "folders": {field.name: str(field.type) for field in partitions.schema},

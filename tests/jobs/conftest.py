@@ -79,8 +79,8 @@ class Case:
         places = list(map(str, inputs or [self.folder]))
         return batch.predict(places, spec=spec, listener=listen).to_json()
 
-    def plan(self) -> tuple[Job, PredictWork]:
-        return plan([str(self.folder)], self.spec())
+    def plan(self, **settings: Any) -> tuple[Job, PredictWork]:
+        return plan([str(self.folder)], self.spec(**settings))
 
     def table(self, name: str = "predictions") -> pa.Table:
         """Return all rows of predictions or quarantine in the order of their sources."""

@@ -198,8 +198,11 @@ def test_large_row_groups_are_cut_and_every_row_is_predicted_once(case, sample):
 
 def test_job_can_go_on_in_another_process_within_a_row_group(case, sample):
     distinct = [image.tobytes() for image in sample.test.images[:193]]
-    case.write("big.parquet", {"image": [distinct[row % 193] for row in range(5_000)]})
-    job, work = case.plan()
+    pair = pa.list_(pa.field("of", pa.int8(), nullable=False), 2)
+    pairs = pa.array([[("at", [1, 2])]] * 5_000, pa.map_(pa.string(), pair))
+    pictures = [distinct[row % 193] for row in range(5_000)]
+    case.write("big.parquet", pa.table({"image": pictures, "pairs": pairs}))
+    job, work = case.plan(keep=("pairs",))
 
     def run(parts: Sequence[Part]) -> Iterator[DonePart]:
         yield run_part(work, parts[0])
@@ -210,6 +213,8 @@ def test_job_can_go_on_in_another_process_within_a_row_group(case, sample):
 
     assert len(job.parts) == 2
     assert case.table()["source_row"].to_pylist() == list(range(5_000))
+    one, other = (pq.read_schema(file) for file in (case.out / "predictions").iterdir())
+    assert one.serialize() == other.serialize()
 
 
 @pytest.fixture
