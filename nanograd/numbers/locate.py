@@ -35,6 +35,8 @@ LEAST_INK = 0.02
 SHARED, GAP, FAR, REGULAR = 0.35, 2.0, 4.0, 1.4
 # A small mark belongs to a line if it is within this many heights above, below or beside it.
 NEAR = 0.35
+# Width / height above which a mark is wide, and the share of the ink below which others are few.
+WIDE, FEW = 1.5, 0.25
 # Marks that are more than TALLEST times as tall as usual are no digits.
 TALLEST = 2.5
 # Weight of the ink of marks that touch the border, for the usual height. A mark of which over half
@@ -52,8 +54,8 @@ ACROSS, LOWER = 0.75, 0.5
 # side. An underline, alone or with digits that it touches, is at least RULE times as wide as
 # high, and has LONG of the picture's width. Alone, its columns are SOLID.
 FULL, RULE, LONG, SOLID = 0.85, 2.5, 0.25, 0.9
-# Slopes of long lines that are tried, up to 11 degrees.
-SLOPES = np.arange(-20, 21) / 100
+# Slopes of lines that are tried, up to 11 degrees, and minimum width in pixels of a mark to turn.
+SLOPES, TURNED = np.arange(-20, 21) / 100, 48
 # Minimum ink of a part of a broken digit, as a share of a usual digit's.
 PART = 0.1
 # Surroundings of a sheet cover more of a side than a digit at the border, or have more rings than
@@ -155,7 +157,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     mass, _, boxes = measure(found.ink, labels, count, found.strength)
     edge = np.array([0, 0, 1, 1]) - np.array([0, 0, *found.marks.shape])
     mass = np.where((boxes <= edge).any(1), BORDER_WEIGHT, 1) * mass
-    usual = usual_height(1 - boxes[:, 0] - boxes[:, 2], mass)
+    usual = usual_height(boxes, mass)
     corner = np.multiply((found.box or (0, 0))[:2], picture.size).tolist()
     has_sheet = found.box is not None or found.spread
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
@@ -208,8 +210,8 @@ def _printed(found: normalise.Candidate, weak: float) -> Floats | None:
         top, left, bottom, right = boxes[mark].astype(int).tolist()
         place = slice(top, 1 - bottom), slice(left, 1 - right)
         own = labels[place] == mark + 1
-        # Make a long mark level, and turn back what was found in it, a pixel wider.
-        slope = _slope(own) if widths[mark] > LONG * ink.shape[1] else 0.0
+        # Make a wide mark level, and turn back what was found in it, a pixel wider.
+        slope = _slope(own) if widths[mark] > TURNED else 0.0
         rows, columns = _level(own, slope)
         level = np.zeros((2, rows.max() + 1, columns.max() + 1), np.float32)
         level[0, rows[own], columns[own]] = ink[place][own]
@@ -297,7 +299,7 @@ def choose_marks(ink: Floats, levels: Levels) -> Mask:
     touches = boxes <= np.array([0, 0, *(1 - side for side in ink.shape)])
     inner = mass * np.where(touches.any(1), BORDER_WEIGHT * (at_border <= 0.5), 1)
     inner *= touches.sum(1) < 3
-    usual = usual_height(heights, inner) or usual_height(heights, mass)
+    usual = usual_height(boxes, inner) or usual_height(boxes, mass)
     mass[(at_border > 0.5) & (np.abs(heights / max(usual, 1) - 1) > ALIKE)] = 0
     tall = (mass > 0) & (heights >= TALL * usual) & (heights <= TALLEST * usual)
     if not usual or not tall.any():
@@ -320,10 +322,16 @@ def _dots(labels: Ints, boxes: Floats, mass: Floats) -> Mask:
     return np.asarray(dots & has_taller & (longest < 1.7 * usual))
 
 
-def usual_height(heights: Floats, mass: Floats) -> float:
-    """Return the median height, weighted by ink: digits have most of it. 0 without ink."""
+def usual_height(boxes: Floats, mass: Floats) -> float:
+    """Return the median height, weighted by ink: digits have most of it. 0 without ink.
+
+    Wide marks, such as words in joined letters, count only if there are few others.
+    """
     if not mass.any():
         return 0.0
+    heights, widths = (1 - boxes[:, :2] - boxes[:, 2:]).T
+    narrow = np.where(widths <= WIDE * heights, mass, 0)
+    mass = narrow if narrow.sum() > FEW * mass.sum() else mass
     order = np.argsort(heights)
     share = mass[order].cumsum() / mass.sum()
     return float(heights[order][np.searchsorted(share, 0.5)])
@@ -332,7 +340,7 @@ def usual_height(heights: Floats, mass: Floats) -> float:
 def _group(boxes: Floats, mass: Floats) -> list[Ints]:
     """Group marks to lines, in reading order. Boxes are (top, left, -bottom, -right)."""
     heights = 1 - boxes[:, 0] - boxes[:, 2]
-    usual = usual_height(heights, mass)
+    usual = usual_height(boxes, mass)
     tall = np.flatnonzero((heights >= TALL * usual) & (mass > 0))
     tall = tall[np.argsort(boxes[tall, 1])]
     line, gap = _join(boxes, tall, np.full(len(boxes), FAR))

@@ -185,19 +185,38 @@ def test_digits_are_one_line(case: str) -> None:
     assert starts == pytest.approx(expected, abs=5)
 
 
-@pytest.mark.parametrize("degrees", [0, 8, -8])
-def test_digit_that_touches_a_turned_box_is_found(degrees: float) -> None:
-    boxes = row_of(5, 180, left=90)
+@pytest.mark.parametrize(
+    ("degrees", "number", "size"),
+    [(0, 5, (400, 400)), (8, 5, (400, 400)), (-8, 5, (400, 400)), (5, 3, (640, 480))],
+)
+def test_digit_that_touches_a_turned_box_is_found(
+    degrees: float, number: int, size: tuple[int, int]
+) -> None:
+    boxes = row_of(number, 180, left=90)
     picture = draw_bars(boxes, (400, 400))
     canvas = ImageDraw.Draw(picture)
-    for left in range(80, 305, 45):
+    for left in range(80, 80 + 45 * number, 45):
         canvas.rectangle((left, 168, left + 45, 232), outline=60, width=2)
     canvas.line((boxes[2][2] - 2, 200, boxes[2][2] + 12, 200), fill=20, width=5)
     picture = picture.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=240)
+    paper = Image.new("L", size, 240)
+    paper.paste(picture)
 
-    (starts,) = starts_of(picture)
+    (starts,) = starts_of(paper)
 
-    assert len(starts) == 5
+    assert len(starts) == number
+
+
+def test_digits_beside_a_taller_word_in_joined_letters_have_the_usual_size() -> None:
+    picture = draw_bars([(x, 62, x + 13, 82) for x in range(140, 290, 20)], (300, 150))
+    canvas = ImageDraw.Draw(picture)
+    for left in (10, 34, 58):
+        canvas.ellipse((left, 25, left + 30, 82), outline=20, width=5)
+    canvas.line((10, 82, 120, 82), fill=20, width=5)
+
+    (line,) = find_lines(picture).lines
+
+    assert line.step[1] * LINE == pytest.approx(21, abs=2)
 
 
 def test_columns_of_numbers_are_lines_of_their_own() -> None:
