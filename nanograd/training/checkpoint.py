@@ -133,10 +133,6 @@ class CheckpointSaver:
 def save(folder: str, checkpoint: Checkpoint) -> str:
     """Commit a checkpoint to a folder or URI; return its name."""
     snapshot, history = checkpoint.snapshot, checkpoint.history
-    tensors = {"vector": snapshot.vector}
-    tensors |= {f"state.{name}": vector for name, vector in snapshot.state.items()}
-    if snapshot.average is not None:
-        tensors["average"] = snapshot.average
     facts = {
         "identity": checkpoint.identity,
         "round": snapshot.round,
@@ -146,7 +142,7 @@ def save(folder: str, checkpoint: Checkpoint) -> str:
         "train_s": history.train_s,
         "fingerprints": history.fingerprints,
     }
-    data = bytes(save_tensors(tensors, metadata={"nanograd": json.dumps(facts)}))
+    data = bytes(save_tensors(snapshot.arrays, metadata={"nanograd": json.dumps(facts)}))
     name = f"round-{snapshot.round:09d}-{storage.checksum(data)[:16]}.safetensors"
     storage.commit(storage.join(folder, name), data)
     return name
@@ -173,15 +169,12 @@ def newest(folder: str, listener: Listener) -> Checkpoint | None:
             data = storage.read(file)
             if name.split("-")[2][:16] != storage.checksum(data)[:16]:
                 raise DataError(f"{file} is damaged: its SHA-256 is not the one in its name")
-            tensors = load_tensors(data)
             # A safetensors file begins with the length of its JSON header, 8 bytes little-endian.
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             facts = json.loads(header["__metadata__"]["nanograd"])
             snapshot = Snapshot(
                 round=facts["round"],
-                vector=tensors.pop("vector"),
-                average=tensors.pop("average", None),
-                state={key.removeprefix("state."): each for key, each in tensors.items()},
+                arrays=load_tensors(data),
                 progress=LossSum(loss=facts["loss"], num_images=facts["num_images"]),
             )
             history = History(

@@ -17,7 +17,7 @@ import numpy as np
 
 from nanograd.errors import DivergedError
 from nanograd.nn import mlp, optimizers
-from nanograd.nn.optimizers import Point, State, Vector
+from nanograd.nn.optimizers import Point, Vector
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode, cover, nodes, tree_sum
 from nanograd.training.worker import Contribution, add
@@ -46,26 +46,30 @@ class Snapshot:
     """The whole state of training between two rounds."""
 
     round: int  # the next round to compute, which is also the number of applied rounds
-    vector: Vector  # (P,) float32, the parameters
-    state: State  # vectors of the optimiser
-    average: Vector | None  # (P,) float32, exponential average of the parameters; None without ema
+    # (P,) float32 each, in this order, which is that of their names backwards: `vector`, the
+    # parameters; `state.NAME`, of the optimiser; `average`, of the parameters, only with ema.
+    arrays: dict[str, Vector]
     progress: LossSum = field(default_factory=LossSum)  # loss in the last applied round's epoch
+
+    def __post_init__(self) -> None:
+        self.arrays = dict(sorted(self.arrays.items(), reverse=True))
+
+    @property
+    def vector(self) -> Vector:
+        """The parameters."""
+        return self.arrays["vector"]
 
     def final_vector(self) -> Vector:
         """Return the parameters of the trained net: the average, if there is one."""
-        return self.vector if self.average is None else self.average
+        return self.arrays.get("average", self.vector)
 
     def vectors(self) -> list[Vector]:
-        """Return all arrays: the parameters, the optimiser's by name, the average."""
-        average = [] if self.average is None else [self.average]
-        return [self.vector, *(self.state[name] for name in sorted(self.state)), *average]
+        """Return all arrays: the parameters, the optimiser's, the average."""
+        return list(self.arrays.values())
 
     def over(self, vectors: Iterable[Vector]) -> "Snapshot":
         """Return a snapshot with other arrays, in the order of `vectors`."""
-        vector, *others = vectors
-        state = dict(zip(sorted(self.state), others, strict=False))
-        average = None if self.average is None else others[-1]
-        return replace(self, vector=vector, state=state, average=average)
+        return replace(self, arrays=dict(zip(self.arrays, vectors, strict=True)))
 
     def copy(self) -> "Snapshot":
         """Return a copy, including the arrays."""
@@ -83,13 +87,11 @@ def first_snapshot(recipe: Recipe, initial: Vector | None = None) -> Snapshot:
     """Create the state before the first round, with random or `initial` parameters, (P,)."""
     if initial is None:
         initial = mlp.init_params(recipe.architecture, recipe.plan.seed).vector
-    vector = initial.copy()
-    return Snapshot(
-        round=0,
-        vector=vector,
-        state=recipe.make_optimizer().init(len(vector)),
-        average=vector.copy() if recipe.spec.ema else None,
-    )
+    state = recipe.make_optimizer().init(len(initial))
+    arrays = {"vector": initial.copy(), **{f"state.{name}": state[name] for name in state}}
+    if recipe.spec.ema:
+        arrays["average"] = initial.copy()
+    return Snapshot(round=0, arrays=arrays)
 
 
 class Refusal(StrEnum):
@@ -119,7 +121,7 @@ class Update:
         self._recipe, self._mean = recipe, np.empty(_CHUNK, np.float32)
         self._optimizer = recipe.make_optimizer()
         self._schedule = recipe.make_schedule()
-        self._state = sorted(self._optimizer.init(0))
+        self._state = sorted(self._optimizer.init(0), reverse=True)
         self._root = (0, recipe.plan.num_shards)
 
     def apply(

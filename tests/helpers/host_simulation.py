@@ -38,7 +38,7 @@ from nanograd.nn.optimizers import Vector
 from nanograd.runtime import events
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.server import LossSum, ParameterServer, Snapshot, Update
+from nanograd.training.server import LossSum, ParameterServer, Snapshot, Update, first_snapshot
 from nanograd.training.tree import TreeNode, tree_sum
 from nanograd.training.worker import Contribution, add
 from tests.helpers.simulated_network import Bell, Link, Network, Selector, Socket
@@ -79,8 +79,7 @@ def task_of(net: tuple[int, int, int]) -> tuple[Recipe, list[Snapshot]]:
     recipe = make_recipe(settings, 3 * batch)
     recipe = replace(recipe, architecture=architecture)
     vector = np.linspace(-1, 1, recipe.architecture.num_parameters, dtype=np.float32)
-    state = recipe.make_optimizer().init(len(vector))
-    start = Snapshot(round=0, vector=vector, state=state, average=vector.copy())
+    start = first_snapshot(recipe, vector)
     server, root, history = ParameterServer(recipe, start), (0, NUM_SHARDS), [start]
     for round_ in range(NUM_ROUNDS):
         server.submit(node_sum(recipe, round_, root, server.parameters()))

@@ -98,11 +98,8 @@ def train_locally(recipe: Recipe, digits: Dataset, num_rounds: int | None = None
 
 def bits(snapshot: Snapshot) -> tuple[object, ...]:
     """Return a snapshot as values to compare: its round and loss, and checksums of its vectors."""
-    vectors = {"parameters": snapshot.vector, **snapshot.state}
-    if snapshot.average is not None:
-        vectors["average"] = snapshot.average
-    assert {vector.dtype for vector in vectors.values()} == {np.dtype(np.float32)}
-    sums = {name: storage.checksum(vector.tobytes()) for name, vector in sorted(vectors.items())}
+    assert {vector.dtype for vector in snapshot.vectors()} == {np.dtype(np.float32)}
+    sums = {name: storage.checksum(each.tobytes()) for name, each in snapshot.arrays.items()}
     return snapshot.round, snapshot.progress, sums
 
 

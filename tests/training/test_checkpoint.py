@@ -21,6 +21,7 @@ def some_checkpoint(
     """Return a checkpoint of seven parameters, with an epoch of ten rounds for each accuracy."""
     generator = np.random.default_rng(round_)
     vector, mean, square = generator.normal(size=(3, 7)).astype(np.float32)
+    others = {"state.mean": mean, "state.square": square, "average": vector + 1}
     epochs = [
         EpochMetrics(
             epoch=i + 1, round=10 * (i + 1), loss=0.1, val_accuracy=accuracy, learning_rate=0.3,
@@ -30,9 +31,7 @@ def some_checkpoint(
     ]  # fmt: skip
     snapshot = Snapshot(
         round=round_,
-        vector=vector,
-        state={"mean": mean, "square": square} if adam else {},
-        average=vector + 1 if adam else None,
+        arrays={"vector": vector} | (others if adam else {}),
         progress=LossSum(loss=0.1, num_images=193),
     )
     history = History(epochs=epochs, train_s=1 / 3)
