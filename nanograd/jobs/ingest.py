@@ -1,9 +1,4 @@
-"""Pictures to Parquet: a part decodes and normalises some pictures, and commits the result.
-
-OUT/part-ID.parquet               image struct<bytes: binary, path: string>, label int8 and, with
-                                  --keep-original, original struct<bytes: binary, path: string>
-OUT/_quarantine/part-ID.parquet   path, source_file, source_row, reason, detail
-"""
+"""Pictures to Parquet: a part decodes and normalises some pictures, and commits the result."""
 
 from collections import Counter
 from collections.abc import Sequence

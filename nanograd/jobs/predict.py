@@ -1,17 +1,9 @@
 """Pictures, Parquet or CSV to predictions. `part` says which rows are a part.
 
-    OUT/predictions/part-NAME.parquet   kept columns, path, source_file, source_row, prediction,
-                                        confidence, unfamiliarity, probabilities, label
-    OUT/numbers/part-NAME.parquet       with --digits many: kept columns, path, source_file,
-                                        source_row, line, text, confidence, box, digits, left_out;
-                                        predictions have a row per digit, with its line and box
-    OUT/quarantine/part-NAME.parquet    kept columns, path, source_file, source_row, reason, detail
-
-    OUT/_review.pq                      the most doubtful rows with their pictures, see `review`
-
-A picture is row 0 of its file. Each input row is either in predictions or in quarantine. A table or
-archive that cannot be used at all is one row in quarantine, without a row number. The
-folders always exist and hold at least an empty table.
+A picture is row 0 of its file. Each input row is either in predictions or in quarantine. With
+`--digits many`, predictions have a row per digit, and numbers a row per line of digits. A table or
+archive that cannot be used at all is one row in quarantine, without a row number. The folders
+always exist and hold at least an empty table. docs/formats.md lists the columns.
 """
 
 from collections import Counter, defaultdict

@@ -3,16 +3,13 @@
     OUT/_review/part-NAME.pq   the most doubtful rows of a part, as many as the list may need
     OUT/_review.pq             the most doubtful rows of all parts, sorted by doubt
 
-The columns are the columns of `--keep`, the columns of the predictions, doubt, and the image (as
-PNG in `_review.pq`). Columns of `--keep` that hold bytes or tensors are left out, because they
-could hold whole photos.
+These are Parquet files; docs/review.md explains the columns. Columns of `--keep` that hold bytes or
+tensors are left out, because they could hold whole photos. Tools that read all Parquet files of a
+folder skip names that begin with _.
 
-These are Parquet files. Tools that read all Parquet files of a folder skip names that begin with _.
-
-Doubt is 1 - confidence x (1 - unfamiliarity / 4). Rows of equal doubt are ordered by file and row
-number, so the list does not depend on the order in which parts are done. The metadata of
-`_review.pq` has a hash of the files and settings from which it was made. If the hash changes, the
-list is made again.
+Rows of equal doubt are ordered by file and row number, so the list does not depend on the order in
+which parts are done. The metadata of `_review.pq` has a hash of the files and settings from which
+it was made. If the hash changes, the list is made again.
 """
 
 from collections.abc import Mapping, Sequence
