@@ -233,7 +233,7 @@ def speed_charts(run: FinishedRun) -> list[Chart]:
         for event in run.events
         if event.get("round") is not None
     ]
-    if len(run.epochs) < 2 and not marks:
+    if len(run.epochs) < 2 and not (run.epochs and marks):
         return []
     y = fit_axis([height for _, height in steps], "images/s", ",.0f", 0)
     x, series = Axis("round", 0, end or 1, ",.0f", max_ticks=5), [Series("images/s", steps)]

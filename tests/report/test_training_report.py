@@ -55,6 +55,8 @@ def test_failures_are_marked_and_listed(run, few_digits):
 
     assert re.findall('circle class="(failed|joined|other)"', html) == ["failed", "joined"]
     assert all(event["sentence"] in Page(html).text for event in events)
+    lost = replace(finished, epochs=[])  # metrics.jsonl is missing
+    check_page(training_report.build(lost, few_digits.test.take(slice(0, 7))).html)
 
 
 @pytest.mark.parametrize("value", ["x", None, [1], {}, -1, 0, math.nan, 10**400, "<missing>"])
