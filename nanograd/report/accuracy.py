@@ -62,7 +62,7 @@ def reliability_chart(calibration: metrics.Calibration) -> Chart:
         for text, number, *shares in bins_of(calibration)
         if number
     ]
-    labels, weights, points = zip(*found, strict=True) if found else ((), (), ())
+    labels, weights, points = zip(*found, strict=True)
     model = Series("this model (area: images)", points, labels=labels, weights=weights)
     perfect = Series("perfect calibration", [(0, 0), (1, 1)], "guide")
     y = Axis("accuracy", 0, 1, ".0%")
@@ -89,22 +89,19 @@ def _range(low: float, high: float) -> str:
 class Review(NamedTuple):
     """Accuracy of the remaining rows after a manual review of the least certain rows."""
 
-    shares: list[float]  # share of the rows that are reviewed, from 0 on
-    accuracies: list[float]  # accuracy of the other rows
+    points: list[tuple[float, float]]  # share of the rows that are reviewed, accuracy of the others
 
     def share_for(self, accuracy: float) -> float | None:
         """Return the least share whose review gives the rest this accuracy; None without any."""
-        points = zip(*self, strict=True)
-        return next((share for share, reached in points if reached >= accuracy), None)
+        return next((share for share, reached in self.points if reached >= accuracy), None)
 
     def chart(self) -> Chart:
         """Plot the accuracy of the rest by the share of rows reviewed."""
-        name, points = "accuracy of the rest", list(zip(*self, strict=True))
-        title = "Accuracy of the rest by rows reviewed"
         least_first = "rows reviewed, the least certain first"
-        x = Axis(least_first, 0, self.shares[-1] or 1, ".1%", max_ticks=5)
-        y = fit_axis([*self.accuracies, 1], "accuracy", ".1%")
-        return plot(title, x, y, [Series(name, points)])
+        x = Axis(least_first, 0, self.points[-1][0] or 1, ".1%", max_ticks=5)
+        y = fit_axis([*(reached for _, reached in self.points), 1], "accuracy", ".1%")
+        series = Series("accuracy of the rest", self.points)
+        return plot("Accuracy of the rest by rows reviewed", x, y, [series])
 
 
 def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
@@ -120,7 +117,8 @@ def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
     levels = np.flatnonzero(has_rows & (rest > 0) & (reviewed <= total / 4))
     # End at the first level that leaves no mistake; keep two levels, because a line needs them.
     levels = levels[: max(2, np.count_nonzero(wrong[levels]) + 1)]
-    return Review((reviewed[levels] / total).tolist(), (1 - wrong[levels] / rest[levels]).tolist())
+    points = np.stack([reviewed[levels] / total, 1 - wrong[levels] / rest[levels]], axis=1)
+    return Review([(share, reached) for share, reached in points.tolist()])
 
 
 def draw_prediction(

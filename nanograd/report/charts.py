@@ -176,10 +176,8 @@ def plot(
         left, _ = at(value, y.low)
         shapes.append(Shape("line", style, [(left, TOP), (left, BOTTOM)]))
         shapes.append(Shape("dot", style, [(left, TOP)], text))
-    summary = "no data"
-    if points := series[0].points:
-        first, last = y.format(points[0][1]), y.format(points[-1][1])
-        summary = f"{y.name} from {first} at the left to {last} at the right"
+    first, last = (y.format(series[0].points[at][1]) for at in (0, -1))
+    summary = f"{y.name} from {first} at the left to {last} at the right"
     legend = [(each.style, each.name) for each in series] if len(series) > 1 else []
     return Chart(title, summary, shapes, legend)
 

@@ -249,13 +249,12 @@ def test_share_to_review_is_the_least_that_leaves_the_accuracy(seed):
     review = accuracy.review_by_doubt(labelled, labelled - wrong)
 
     total = labelled.sum()
-    assert review.shares[0] == 0
-    assert review.accuracies[0] == pytest.approx(1 - wrong.sum() / total)
-    for share, reached in zip(review.shares, review.accuracies, strict=True):
+    assert review.points[0] == (0, pytest.approx(1 - wrong.sum() / total))
+    for share, reached in review.points:
         level = np.searchsorted(np.cumsum(labelled), round(share * total)) + 1 if share else 0
         assert labelled[:level].sum() == round(share * total)
         assert reached == pytest.approx(1 - wrong[level:].sum() / labelled[level:].sum())
-    assert review.share_for(review.accuracies[0]) == 0
+    assert review.share_for(review.points[0][1]) == 0
     assert review.share_for(1.01) is None
-    better = [s for s, a in zip(review.shares, review.accuracies, strict=True) if a >= 0.8]
+    better = [s for s, a in review.points if a >= 0.8]
     assert review.share_for(0.8) == (min(better) if better else None)
