@@ -155,13 +155,9 @@ def find_earlier(
     receipts = [receipt for receipt in manifest.receipts if receipt.inputs]
     if not receipts or any(manifest.job.get(name) != value for name, value in identity.items()):
         return Earlier()
-    read, contents = dict[str, Version](), dict[str, str]()
-    for receipt in receipts:
-        inputs = zip(receipt.inputs, receipt.versions, receipt.contents, strict=True)
-        for file, version, content in inputs:
-            read[file] = version
-            if content is not None:
-                contents[file] = content
+    inputs = [each for r in receipts for each in zip(r.inputs, r.versions, r.contents, strict=True)]
+    read = {file: version for file, version, _ in inputs}
+    contents = {file: content for file, _, content in inputs if content is not None}
 
     def has_changed(file: str) -> bool:
         now = versions[file]

@@ -48,7 +48,6 @@ from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import Number, read_numbers
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import process, storage
-from nanograd.runtime.arrays import Mask
 from nanograd.runtime.events import Listener, ignore
 from nanograd.settings.specs import PredictSpec, ReadOptions
 
@@ -127,9 +126,10 @@ class PredictWork:
                 tables["quarantine"].write(_complete(found, schemas["quarantine"]))
                 counts += receipts.count_quarantine(found, **per_line)
                 continue
-            places = dict[str, pa.Array]()
+            places, pictures = dict[str, pa.Array](), list[Sequence[Number]]()
             if self.has_numbers:
-                lines, found, assessed, places = _divide_batch(found)  # noqa: PLW2901
+                pictures = found.images.tolist()
+                lines, found, assessed, places = _divide_batch(found, pictures)  # noqa: PLW2901
                 tables["numbers"].write(_complete(lines, schemas["numbers"]))
             else:
                 assessed = model.assess(found.images)
@@ -139,7 +139,7 @@ class PredictWork:
             doubtful.add(table, found.images)
             counted = receipts.count_predictions(table, found.images)
             if self.has_numbers:
-                counted = _count_pictures(counted, found, assessed, len(lines))
+                counted = _count_pictures(counted, pictures)
             bad, dark = len(found.bad_labels), found.num_dark
             counts += replace(counted, bad_labels=bad, dark_on_light=dark)
         files = {
@@ -349,7 +349,9 @@ def _complete(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema)
 
 
-def _divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, pa.Array]]:
+def _divide_batch(
+    found: Batch, pictures: Sequence[Sequence[Number]]
+) -> tuple[pa.Table, Batch, Assessment, dict[str, pa.Array]]:
     """Divide n pictures with numbers into lines and digits.
 
     Returns:
@@ -357,7 +359,6 @@ def _divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, 
         digits, whose probabilities sum to at most 1, because a mark may be no digit; and columns
         with the line, position and box of each digit.
     """
-    pictures: Sequence[Sequence[Number]] = found.images.tolist()
     lines = [(line, number) for numbers in pictures for line, number in enumerate(numbers)]
     digits = [
         (line, position, digit)
@@ -396,17 +397,13 @@ def _divide_batch(found: Batch) -> tuple[pa.Table, Batch, Assessment, dict[str, 
 
 
 def _count_pictures(
-    counts: receipts.PredictionCounts, digits: Batch, assessed: Assessment, num_lines: int
+    counts: receipts.PredictionCounts, pictures: Sequence[Sequence[Number]]
 ) -> receipts.PredictionCounts:
     """Count pictures instead of digits as rows, and lines. A picture may have unfamiliar digits."""
-
-    def num_pictures(which: Mask) -> int:
-        places = np.stack([digits.owners[which], digits.rows[which]])
-        return int(np.unique(places, axis=1).shape[1])
-
-    rows = num_pictures(np.ones(len(digits.rows), np.bool_))
-    unfamiliar = num_pictures(assessed.unfamiliarity > UNFAMILIAR)
-    return replace(counts, rows=rows, predicted=rows, unfamiliar=unfamiliar, numbers=num_lines)
+    digits = ([digit for number in numbers for digit in number.digits] for numbers in pictures)
+    unfamiliar = sum(any(each.unfamiliarity > UNFAMILIAR for each in some) for some in digits)
+    rows, lines = len(pictures), sum(map(len, pictures))
+    return replace(counts, rows=rows, predicted=rows, unfamiliar=unfamiliar, numbers=lines)
 
 
 def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:

@@ -122,9 +122,7 @@ class TrainingRun:
                     raise Stopped(f"{error}; to continue, {hint}") from error
                 lease.check()
                 model_io.save(model, directory.model)
-        model = model_io.load(directory.model)
-        directory.require_same(model.about["identity"])
-        return model
+            return model_io.load(directory.model)
 
     def _train_nets(
         self,
