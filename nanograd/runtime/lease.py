@@ -1,15 +1,10 @@
 """Leases: one writer per folder, on a local disk, in a shared folder or in an object store.
 
-Each writer commits a claim, a file with a unique name, and then lists the claims in the folder. It
-holds the folder only if the list has its own claim and no other. Of two writers, the one that lists
-later sees the other's claim, provided that a file stays listed once it has been listed. No lock,
-link or conditional write is needed, because NFS and some stores lack them.
-
-A process renews its claim, which increases a number in it. A claim is stale at once if its process
-is known to have ended. Otherwise it is stale if it does not change for the lease's time while
-another process watches; clocks of two machines are never compared. A process that renewed its claim
-too late claims the folder again, under another name. So a late removal of a stale claim never
-removes a valid claim.
+docs/decisions/0018-leases.md says how claims are made, renewed and removed. Of two writers, the one
+that lists later sees the other's claim, provided that a file stays listed once it has been listed.
+No lock, link or conditional write is needed, because NFS and some stores lack them. Clocks of two
+machines are never compared. A late removal of a stale claim never removes a valid claim, because a
+process that renewed its claim too late claims the folder again, under another name.
 
 References:
     Lamport (1974), "A new solution of Dijkstra's concurrent programming problem" (announce, then

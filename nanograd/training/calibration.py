@@ -1,10 +1,7 @@
 """Calibration: the reference of a model, fitted to its training images.
 
-The reference has the temperature, which makes scores probabilities, and statistics that give the
-unfamiliarity. A net has memorised its training images, so its confidence on them is too high.
-Therefore, the images are distorted more and more until the net misclassifies 5 %. The best
-temperature for these is nearly the best for images that the net has not seen
-(docs/decisions/0025-scores.md).
+A net has memorised its training images, so its confidence on them is too high. Therefore, the
+images are distorted more and more until the net misclassifies 5 % (docs/decisions/0025-scores.md).
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A run directory: settings, metrics, events, checkpoints and model of a run.
 
-    RUN/  config.toml  metrics.jsonl  events.jsonl  checkpoints/  model/  report.html
-
 Checkpoints and model contain the identity of the run: the settings and the checksums of the data
 and initial weights that determine its bits. A command with the same identity continues an
 unfinished run, and leaves a complete run as it is. A command with more epochs continues both, if
