@@ -90,6 +90,8 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
             except DataError:
                 _commit_summary(job, job.output, receipts)
             job.write_review(job.output, receipts, listener)
+            if output.SUCCESS not in storage.names(job.output):
+                storage.commit(storage.join(job.output, output.SUCCESS), b"")
         else:
             receipts = _run_parts(
                 job, folder, before, run_parts, meter, listener=listener, lease=lease

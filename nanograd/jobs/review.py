@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.images.columns import fits, rename_taken
 from nanograd.images.writers import PICTURE, read, to_parquet
-from nanograd.jobs.output import files_of, find_files
+from nanograd.jobs.output import SUCCESS, files_of, find_files
 from nanograd.jobs.part import part_id
 from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of
 from nanograd.pictures.fast_png import encode_plain
@@ -134,6 +134,8 @@ def write_review(
     columns = [*rows.columns[:-1], pa.StructArray.from_arrays(fields, fields=list(PICTURE))]
     listed = pa.table(columns, _columns(predicted, IMAGE)[1])
     data = to_parquet(listed.replace_schema_metadata({_MADE_OF: made_of}))
+    if not storage.exists(place):
+        storage.remove(storage.join(folder, SUCCESS))  # `run_job` writes it again
     if not (spec.verify and storage.exists(place) and storage.read(place) == data):
         storage.commit(place, data)
 

@@ -1,5 +1,6 @@
 """`_review.pq`: the most doubtful rows of a job, whatever became of it on the way."""
 
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 from PIL import Image
 
 from nanograd import batch
-from nanograd.errors import DataError
+from nanograd.errors import DataError, StorageError
 from nanograd.images.writers import PREDICTIONS
 from nanograd.jobs import review
 from nanograd.jobs.receipts import doubt_of
 from nanograd.jobs.review import LEAST_OF_PART, MAX_OF_PART, PartReview
+from nanograd.runtime import storage
 from nanograd.settings.specs import InspectSpec, PredictSpec
+from tests.helpers.folders import untimed_contents
 
 Row = dict[str, Any]
 
@@ -240,3 +243,23 @@ def test_inspect_draws_the_first_rows_of_the_list(case):
     pq.write_table(pa.table({"text": ["x"]}), case.folder / "no.parquet")
     with pytest.raises(DataError, match="inspect takes pictures, and rows with pictures"):
         batch.inspect([str(case.folder / "no.parquet")], spec=config)
+
+
+def test_output_without_its_list_is_not_complete(case, monkeypatch):
+    case.fill(2)
+    case.run()
+    before, commit = untimed_contents(case.out), storage.commit
+
+    def full(place: str, data: bytes) -> None:
+        if place.endswith("_review.pq"):
+            raise StorageError(place)
+        commit(place, data)
+
+    for is_full in (False, True, False):
+        (case.out / "_review.pq").unlink(missing_ok=True)
+        with monkeypatch.context() as patch, suppress(StorageError):
+            patch.setattr(storage, "commit", full if is_full else commit)
+            case.run()
+        assert (case.out / "_SUCCESS").exists() != is_full
+
+    assert untimed_contents(case.out) == before
