@@ -4,6 +4,7 @@ Before `ray.init` joins a cluster, this module asks the cluster's control servic
 possible. The service replies in milliseconds; `ray.init` would try for minutes or end the process.
 """
 
+import errno
 import fcntl
 import io
 import logging
@@ -45,6 +46,7 @@ except ImportError as error:
 LOCAL = "local"
 CPU_TIMEOUT_S = 10
 _PREFIX, _LOCK, _OF_RAY = "nanograd-", "lock", "r"
+_LEAST_BYTES = 1_000_000  # of free space for this folder
 _RAYLET = "raylet"
 _REPLY_S = 5
 # A gRPC server replies to this with its own settings: the preface of RFC 9113, 3.4, and an empty
@@ -221,11 +223,14 @@ def make_folder() -> tuple[Path, BinaryIO]:
     Only this user may enter the folder, because all users may write to Ray's folder inside it.
     """
     try:
-        for lock_file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        top = Path(tempfile.gettempdir())
+        for lock_file in top.glob(f"{_PREFIX}*/{_LOCK}"):
             # OSError: the folder is in use, is another user's, or has just been removed.
             with suppress(OSError), lock_file.open("r+b") as stale:
                 fcntl.flock(stale, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock_file.parent, ignore_errors=True)
+        if shutil.disk_usage(top).free < _LEAST_BYTES:  # workers that cannot log never start
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
         lock = (made / _LOCK).open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)

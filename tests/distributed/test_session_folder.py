@@ -79,3 +79,17 @@ def test_missing_temporary_folder_is_a_storage_error(temporary, monkeypatch):
 
     with pytest.raises(StorageError, match="TMPDIR"):
         cluster.make_folder()
+
+
+def test_full_temporary_folder_is_a_storage_error(tmp_path):
+    mounted = 'mount -t tmpfs -o size=64k tmpfs "$TMPDIR" && echo mounted && exec "$0" -c "$1"'
+    command = ("unshare", "--mount", "sh", "-c", mounted, sys.executable, PROGRAM)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if "mounted" not in done.stdout:
+        pytest.skip("needs namespaces")
+
+    assert "StorageError: cannot make a folder for Ray (No space left on device)" in done.stderr
