@@ -4,43 +4,36 @@ Parameters, gradients and optimiser state are vectors of the same length. Update
 so their bits do not depend on how the vector is sliced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector: TypeAlias = NDArray[np.float32]
-State: TypeAlias = dict[str, Vector]
-
-
-class Point(NamedTuple):
-    """The parameters, and the state of the optimiser."""
-
-    params: Vector
-    state: State
+Arrays: TypeAlias = Mapping[str, Vector]
 
 
 class Optimizer(NamedTuple):
-    """The functions of an optimiser.
+    """An optimiser: the names of the vectors that are its state, first 0, and its update.
 
-    `init(num_parameters)` returns its state. `update(point, gradient, learning_rate, step, out)`
-    writes the next point (parameters and state) to `out`, which may be `point`; step counts from 1.
-    `update` also overwrites the gradient, with intermediate results.
+    `update(old, gradient, learning_rate, step, new)` writes the next parameters, `vector`, and the
+    next state into the arrays `new`, which may be `old`; step counts from 1. `update` also
+    overwrites the gradient, with intermediate results.
     """
 
-    init: Callable[[int], State]
-    update: Callable[[Point, Vector, float, int, Point], None]
+    names: Sequence[str]
+    update: Callable[[Arrays, Vector, float, int, Arrays], None]
 
 
 def sgd() -> Optimizer:
     """Return plain gradient descent: w <- w - lr g."""
 
-    def update(point: Point, gradient: Vector, rate: float, step: int, out: Point) -> None:
+    def update(old: Arrays, gradient: Vector, rate: float, step: int, new: Arrays) -> None:
         gradient *= np.float32(rate)
-        np.subtract(point.params, gradient, out=out.params)
+        np.subtract(old["vector"], gradient, out=new["vector"])
 
-    return Optimizer(lambda num_parameters: {}, update)
+    return Optimizer((), update)
 
 
 def momentum(decay: float = 0.9) -> Optimizer:
@@ -51,17 +44,14 @@ def momentum(decay: float = 0.9) -> Optimizer:
         Sutskever, Martens, Dahl & Hinton (2013), section 2.
     """
 
-    def init(num_parameters: int) -> State:
-        return {"velocity": np.zeros(num_parameters, np.float32)}
-
-    def update(point: Point, gradient: Vector, rate: float, step: int, out: Point) -> None:
-        velocity = out.state["velocity"]
-        np.multiply(point.state["velocity"], np.float32(decay), out=velocity)
+    def update(old: Arrays, gradient: Vector, rate: float, step: int, new: Arrays) -> None:
+        velocity = new["state.velocity"]
+        np.multiply(old["state.velocity"], np.float32(decay), out=velocity)
         velocity += gradient
         np.multiply(velocity, np.float32(rate), out=gradient)
-        np.subtract(point.params, gradient, out=out.params)
+        np.subtract(old["vector"], gradient, out=new["vector"])
 
-    return Optimizer(init, update)
+    return Optimizer(["state.velocity"], update)
 
 
 def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
@@ -76,15 +66,11 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
         lr' = lr sqrt(1 - b2^t) / (1 - b1^t) and epsilon' = epsilon sqrt(1 - b2^t).
     """
 
-    def init(num_parameters: int) -> State:
-        zeros = np.zeros(num_parameters, np.float32)
-        return {"mean": zeros, "square": zeros.copy()}
-
-    def update(point: Point, gradient: Vector, rate: float, step: int, out: Point) -> None:
-        mean, square = out.state["mean"], out.state["square"]
-        np.multiply(point.state["mean"], np.float32(beta1), out=mean)
+    def update(old: Arrays, gradient: Vector, rate: float, step: int, new: Arrays) -> None:
+        mean, square = new["state.mean"], new["state.square"]
+        np.multiply(old["state.mean"], np.float32(beta1), out=mean)
         mean += np.float32(1 - beta1) * gradient
-        np.multiply(point.state["square"], np.float32(beta2), out=square)
+        np.multiply(old["state.square"], np.float32(beta2), out=square)
         gradient *= gradient
         gradient *= np.float32(1 - beta2)
         square += gradient
@@ -93,9 +79,9 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
         gradient += np.float32(epsilon * correction2)
         np.divide(mean, gradient, out=gradient)
         gradient *= np.float32(rate * correction2 / (1 - beta1**step))
-        np.subtract(point.params, gradient, out=out.params)
+        np.subtract(old["vector"], gradient, out=new["vector"])
 
-    return Optimizer(init, update)
+    return Optimizer(["state.mean", "state.square"], update)
 
 
 def update_average(average: Vector, params: Vector, decay: float, step: int, out: Vector) -> None:

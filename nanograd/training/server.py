@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 
 from nanograd.errors import DivergedError
-from nanograd.nn import mlp, optimizers
-from nanograd.nn.optimizers import Point, Vector
+from nanograd.nn import mlp
+from nanograd.nn.optimizers import Vector, update_average
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode, cover, nodes, tree_sum
 from nanograd.training.worker import Contribution, add
@@ -87,8 +87,8 @@ def first_snapshot(recipe: Recipe, initial: Vector | None = None) -> Snapshot:
     """Create the state before the first round, with random or `initial` parameters, (P,)."""
     if initial is None:
         initial = mlp.init_params(recipe.architecture, recipe.plan.seed).vector
-    state = recipe.make_optimizer().init(len(initial))
-    arrays = {"vector": initial.copy(), **{f"state.{name}": state[name] for name in state}}
+    arrays = {name: np.zeros_like(initial) for name in recipe.make_optimizer().names}
+    arrays["vector"] = initial.copy()
     if recipe.spec.ema:
         arrays["average"] = initial.copy()
     return Snapshot(round=0, arrays=arrays)
@@ -121,7 +121,7 @@ class Update:
         self._recipe, self._mean = recipe, np.empty(_CHUNK, np.float32)
         self._optimizer = recipe.make_optimizer()
         self._schedule = recipe.make_schedule()
-        self._state = sorted(self._optimizer.init(0), reverse=True)
+        self._names = list(first_snapshot(recipe, np.zeros(0, np.float32)).arrays)
         self._root = (0, recipe.plan.num_shards)
 
     def apply(
@@ -147,17 +147,16 @@ class Update:
                 known = {each.node: each.gradient[at] for each in sums}
                 total = tree_sum(self._root, known.get, np.add)
                 gradient = np.multiply(total, scale, out=self._mean[: len(total)])
-                old, new = self._point(before, at), self._point(after, at)
+                old, new = (
+                    {name: vector[at] for name, vector in zip(self._names, vectors, strict=True)}
+                    for vectors in (before, after)
+                )
                 self._optimizer.update(old, gradient, rate, step, new)
-                squares += float(new.params @ new.params)
+                params = new["vector"]
+                squares += float(params @ params)
                 if ema := self._recipe.spec.ema:
-                    average, out = before[-1][at], after[-1][at]
-                    optimizers.update_average(average, new.params, ema, step, out)
+                    update_average(old["average"], params, ema, step, new["average"])
         return bool(np.isfinite(squares))
-
-    def _point(self, vectors: Sequence[Vector], at: slice) -> Point:
-        state = {name: vectors[n][at] for n, name in enumerate(self._state, 1)}
-        return Point(vectors[0][at], state)
 
     def add_loss(self, sums: Sequence[Contribution], progress: LossSum) -> LossSum | None:
         """Return the loss of the epoch after a round; None if a loss or image count is wrong."""
