@@ -30,6 +30,9 @@ _SIGNS = ")))(((//:--.,,+=$£€%*#&"
 # Probability of a word or sign before the digits, and of one after them; before each other digit;
 # and share of signs in both cases. Share of words that are apart from their neighbours.
 _BESIDE, _BETWEEN, _SIGNS_BESIDE, _SIGNS_BETWEEN, _APART = 0.5, 0.15, 0.2, 0.8, 0.8
+# With words: share of the lines that begin with the number of an item of a list, and the signs
+# after it; share of the lines in groups of digits, and of the pairs of digits between two groups.
+_ITEMS, _AFTER_ITEM, _GROUPED, _GROUP_ENDS = 0.15, "..)):", 0.15, 0.3
 # Handwritten letters: strokes of points, with two figures for the column and row of each.
 _WRITTEN = dict(each.split(maxsplit=1) for each in """
 a 6343242637475664 6367|b 2027 24335364665727|c 635333242636475766|d 6067 635333242636475766
@@ -82,12 +85,15 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
     wide = style.spread
     size, slant = draw.uniform(0.85, 1.15), draw.normal(0, 0.12 * wide)
     drift, stretch = draw.normal(0, 0.03 * wide), draw.uniform(0.88, 1.1)
-    items: list[_Item] = []
-    is_word = len(digits) == 0 and draw.random() < 0.5
+    items, is_word = list[_Item](), len(digits) == 0 and draw.random() < 0.5
+    is_item = bool(style.font) and len(digits) > 1 and draw.random() < _ITEMS
+    ends = _GROUP_ENDS * (bool(style.font) and draw.random() < _GROUPED)
     for number, image in enumerate(digits):
         while (number or style.marks) and draw.random() < style.marks:
             items.append(_mark(HEIGHT * size, slant, draw))
-        if style.font and draw.random() < (_BETWEEN if number else _BESIDE):
+        if is_item and number == 1:
+            items.append(_word(size, slant, style.font, draw, 1.0, _AFTER_ITEM))
+        elif style.font and not is_item and draw.random() < (_BETWEEN if number else _BESIDE):
             signs = _SIGNS_BETWEEN if number else _SIGNS_BESIDE
             items.append(_word(size, slant, style.font, draw, signs))
         ink = _draw(
@@ -123,7 +129,8 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
             contact = contact if contact > 0 else end - 3  # no row has ink of both
             overlap = touches.get(number)
             space = -overlap if overlap is not None else max(3, int(gap * draw.uniform(0.7, 1.3)))
-            if (item.is_word or items[number - 1].is_word) and draw.random() < _APART:
+            is_apart = item.is_word or items[number - 1].is_word or (is_item and number == 2)
+            if (is_apart and draw.random() < _APART) or (ends and draw.random() < ends):
                 space += int(draw.uniform(0.1, 1.3) * HEIGHT)
             x = max(contact + space, start + 6)
             if style.links and draw.random() < style.links:
@@ -356,13 +363,15 @@ def _mark(
     return _Item(ink, is_digit=False, foot=foot)
 
 
-def _word(size: float, slant: float, font: str, draw: Generator, signs: float) -> _Item:
-    """Draw a word, or with probability `signs` a sign, as blurred as digits of a size."""
+def _word(
+    size: float, slant: float, font: str, draw: Generator, signs: float, choice: str = _SIGNS
+) -> _Item:
+    """Draw a word, or with probability `signs` one of the signs, as blurred as digits of a size."""
     is_word, text = draw.random() >= signs, ""
     while is_word and sum(each in _DIGIT_LIKE for each in text) >= 0.6 * len(text):
         text = "".join(draw.choice(list(_OF_WORDS), int(draw.integers(2, 10))))
         text = str(draw.choice([text, text.upper(), text.title(), text.title()]))
-    text += str(draw.choice(["", "", ".", ":"] if is_word else list(_SIGNS)))
+    text += str(draw.choice(["", "", ".", ":"] if is_word else list(choice)))
     # Text is printed four times as large as MNIST's digits.
     letters = ImageFont.truetype(font, 100)
     top, bottom = letters.getbbox("0", anchor="ls")[1::2]

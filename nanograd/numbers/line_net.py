@@ -29,6 +29,8 @@ ROWS, STRIDE = 36, 4
 # Height and width of the squares of which each layer returns the maximum. The layers with squares
 # add empty rows, so that their maps keep the height.
 _MAXIMA = ((2, 2), (2, 1), (3, 1))
+# Frames from one column of a window to the next in the last layer but one, which sees whole words.
+APART = 4
 # Least probability of a class in a frame, and of a digit that may be there. Number of texts, and
 # least probability of a text of the first frames.
 _LEAST, _SEEN, _TEXTS, _LIKELY = 1e-6, 1e-3, 8, 1e-5
@@ -57,13 +59,15 @@ class LineNet:
         maps = line[..., None]
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             height, width, inputs, outputs = weight.shape
-            rows, columns = height // 2 * (number < len(_MAXIMA)), width // 2
+            apart = APART if number == len(self.weights) - 2 else 1
+            rows, columns = height // 2 * (number < len(_MAXIMA)), width // 2 * apart
             down, across = len(maps) + 2 * rows, maps.shape[1] + 2 * columns
             padded = np.zeros((down, across, inputs), np.float32)
             padded[rows : down - rows, columns : across - columns] = maps
             # All windows of (height, width, inputs); `sliding_window_view` would be slow here.
-            shape = down - height + 1, across - width + 1
-            steps = *padded.strides[:2], *padded.strides
+            shape = down - height + 1, across - 2 * columns
+            step_down, step_across, step = padded.strides
+            steps = step_down, step_across, step_down, apart * step_across, step
             windows = np.ndarray((*shape, *weight.shape[:3]), np.float32, padded, 0, steps)
             values = windows.reshape(-1, weight[..., 0].size) @ weight.reshape(-1, outputs)
             maps = values.reshape(*shape, outputs)
