@@ -89,7 +89,8 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
     is_item = bool(style.font) and len(digits) > 1 and draw.random() < _ITEMS
     ends = _GROUP_ENDS * (bool(style.font) and draw.random() < _GROUPED)
     for number, image in enumerate(digits):
-        while (number or style.marks) and draw.random() < style.marks:
+        # No mark is before or in the number of an item, so its sign is the second thing drawn.
+        while number >= (2 if is_item else not style.marks) and draw.random() < style.marks:
             items.append(_mark(HEIGHT * size, slant, draw))
         if is_item and number == 1:
             items.append(_word(size, slant, style.font, draw, 1.0, _AFTER_ITEM))
