@@ -9,16 +9,15 @@ exits with code 1 if a file is out of date.
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import Field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import click
 
 from nanograd import errors
 from nanograd.cli import cli
 from nanograd.runtime import events
-from nanograd.settings.fields import REQUIRED, Spec, choices, properties, value_type
+from nanograd.settings.fields import REQUIRED, Setting, Spec
 from nanograd.settings.flags import SpecCommand
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 
@@ -94,7 +93,7 @@ def settings_of(words: Sequence[str]) -> str:
     """Return a list of the settings that one command has, or (`shared`) several commands have."""
     uses: dict[str, list[str]] = {}
     for command, spec in SETTINGS.items():
-        for each in fields(spec):
+        for each in spec.settings():
             uses.setdefault(_setting(each, spec), []).append(command)
     [name] = words
     if name == "shared":
@@ -106,15 +105,15 @@ def settings_of(words: Sequence[str]) -> str:
     return _list(lines)
 
 
-def _setting(each: Field[Any], spec: type[Spec]) -> str:
-    about, default = properties(each), each.default
+def _setting(each: Setting, spec: type[Spec]) -> str:
+    default = each.default
     limits = [
         f"{sign}2^63" if bound == 2**63 else f"{sign}{bound:.12g}"
-        for sign, bound in (("≥", about.least), ("<", about.below), ("≤", about.most))
+        for sign, bound in (("≥", each.least), ("<", each.below), ("≤", each.most))
         if bound is not None
     ]
-    words = [f"`{choice}`" for choice in choices(each)]
-    meaning, _, computed = about.help.rstrip("]").partition(" [default: ")
+    words = [f"`{choice}`" for choice in each.choices]
+    meaning, _, computed = each.help.rstrip("]").partition(" [default: ")
     shown = default[0] if isinstance(default, tuple) and default else default
     by_preset = [
         f"{preset} `{values[each.name]}`"
@@ -122,7 +121,7 @@ def _setting(each: Field[Any], spec: type[Spec]) -> str:
         if spec is TrainSpec and each.name in values
     ]
     parts = [
-        ", ".join(words) or " ".join([_TYPES[value_type(each)], *limits]),
+        ", ".join(words) or " ".join([_TYPES[each.kind], *limits]),
         "required" if default is REQUIRED else "",
         computed and f"default {computed}",
         "" if default in (None, (), "", REQUIRED) or default is False else f"default `{shown}`",

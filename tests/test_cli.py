@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from nanograd.console.results import Done, Result
 from nanograd.digits.dataset import Mnist
 from nanograd.models import model
 from nanograd.settings import flags
-from nanograd.settings.fields import REQUIRED, flag_name, properties
+from nanograd.settings.fields import REQUIRED, flag_name
 from scripts.write_pages import SETTINGS
 from tests.conftest import ROOT
 from tests.helpers.models import some_model
@@ -49,8 +48,8 @@ def test_help_has_every_field_of_the_config_and_marks_the_required_ones(nanograd
     helps = {entry.split()[0]: "".join(entry.split()[1:]) for entry in entries}
     assert done.code == 0
     assert {"--config", "--debug", "-h,"} <= set(helps)
-    for each in fields(SETTINGS[command]):
-        expected = properties(each).help
+    for each in SETTINGS[command].settings():
+        expected = each.help
         if each.default is REQUIRED:
             expected += "[required]"
         elif each.default or type(each.default) in (int, float):

@@ -5,7 +5,7 @@ import os
 import platform
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from typing import Any
 
@@ -28,7 +28,7 @@ from nanograd.runtime import json_files, process, storage
 from nanograd.runtime.arrays import Floats
 from nanograd.runtime.events import EpochMetrics
 from nanograd.runtime.json_files import JsonObject
-from nanograd.settings.fields import from_toml, properties
+from nanograd.settings.fields import from_toml
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 
 # Style of the mark for each event that is a failure or a recovery, by the event's name.
@@ -115,7 +115,7 @@ def compare(runs: Sequence[FinishedRun]) -> JsonObject:
 
     Settings of the group Output do not count. Each value is a list with an item for each run.
     """
-    names = [each.name for each in fields(TrainSpec) if properties(each).group != "Output"]
+    names = [each.name for each in TrainSpec.settings() if each.group != "Output"]
     settings = {name: [run.config.get(name) for run in runs] for name in names}
     settings["data_sha256"] = [run.model.about["identity"]["data_sha256"] for run in runs]
     of_models = ("test_accuracy", "val_accuracy", "epochs", "train_s", "images_per_s")

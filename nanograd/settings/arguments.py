@@ -4,14 +4,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from os import PathLike, fsdecode
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 
 from nanograd.errors import ArgumentError, NanogradError, UsageError
-from nanograd.settings.fields import REQUIRED, Place, Spec, properties
+from nanograd.settings.fields import REQUIRED, Place, Spec
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -26,8 +25,8 @@ def takes(spec_class: Callable[P, Spec]) -> Callable[[Callable[..., R]], Callabl
     def decorate(function: Any) -> Any:
         signature = inspect.signature(function)
         *own, _ = signature.parameters.values()
-        for each in fields(cast("type[Spec]", spec_class)):
-            if each.name not in signature.parameters and not properties(each).terminal:
+        for each in cast("type[Spec]", spec_class).settings():
+            if each.name not in signature.parameters and not each.terminal:
                 default = inspect.Parameter.empty if each.default is REQUIRED else each.default
                 own.append(
                     inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default)
@@ -68,8 +67,8 @@ def resolved(spec_class: type[S], spec: S | None, arguments: Mapping[str, Any]) 
     if spec is not None:
         raise ArgumentError(f"spec is {spec!r}: it must be a {spec_class.__name__}")
     try:
-        for each in fields(spec_class):
-            if properties(each).terminal and each.name in arguments:
+        for each in spec_class.settings():
+            if each.terminal and each.name in arguments:
                 raise UsageError(f"{each.name} is for the terminal; pass listener= instead")
         yield spec_class.resolve({name: _plain(value) for name, value in arguments.items()})
     except UsageError as error:

@@ -6,11 +6,13 @@ Precedence: default < preset < config file < environment < flag.
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
+from functools import cache
 from itertools import compress
 from json import dumps
-from math import inf, isfinite
+from math import isfinite
+from operator import ge, gt, lt
 from os import PathLike
 from types import UnionType
 from typing import (
@@ -21,7 +23,7 @@ from typing import (
     Self,
     TypeAlias,
     TypeVar,
-    cast,
+    Union,
     get_args,
     get_origin,
 )
@@ -43,7 +45,7 @@ GROUPS = (
 )
 
 # Values of these types are less than this. A larger number of units or nets would overflow.
-_BELOW = {int: 2**48, float: inf}
+_BELOW: dict[type, int] = {int: 2**48}
 _TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
@@ -64,8 +66,12 @@ class Given(Generic[In, Out]):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Properties of a setting besides its name, type and default."""
+    """A setting of a command, as the field of its spec defines it."""
 
+    name: str
+    kind: type  # type of its values without None, for example int for int | None
+    choices: tuple[str, ...]  # allowed values, if the type is a Literal
+    default: Any  # REQUIRED if it must be given
     help: str  # text for `--help`
     group: str = "Options"  # heading in `--help`, one of GROUPS
     rare: bool = False  # whether only `--help-all` lists the setting
@@ -76,15 +82,52 @@ class Setting:
     terminal: bool = False  # whether it is for the command line only; Python passes a listener
     place: bool = False  # whether its values are paths or URIs
 
+    @classmethod
+    def of(cls, each: Field[Any]) -> Self:
+        """Create the setting that a field defines."""
+        kind: Any = get_args(each.type)[1] if get_origin(each.type) is Given else each.type
+        if get_origin(kind) in (Union, UnionType):
+            kind = get_args(kind)[0]
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        kind = str if choices else get_origin(kind) or kind
+        return cls(
+            name=each.name, kind=kind, choices=choices, default=each.default, **each.metadata
+        )
+
+    def converted(self, value: Any) -> Any:
+        """Return a value in the type of the setting, if it is a text, a list or a whole number."""
+        if self.kind is tuple and isinstance(value, str | list):  # TOML has no tuples
+            return (value,) if isinstance(value, str) else tuple(value)
+        return float(value) if self.kind is float and type(value) is int else value  # `ema = 0`
+
+    def problem(self, value: Any) -> str:
+        """Return a value that is not allowed, and why; "" if it is allowed."""
+        texts = value if isinstance(value, tuple) else (value,)
+        is_text = [isinstance(text, str) for text in texts]
+        for text in compress(texts, is_text):
+            refuse_credentials(text)
+        has_type = type(value) is self.kind and (self.kind is not tuple or all(is_text))
+        if not has_type:
+            return f"{value!r}: it must be {_TYPE_NAMES[self.kind]}"
+        if self.choices and value not in self.choices:
+            return f"{value!r}: choose {' or '.join(self.choices)}"
+        if self.place and any(not text or "\0" in text for text in texts):
+            return f"{'empty' if '' in texts else repr(value)}; name a path or URI"
+        if isinstance(value, float) and not isfinite(value):
+            return f"{value}: it must be finite"
+        for words, limit, is_wrong in (
+            ("at least", self.least, lt),
+            ("at most", self.most, gt),
+            ("less than", self.below or _BELOW.get(self.kind), ge),
+        ):
+            if limit is not None and is_wrong(value, limit):
+                return f"{value}: it must be {words} {limit}"
+        return ""
+
 
 def setting(default: Any, help_: str, **properties: Any) -> Any:
     """Return a dataclass field for a setting; default REQUIRED means that it must be given."""
-    return field(default=default, metadata={"setting": Setting(help=help_, **properties)})
-
-
-def properties(each: Field[Any]) -> Setting:
-    """Return the properties of a setting from its field."""
-    return cast("Setting", each.metadata["setting"])
+    return field(default=default, metadata={"help": help_, **properties})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,35 +139,19 @@ class Spec:
         spec: Any = None
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            type_, allowed = value_type(each), properties(each)
-            value: Any = getattr(self, each.name)
+        for each in self.settings():
+            value = each.converted(getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
             if value is None and each.default is None:
                 continue
-            if isinstance(value, str) and type_ is tuple:
-                object.__setattr__(self, each.name, (value,))
-                value = getattr(self, each.name)
-            texts, problem = value if isinstance(value, tuple) else (value,), ""
-            is_text = [isinstance(text, str) for text in texts]
-            has_type = type(value) is type_ and (type_ is not tuple or all(is_text))
-            if not has_type:
-                problem = f"{value!r}: it must be {_TYPE_NAMES[type_]}"
-            elif choices(each) and value not in choices(each):
-                problem = f"{value!r}: choose {' or '.join(choices(each))}"
-            elif allowed.place and any(not text or "\0" in text for text in texts):
-                problem = f"{'empty' if '' in texts else repr(value)}; name a path or URI"
-            elif isinstance(value, float) and not isfinite(value):
-                problem = f"{value}: it must be finite"
-            elif allowed.least is not None and value < allowed.least:
-                problem = f"{value}: it must be at least {allowed.least}"
-            elif allowed.most is not None and value > allowed.most:
-                problem = f"{value}: it must be at most {allowed.most}"
-            elif type_ in _BELOW and value >= (below := allowed.below or _BELOW[type_]):
-                problem = f"{value}: it must be less than {below}"
-            for text in compress(texts, is_text):
-                refuse_credentials(text)
-            if problem:
+            if problem := each.problem(value):
                 raise UsageError(f"{flag_name(each.name)} is {problem}")
+
+    @classmethod
+    @cache
+    def settings(cls) -> tuple[Setting, ...]:
+        """Return the settings in the order of the fields."""
+        return tuple(map(Setting.of, fields(cls)))
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
@@ -134,22 +161,16 @@ class Spec:
             UsageError: a name is unknown, or a value is missing or not allowed.
         """
         values = {name: value for layer in layers for name, value in layer.items()}
-        known = {each.name: each for each in fields(cls)}
         cls.require_known(values)
-        for name, each in known.items():
-            if each.default is REQUIRED and name not in values:
-                raise UsageError(f"{flag_name(name)} is missing: {properties(each).help}")
-        for name, value in values.items():
-            if isinstance(value, list):  # TOML has no tuples
-                values[name] = tuple(value)
-            elif type(value) is int and value_type(known[name]) is float:  # `ema = 0`
-                values[name] = float(value)
+        for each in cls.settings():
+            if each.default is REQUIRED and each.name not in values:
+                raise UsageError(f"{flag_name(each.name)} is missing: {each.help}")
         return cls(**values)
 
     @classmethod
     def require_known(cls, names: Iterable[str], where: str = "") -> None:
         """Raise UsageError for a name that is no setting; `where` begins the message."""
-        known = [each.name for each in fields(cls)]
+        known = [each.name for each in cls.settings()]
         for name in names:
             if name not in known:
                 near = get_close_matches(name, known, 1)
@@ -158,22 +179,23 @@ class Spec:
 
     def refuse(self, names: Iterable[str], why: str) -> None:
         """Raise UsageError if one of these settings is not the default, as it has no effect."""
-        for each in fields(self):
+        for each in self.settings():
             if each.name in names and getattr(self, each.name) != each.default:
                 raise UsageError(f"{flag_name(each.name)} has no effect{why}")
 
     def identity(self) -> dict[str, Any]:
         """Return the settings on which the bytes of the output depend, sorted, as JSON values."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if properties(f).identity}
+        names = sorted(each.name for each in self.settings() if each.identity)
+        values = {name: getattr(self, name) for name in names}
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in sorted(found.items())
+            for name, value in values.items()
         }
 
     def to_toml(self) -> str:
         """Return the settings that are not None as TOML; a list of one value becomes the value."""
         lines = []
-        for name, value in asdict(self).items():
+        for name, value in vars(self).items():
             if value is not None:
                 plain = value[0] if isinstance(value, tuple) and len(value) == 1 else value
                 # TOML spells basic strings, numbers, booleans and arrays as JSON does.
@@ -196,16 +218,3 @@ def flag_name(name: str) -> str:
     '--batch-size'
     """
     return "--" + name.replace("_", "-")
-
-
-def value_type(each: Field[Any]) -> type:
-    """Return the type of a field's values without None, for example int for int | None."""
-    type_ = get_args(each.type)[1] if get_origin(each.type) is Given else each.type
-    type_ = get_args(type_)[0] if isinstance(type_, UnionType) else type_
-    return str if choices(each) else cast("type", get_origin(type_) or type_)
-
-
-def choices(each: Field[Any]) -> tuple[str, ...]:
-    """Return the allowed values of a field whose type is a Literal; () for other fields."""
-    types = (each.type, *get_args(each.type))  # the second is for `Literal[...] | None`
-    return next((get_args(type_) for type_ in types if get_origin(type_) is Literal), ())

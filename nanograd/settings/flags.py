@@ -1,22 +1,12 @@
 """Command line flags, generated from the fields of settings."""
 
 from collections.abc import Callable
-from dataclasses import Field, fields
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from nanograd.settings.fields import (
-    GROUPS,
-    REQUIRED,
-    Spec,
-    choices,
-    flag_name,
-    from_toml,
-    properties,
-    value_type,
-)
+from nanograd.settings.fields import GROUPS, REQUIRED, Setting, Spec, flag_name, from_toml
 
 _SHOW_ALL = "nanograd.show_all"  # key in click's context, set if help lists rare flags
 
@@ -40,24 +30,32 @@ class Places(Texts):
 class Flag(click.Option):
     """The flag of a setting."""
 
-    def __init__(self, each: Field[Any]) -> None:
-        self.setting = properties(each)
-        type_, default, help_ = value_type(each), each.default, self.setting.help
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        default, many = setting.default, setting.kind is tuple  # to give many, repeat the flag
+        help_ = setting.help
         if default is REQUIRED:
             help_ += " [required]"
         elif default not in (None, ()) and default is not False:
-            help_ += f" [default: {' '.join(default) if type_ is tuple else default}]"
-        scalar: Any = Texts() if type_ is tuple else type_  # for a tuple, the flag is repeated
-        if choices(each):
-            scalar = click.Choice(choices(each))
+            help_ += f" [default: {' '.join(default) if many else default}]"
+        type_: Any = click.Choice(setting.choices) if setting.choices else setting.kind
+        if setting.place or many:
+            type_ = Places() if setting.place else Texts()
         super().__init__(
-            [flag_name(each.name), each.name],
-            type=Places() if self.setting.place else scalar,
-            is_flag=type_ is bool,
-            multiple=type_ is tuple,
+            [flag_name(setting.name), setting.name],
+            type=type_,
+            is_flag=setting.kind is bool,
+            multiple=many,
             default=None,
             help=help_,
         )
+
+
+def _switch(name: str, help_: str, callback: Callable[..., None], **more: Any) -> click.Option:
+    words = [f"--{name}"]
+    return click.Option(
+        words, is_flag=True, expose_value=False, callback=callback, help=help_, **more
+    )
 
 
 class Command(click.Command):
@@ -69,18 +67,14 @@ class Command(click.Command):
         def remember(context: click.Context, flag: click.Parameter, value: bool) -> None:
             context.ensure_object(dict)[flag.name] = value
 
-        for name, help_ in (
-            ("debug", "print the traceback of an error"),
-            ("json", "print the result line on a terminal, too"),
-        ):
-            flag = click.Option(
-                [f"--{name}"], is_flag=True, expose_value=False, callback=remember, help=help_
-            )
-            self.params.append(flag)
+        self.params += [
+            _switch("debug", "print the traceback of an error", remember),
+            _switch("json", "print the result line on a terminal, too", remember),
+        ]
 
 
 class SpecCommand(Command):
-    """A command with a flag for each field of a spec class, whose docstring is the command's help.
+    """A command with a flag for each setting of a spec, whose docstring is the command's help.
 
     `--help` lists the flags by group, without rare ones; `--help-all` lists all. `run` receives the
     spec and, if the command has an `argument`, such as PATH..., its value as `inputs`.
@@ -98,29 +92,18 @@ class SpecCommand(Command):
                 context.exit()
 
         if argument:
-            nargs = -1 if argument.endswith("...") else 1
-            params.append(
-                click.Argument(
-                    ["inputs"], type=Places(), metavar=argument, nargs=nargs, required=True
-                )
-            )
-        own, found = spec.__annotations__, fields(spec)
+            attributes: Any = {"nargs": -1 if argument.endswith("...") else 1, "required": True}
+            params.append(click.Argument(["inputs"], type=Places(), metavar=argument, **attributes))
+        own = spec.__annotations__
         required_and_own_first = sorted(
-            found, key=lambda each: (each.default is not REQUIRED, each.name not in own)
+            spec.settings(), key=lambda each: (each.default is not REQUIRED, each.name not in own)
         )
         params += map(Flag, required_and_own_first)
-        if any(properties(each).rare for each in found):
-            params.append(
-                click.Option(
-                    ["--help-all"], is_flag=True, expose_value=False, is_eager=True,
-                    callback=show_all, help="show all options, rare ones included",
-                )
-            )  # fmt: skip
-        params.append(
-            click.Option(
-                ["--config"], type=Places(), metavar="FILE", help="settings from a TOML file"
-            )
-        )
+        if any(each.rare for each in spec.settings()):
+            help_ = "show all options, rare ones included"
+            params.append(_switch("help-all", help_, show_all, is_eager=True))
+        help_ = "settings from a TOML file"
+        params.append(click.Option(["--config"], type=Places(), metavar="FILE", help=help_))
         super().__init__(name, params=params, callback=self.resolve, help=spec.__doc__)
         self.spec, self.run = spec, run
 

@@ -5,13 +5,13 @@ The docstring of a command's spec is the help of the command.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nanograd.errors import UsageError
-from nanograd.settings.fields import REQUIRED, Given, Place, Spec, properties, setting
+from nanograd.settings.fields import REQUIRED, Given, Place, Spec, setting
 
 # Ray sets this environment variable in a submitted job.
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -114,7 +114,9 @@ class ReadOptions(PictureOptions):
 
     def reading(self) -> "ReadOptions":
         """Return these options without the further settings of a subclass."""
-        return ReadOptions(**{each.name: getattr(self, each.name) for each in fields(ReadOptions)})
+        return ReadOptions(
+            **{each.name: getattr(self, each.name) for each in ReadOptions.settings()}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +206,7 @@ class PartsSpec(JobSpec, PictureOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.overwrite:
-            names = [each.name for each in fields(self) if properties(each).group == _EXISTING]
+            names = [each.name for each in self.settings() if each.group == _EXISTING]
             self.refuse(names, " with --overwrite, which reads all files")
 
 

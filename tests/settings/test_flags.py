@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 from click.testing import CliRunner
 
 from nanograd.cli import cli
-from nanograd.settings.fields import REQUIRED, Spec, flag_name, properties
+from nanograd.settings.fields import REQUIRED, Spec, flag_name
 from nanograd.settings.train_spec import PRESETS, TrainSpec
 from scripts.write_pages import SETTINGS
 
@@ -56,7 +55,7 @@ def test_help_lists_rare_flags_only_if_all_are_wanted():
         CliRunner().invoke(cli, ["train", flag]).output for flag in ("--help", "--help-all")
     )
 
-    rare = [flag_name(each.name) for each in fields(TrainSpec) if properties(each).rare]
+    rare = [flag_name(each.name) for each in TrainSpec.settings() if each.rare]
     assert rare
     assert not [flag for flag in rare if f"  {flag} " in short]
     assert not [flag for flag in rare if f"  {flag} " not in long]

@@ -6,15 +6,7 @@ import pytest
 
 import nanograd
 from nanograd.errors import UsageError
-from nanograd.settings.fields import (
-    GROUPS,
-    REQUIRED,
-    choices,
-    flag_name,
-    from_toml,
-    properties,
-    value_type,
-)
+from nanograd.settings.fields import GROUPS, REQUIRED, flag_name, from_toml
 from nanograd.settings.specs import (
     EvaluateSpec,
     IngestSpec,
@@ -31,17 +23,18 @@ GIVEN = {"model": "m", "output": "o.onnx"}
 
 @pytest.mark.parametrize("class_", SETTINGS.values())
 def test_spec_is_immutable_and_its_settings_are_described(class_):
-    required = {each.name: GIVEN[each.name] for each in fields(class_) if each.default is REQUIRED}
+    required = {
+        each.name: GIVEN[each.name] for each in class_.settings() if each.default is REQUIRED
+    }
     spec = class_.resolve(required)
 
     with pytest.raises(AttributeError, match="cannot assign"):
         spec.output = "elsewhere"  # type: ignore[attr-defined]
-    for each in fields(class_):
-        about = properties(each)
-        assert about.help
-        assert "\n" not in about.help
-        assert about.group in GROUPS
-        assert value_type(each) in (int, float, bool, str, tuple)
+    for each in class_.settings():
+        assert each.help
+        assert "\n" not in each.help
+        assert each.group in GROUPS
+        assert each.kind in (int, float, bool, str, tuple)
     for name in required:
         with pytest.raises(UsageError, match=rf"^{flag_name(name)} is missing: \w"):
             class_.resolve({each: required[each] for each in required if each != name})
@@ -64,7 +57,7 @@ def test_signature_of_a_function_has_the_settings_and_their_defaults(function, s
         for each in inspect.signature(function).parameters.values()
     }
 
-    settings = {each.name: each.default for each in fields(spec) if not properties(each).terminal}
+    settings = {each.name: each.default for each in spec.settings() if not each.terminal}
     assert list(found)[: len(own)] == own
     assert found.keys() == {*own, *settings}
     assert {name: found[name] for name in settings if name not in own} == {
@@ -76,8 +69,8 @@ def test_signature_of_a_function_has_the_settings_and_their_defaults(function, s
 def test_preset_is_a_choice_resolves_and_decides_the_bits_alone(name):
     spec = TrainSpec.resolve(PRESETS[name], {"preset": name})
 
-    [preset] = [each for each in fields(TrainSpec) if each.name == "preset"]
-    assert choices(preset) == tuple(PRESETS)
+    [preset] = [each for each in TrainSpec.settings() if each.name == "preset"]
+    assert preset.choices == tuple(PRESETS)
     assert spec.preset == name
     assert set(PRESETS[name]) <= set(spec.identity())
 
@@ -173,8 +166,8 @@ def test_values_at_the_bounds_are_accepted_and_survive_a_round_trip_through_toml
     spec = class_.resolve(values)
 
     assert {name: getattr(spec, name) for name in values} == values
-    for each in fields(class_):
-        assert isinstance(getattr(spec, each.name), value_type(each) | None)
+    for each in class_.settings():
+        assert isinstance(getattr(spec, each.name), each.kind | None)
     assert class_.resolve(from_toml(spec.to_toml(), "config.toml")) == spec
 
 
