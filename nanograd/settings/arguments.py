@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from os import PathLike, fsdecode
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-import numpy as np
-
 from nanograd.errors import ArgumentError, NanogradError, UsageError
-from nanograd.settings.fields import REQUIRED, Place, Spec
+from nanograd.settings.fields import Place, Spec
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -23,14 +21,11 @@ def takes(spec_class: Callable[P, Spec]) -> Callable[[Callable[..., R]], Callabl
     """Replace `**settings` in the signature of a function by the fields of a spec."""
 
     def decorate(function: Any) -> Any:
-        signature = inspect.signature(function)
+        signature, spec = inspect.signature(function), cast("type[Spec]", spec_class)
         *own, _ = signature.parameters.values()
-        for each in cast("type[Spec]", spec_class).settings():
-            if each.name not in signature.parameters and not each.terminal:
-                default = inspect.Parameter.empty if each.default is REQUIRED else each.default
-                own.append(
-                    inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default)
-                )
+        hidden = {*signature.parameters, *(e.name for e in spec.settings() if e.terminal)}
+        fields = inspect.signature(spec).parameters.values()
+        own += [e.replace(annotation=e.empty) for e in fields if e.name not in hidden]
         function.__signature__ = signature.replace(parameters=own)
         return function
 
@@ -70,7 +65,7 @@ def resolved(spec_class: type[S], spec: S | None, arguments: Mapping[str, Any]) 
         for each in spec_class.settings():
             if each.terminal and each.name in arguments:
                 raise UsageError(f"{each.name} is for the terminal; pass listener= instead")
-        yield spec_class.resolve({name: _plain(value) for name, value in arguments.items()})
+        yield spec_class.resolve(arguments)
     except UsageError as error:
         raise ArgumentError(as_arguments(str(error))) from error
     except NanogradError as error:
@@ -86,15 +81,6 @@ def as_arguments(text: str) -> str:
     'max_pixels is 7: it must be at least 784'
     """
     return re.sub(r"(?<![\w/-])--([a-z]+(?:-[a-z]+)*)", lambda m: m[1].replace("-", "_"), text)
-
-
-def _plain(value: Any) -> Any:
-    """Convert a path to text, and a numpy scalar to a Python number."""
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return fsdecode(value) if isinstance(value, PathLike) else value
 
 
 def places(inputs: Place | Sequence[Place]) -> list[str]:

@@ -13,7 +13,7 @@ from itertools import compress
 from json import dumps
 from math import isfinite
 from operator import ge, gt, lt
-from os import PathLike
+from os import PathLike, fsdecode
 from types import UnionType
 from typing import (
     TYPE_CHECKING,
@@ -94,35 +94,46 @@ class Setting:
             name=each.name, kind=kind, choices=choices, default=each.default, **each.metadata
         )
 
-    def converted(self, value: Any) -> Any:
-        """Return a value in the type of the setting, if it is a text, a list or a whole number."""
-        if self.kind is tuple and isinstance(value, str | list):  # TOML has no tuples
-            return (value,) if isinstance(value, str) else tuple(value)
-        return float(value) if self.kind is float and type(value) is int else value  # `ema = 0`
-
-    def problem(self, value: Any) -> str:
-        """Return a value that is not allowed, and why; "" if it is allowed."""
-        texts = value if isinstance(value, tuple) else (value,)
+    def check(self, value: Any) -> Any:
+        """Return a value as a spec holds it; raise UsageError if it is not allowed."""
+        if value is None and self.default is None:
+            return None
+        if self.kind is tuple and isinstance(value, str | PathLike):
+            value = (value,)
+        is_list = isinstance(value, list | tuple)  # TOML has no tuples
+        value = tuple(map(_plain, value)) if is_list else _plain(value)
+        if self.kind is float and type(value) is int:  # `ema = 0`
+            value = float(value)
+        texts = value if is_list else (value,)
         is_text = [isinstance(text, str) for text in texts]
         for text in compress(texts, is_text):
             refuse_credentials(text)
-        has_type = type(value) is self.kind and (self.kind is not tuple or all(is_text))
-        if not has_type:
-            return f"{value!r}: it must be {_TYPE_NAMES[self.kind]}"
-        if self.choices and value not in self.choices:
-            return f"{value!r}: choose {' or '.join(self.choices)}"
-        if self.place and any(not text or "\0" in text for text in texts):
-            return f"{'empty' if '' in texts else repr(value)}; name a path or URI"
-        if isinstance(value, float) and not isfinite(value):
-            return f"{value}: it must be finite"
-        for words, limit, is_wrong in (
+        problem, shown = "", value
+        if type(value) is not self.kind or (is_list and not all(is_text)):
+            problem, shown = f": it must be {_TYPE_NAMES[self.kind]}", repr(value)
+        elif self.choices and value not in self.choices:
+            problem, shown = f": choose {' or '.join(self.choices)}", repr(value)
+        elif self.place and any(not text or "\0" in text for text in texts):
+            problem, shown = "; name a path or URI", "empty" if "" in texts else repr(value)
+        elif isinstance(value, float) and not isfinite(value):
+            problem = ": it must be finite"
+        for words, limit, is_beyond in (
             ("at least", self.least, lt),
             ("at most", self.most, gt),
             ("less than", self.below or _BELOW.get(self.kind), ge),
         ):
-            if limit is not None and is_wrong(value, limit):
-                return f"{value}: it must be {words} {limit}"
-        return ""
+            if not problem and limit is not None and is_beyond(value, limit):
+                problem = f": it must be {words} {limit}"
+        if problem:
+            raise UsageError(f"{flag_name(self.name)} is {shown}{problem}")
+        return value
+
+
+def _plain(value: Any) -> Any:
+    """Convert a path to text, and a scalar of numpy to a Python number."""
+    if getattr(value, "shape", None) == ():
+        return value.item()
+    return fsdecode(value) if isinstance(value, PathLike) else value
 
 
 def setting(default: Any, help_: str, **properties: Any) -> Any:
@@ -140,12 +151,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         for each in self.settings():
-            value = each.converted(getattr(self, each.name))
-            object.__setattr__(self, each.name, value)
-            if value is None and each.default is None:
-                continue
-            if problem := each.problem(value):
-                raise UsageError(f"{flag_name(each.name)} is {problem}")
+            object.__setattr__(self, each.name, each.check(getattr(self, each.name)))
 
     @classmethod
     @cache
