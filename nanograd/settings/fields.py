@@ -4,12 +4,15 @@ A field defines a flag, its help, an argument of a Python function and a line of
 Precedence: default < preset < config file < environment < flag.
 """
 
+import ast
+import inspect
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
-from itertools import compress
+from itertools import compress, pairwise
 from json import dumps
 from math import isfinite
 from operator import ge, gt, lt
@@ -68,11 +71,12 @@ class Given(Generic[In, Out]):
 class Setting:
     """A setting of a command, as the field of its spec defines it."""
 
+    owner: type  # the spec that defines the field
     name: str
     kind: type  # type of its values without None, for example int for int | None
     choices: tuple[str, ...]  # allowed values, if the type is a Literal
     default: Any  # REQUIRED if it must be given
-    help: str  # text for `--help`
+    help_: str = ""  # text for `--help` of a field that several specs share
     group: str = "Options"  # heading in `--help`, one of GROUPS
     rare: bool = False  # whether only `--help-all` lists the setting
     identity: bool = False  # whether the bytes of the output depend on the setting
@@ -82,17 +86,21 @@ class Setting:
     terminal: bool = False  # whether it is for the command line only; Python passes a listener
     place: bool = False  # whether its values are paths or URIs
 
+    @property
+    def help(self) -> str:
+        """Text for `--help`: the docstring below the field."""
+        return self.help_ or _docstrings(self.owner.__module__)[self.owner.__name__, self.name]
+
     @classmethod
-    def of(cls, each: Field[Any]) -> Self:
+    def of(cls, owner: type, each: Field[Any]) -> Self:
         """Create the setting that a field defines."""
         kind: Any = get_args(each.type)[1] if get_origin(each.type) is Given else each.type
         if get_origin(kind) in (Union, UnionType):
             kind = get_args(kind)[0]
         choices = get_args(kind) if get_origin(kind) is Literal else ()
         kind = str if choices else get_origin(kind) or kind
-        return cls(
-            name=each.name, kind=kind, choices=choices, default=each.default, **each.metadata
-        )
+        found = {"name": each.name, "kind": kind, "choices": choices, "default": each.default}
+        return cls(owner=owner, **found, **each.metadata)
 
     def check(self, value: Any) -> Any:
         """Return a value as a spec holds it; raise UsageError if it is not allowed."""
@@ -129,6 +137,22 @@ class Setting:
         return value
 
 
+@cache
+def _docstrings(module: str) -> dict[tuple[str, str], str]:
+    """Return the docstrings below the fields of all classes in a module, by class and field.
+
+    The source is parsed, because Python does not keep these docstrings.
+    """
+    found = {}
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    for class_ in (each for each in tree.body if isinstance(each, ast.ClassDef)):
+        for pair in pairwise(class_.body):
+            match pair:
+                case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                    found[class_.name, name] = " ".join(text.split())
+    return found
+
+
 def _plain(value: Any) -> Any:
     """Convert a path to text, and a scalar of numpy to a Python number."""
     if getattr(value, "shape", None) == ():
@@ -136,9 +160,12 @@ def _plain(value: Any) -> Any:
     return fsdecode(value) if isinstance(value, PathLike) else value
 
 
-def setting(default: Any, help_: str, **properties: Any) -> Any:
-    """Return a dataclass field for a setting; default REQUIRED means that it must be given."""
-    return field(default=default, metadata={"help": help_, **properties})
+def setting(default: Any, **properties: Any) -> Any:
+    """Return a dataclass field for a setting; default REQUIRED means that it must be given.
+
+    The docstring below the field is its text for `--help`.
+    """
+    return field(default=default, metadata=properties)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +184,8 @@ class Spec:
     @cache
     def settings(cls) -> tuple[Setting, ...]:
         """Return the settings in the order of the fields."""
-        return tuple(map(Setting.of, fields(cls)))
+        owners = {name: base for base in cls.__mro__[-2::-1] for name in base.__annotations__}
+        return tuple(Setting.of(owners[each.name], each) for each in fields(cls))
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
@@ -191,12 +219,8 @@ class Spec:
 
     def identity(self) -> dict[str, Any]:
         """Return the settings on which the bytes of the output depend, sorted, as JSON values."""
-        names = sorted(each.name for each in self.settings() if each.identity)
-        values = {name: getattr(self, name) for name in names}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-        }
+        found = {each.name: getattr(self, each.name) for each in self.settings() if each.identity}
+        return {n: list(e) if isinstance(e, tuple) else e for n, e in sorted(found.items())}
 
     def to_toml(self) -> str:
         """Return the settings that are not None as TOML; a list of one value becomes the value."""

@@ -94,9 +94,8 @@ class SpecCommand(Command):
         if argument:
             attributes: Any = {"nargs": -1 if argument.endswith("...") else 1, "required": True}
             params.append(click.Argument(["inputs"], type=Places(), metavar=argument, **attributes))
-        own = spec.__annotations__
         required_and_own_first = sorted(
-            spec.settings(), key=lambda each: (each.default is not REQUIRED, each.name not in own)
+            spec.settings(), key=lambda each: (each.default is not REQUIRED, each.owner is not spec)
         )
         params += map(Flag, required_and_own_first)
         if any(each.rare for each in spec.settings()):

@@ -26,22 +26,21 @@ Polarity: TypeAlias = Literal["auto", "dark-on-light", "light-on-dark"]
 Digits: TypeAlias = Literal["one", "many"]
 Names: TypeAlias = Given[str | Sequence[str], tuple[str, ...]]
 
-DATA = setting(
+_data = partial(setting, group="Data")
+DATA = _data(
     ("auto",),
-    "data set: auto, mnist, sample, or a path or URI of IDX, CSV or Parquet files or of pictures; "
-    "may be repeated",
-    group="Data",
+    help_="data set: auto, mnist, sample, or a path or URI of IDX, CSV or Parquet files or of "
+    "pictures; may be repeated",
     place=True,
 )
-_DETECTED = "column with the images [default: detected from the schema]"
-IMAGE_COLUMN = setting(None, _DETECTED, group="Data")
-LABEL_COLUMN = setting(
-    None,
-    "column with the labels, in Parquet or CSV files [default: label, digit or target]",
-    group="Data",
+IMAGE_COLUMN = _data(None, help_="column with the images [default: detected from the schema]")
+LABEL_COLUMN = _data(
+    None, help_="column with the labels, in Parquet or CSV files [default: label, digit or target]"
 )
 _MODEL = setting(
-    None, "model or run directory, or its URI [default: the model in this package]", place=True
+    None,
+    help_="model or run directory, or its URI [default: the model in this package]",
+    place=True,
 )
 
 # Settings on which the bytes of the output depend.
@@ -61,20 +60,19 @@ _review = partial(setting, group="Review", least=0, most=1)
 class PictureOptions(Spec):
     """How picture files are read and decoded."""
 
-    polarity: Polarity = _pictures("auto", "whether ink is darker or lighter than paper")
+    polarity: Polarity = _pictures("auto")
+    """whether ink is darker or lighter than paper"""
     max_pixels: int = _pictures(
         50_000_000,
-        "refuse pictures with more pixels (width x height)",
         least=784,
         most=178_956_970,  # Pillow refuses larger pictures
         rare=True,
     )
-    formats: str = _pictures(
-        ",".join(FORMATS), "accepted picture formats, recognised by content", rare=True
-    )
-    max_bytes: int = _pictures(
-        100_000_000, "quarantine picture files with more bytes", least=1, rare=True
-    )
+    """refuse pictures with more pixels (width x height)"""
+    formats: str = _pictures(",".join(FORMATS), rare=True)
+    """accepted picture formats, recognised by content"""
+    max_bytes: int = _pictures(100_000_000, least=1, rare=True)
+    """quarantine picture files with more bytes"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,22 +93,16 @@ class PictureOptions(Spec):
 class ReadOptions(PictureOptions):
     """How images and labels are read from tables, and images from picture files."""
 
-    image_column: str | None = _columns(None, _DETECTED)
-    label_column: str | None = _columns(
-        None, "column with the labels, or none to ignore labels [default: label, digit or target]"
-    )
-    normalise: Literal["auto", "always", "never"] = _pictures(
-        "auto",
-        "convert pictures to MNIST's form (28 x 28 pixels, centred): auto (unless they have it), "
-        "always or never (use 28 x 28 pictures unchanged, and quarantine others)",
-    )
-    image_root: Given[Any, str | None] = _columns(
-        None,
-        "folder or URI of the pictures, for rows that hold a path instead of the picture's bytes "
-        "[default: none; such rows are quarantined]",
-        rare=True,
-        place=True,
-    )
+    image_column: str | None = _columns(None)
+    """column with the images [default: detected from the schema]"""
+    label_column: str | None = _columns(None)
+    """column with the labels, or none to ignore labels [default: label, digit or target]"""
+    normalise: Literal["auto", "always", "never"] = _pictures("auto")
+    """convert pictures to MNIST's form (28 x 28 pixels, centred): auto (unless they have it),
+    always or never (use 28 x 28 pictures unchanged, and quarantine others)"""
+    image_root: Given[Any, str | None] = _columns(None, rare=True, place=True)
+    """folder or URI of the pictures, for rows that hold a path instead of the picture's bytes
+    [default: none; such rows are quarantined]"""
 
     def reading(self) -> "ReadOptions":
         """Return these options without the further settings of a subclass."""
@@ -126,23 +118,18 @@ class JobSpec(Spec):
     if TYPE_CHECKING:  # no field, but an argument of the functions of these commands
         progress: bool = False
 
-    workers: int | None = _workers(
-        None,
-        "number of Ray actors; 0 = run in this process without Ray [default: one per free CPU, at "
-        "most --shards]",
-        least=0,
-    )
-    address: str | None = _workers(
-        None, "Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]"
-    )
-    overwrite: bool = _output(False, "replace existing output")
-    quiet: bool = _output(False, "log warnings and errors only", terminal=True)
-    log_format: Literal["auto", "text", "json"] = _output(
-        "auto",
-        "log on stderr: auto (a live view on a terminal, else text), text or json "
-        "(one line every few seconds)",
-        terminal=True,
-    )
+    workers: int | None = _workers(None, least=0)
+    """number of Ray actors; 0 = run in this process without Ray [default: one per free CPU, at most
+    --shards]"""
+    address: str | None = _workers(None)
+    """Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]"""
+    overwrite: bool = _output(False)
+    """replace existing output"""
+    quiet: bool = _output(False, terminal=True)
+    """log warnings and errors only"""
+    log_format: Literal["auto", "text", "json"] = _output("auto", terminal=True)
+    """log on stderr: auto (a live view on a terminal, else text), text or json (one line every few
+    seconds)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,44 +151,33 @@ class JobSpec(Spec):
 class ReportSpec(JobSpec):
     """Settings shared by the commands that write a report."""
 
-    plots: bool = _output(False, "also write the charts of the report to plots/ as PNG files")
+    plots: bool = _output(False)
+    """also write the charts of the report to plots/ as PNG files"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartsSpec(JobSpec, PictureOptions):
     """Settings shared by the commands that read files part by part."""
 
-    workers: int | None = _workers(
-        None,
-        "number of Ray actors; 0 = run in this process without Ray [default: 0 for a job of up to "
-        "about 20 s, else one per free CPU]",
-        least=0,
-    )
-    output: Given[Any, str] = setting(REQUIRED, "output directory or URI", place=True)
-    sync: bool = _existing(
-        False, "replace the output rows of changed input files, and drop the rows of removed files"
-    )
-    verify: bool = _existing(
-        False, "compare the checksums of all output files and write damaged files again", rare=True
-    )
-    max_broken_files: int = _limits(
-        0,
-        "exit with code 65 if more files than this (tables, ZIP files) are unreadable",
-        least=0,
-        rare=True,
-    )
-    dry_run: bool = setting(False, "print what would be done and write nothing")
-    limit: int | None = setting(
-        None, "read at most this many rows [default: all]", least=1, group="Limits", identity=True
-    )
-    label_from: str = setting(
-        "auto",
-        "where the labels of pictures come from: auto (folder name, else a file name such as "
-        "7_0012.png, but not 7.png), folder, name, none, a list FILE.csv (columns file and label), "
-        "a template 'img_*_{label}.png' or a regular expression",
-        group="Pictures",
-        place=True,
-    )
+    workers: int | None = _workers(None, least=0)
+    """number of Ray actors; 0 = run in this process without Ray [default: 0 for a job of up to
+    about 20 s, else one per free CPU]"""
+    output: Given[Any, str] = setting(REQUIRED, place=True)
+    """output directory or URI"""
+    sync: bool = _existing(False)
+    """replace the output rows of changed input files, and drop the rows of removed files"""
+    verify: bool = _existing(False, rare=True)
+    """compare the checksums of all output files and write damaged files again"""
+    max_broken_files: int = _limits(0, least=0, rare=True)
+    """exit with code 65 if more files than this (tables, ZIP files) are unreadable"""
+    dry_run: bool = setting(False)
+    """print what would be done and write nothing"""
+    limit: int | None = setting(None, least=1, group="Limits", identity=True)
+    """read at most this many rows [default: all]"""
+    label_from: str = setting("auto", group="Pictures", place=True)
+    """where the labels of pictures come from: auto (folder name, else a file name such as
+    7_0012.png, but not 7.png), folder, name, none, a list FILE.csv (columns file and label), a
+    template 'img_*_{label}.png' or a regular expression"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -214,71 +190,56 @@ class PartsSpec(JobSpec, PictureOptions):
 class IngestSpec(PartsSpec):
     """Convert pictures (files, folders, globs) to Parquet."""
 
-    keep_original: bool = setting(
-        False, "also keep the bytes of each picture file, in the column original", identity=True
-    )
-    part_rows: int = _output(2000, "maximum pictures per output file", least=1, rare=True)
+    keep_original: bool = setting(False, identity=True)
+    """also keep the bytes of each picture file, in the column original"""
+    part_rows: int = _output(2000, least=1, rare=True)
+    """maximum pictures per output file"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectSpec(PictureOptions):
     """Draw the main steps from a picture to the probabilities."""
 
-    output: Given[Place, str] = setting(REQUIRED, "PNG file or URI to draw to", place=True)
+    output: Given[Place, str] = setting(REQUIRED, place=True)
+    """PNG file or URI to draw to"""
     model: Given[Place | None, str | None] = _MODEL
-    digits: Digits = setting("one", "whether a picture holds one digit or many, in lines")
-    limit: int = setting(
-        100, "draw at most this many pictures, one below the other", least=1, most=1000
-    )
+    digits: Digits = setting("one")
+    """whether a picture holds one digit or many, in lines"""
+    limit: int = setting(100, least=1, most=1000)
+    """draw at most this many pictures, one below the other"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
     """Classify digits. A SOURCE is a picture, Parquet or CSV file, folder, glob or ZIP file."""
 
-    output: Given[Any, str] = setting("predictions", "output directory or URI", place=True)
+    output: Given[Any, str] = setting("predictions", place=True)
+    """output directory or URI"""
     model: Given[Place | None, str | None] = _MODEL
-    digits: Digits = _pictures(
-        "one",
-        "whether a picture holds one digit or many, in lines, which are written to numbers/, too",
-    )
+    digits: Digits = _pictures("one")
+    """whether a picture holds one digit or many, in lines, which are written to numbers/, too"""
     # `keep` is not part of the identity: its columns depend on the files, so the job records them.
-    keep: Names = _output(
-        (), "input column to copy to the output, or '*' for all but the images; may be repeated"
-    )
-    no_probabilities: bool = _content(False, "leave out the ten probabilities of each row")
-    review_share: float = _review(
-        _REVIEW_SHARE,
-        "list this share of the rows, the least certain ones, in _review.pq with their pictures; "
-        "0 = no list",
-    )
-    review_below: float | None = _review(
-        None,
-        "list every row whose certainty (its confidence, reduced if it is unfamiliar) is below "
-        "this value, instead of a fixed share of the rows",
-    )
-    rows_per_file: int | None = _content(
-        None,
-        "maximum rows per output file; small input files are combined up to this number "
-        "[default: chosen by the number and size of the input files]",
-        least=1,
-        most=1_000_000,
-        rare=True,
-    )
-    partition_by: Names = _content(
-        (),
-        "column of the predictions whose values get a folder each, as in Hive; may be repeated",
-        rare=True,
-    )
-    format: Literal["parquet", "csv", "jsonl"] = _content(
-        "parquet", "file format of predictions and quarantine"
-    )
-    retry_quarantine: bool = _existing(
-        False, "read quarantined rows again, after you fixed the cause or with different settings"
-    )
-    max_error_rate: float = _limits(
-        1.0, "exit with code 65 if more than this share of the rows is quarantined", least=0, most=1
-    )
+    keep: Names = _output(())
+    """input column to copy to the output, or '*' for all but the images; may be repeated"""
+    no_probabilities: bool = _content(False)
+    """leave out the ten probabilities of each row"""
+    review_share: float = _review(_REVIEW_SHARE)
+    """list this share of the rows, the least certain ones, in _review.pq with their pictures; 0 =
+    no list"""
+    review_below: float | None = _review(None)
+    """list every row whose certainty (its confidence, reduced if it is unfamiliar) is below this
+    value, instead of a fixed share of the rows"""
+    rows_per_file: int | None = _content(None, least=1, most=1_000_000, rare=True)
+    """maximum rows per output file; small input files are combined up to this number [default:
+    chosen by the number and size of the input files]"""
+    partition_by: Names = _content((), rare=True)
+    """column of the predictions whose values get a folder each, as in Hive; may be repeated"""
+    format: Literal["parquet", "csv", "jsonl"] = _content("parquet")
+    """file format of predictions and quarantine"""
+    retry_quarantine: bool = _existing(False)
+    """read quarantined rows again, after you fixed the cause or with different settings"""
+    max_error_rate: float = _limits(1.0, least=0, most=1)
+    """exit with code 65 if more than this share of the rows is quarantined"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -292,10 +253,10 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
 class ReviewSpec(Spec):
     """Correct the least certain rows of a prediction in the browser; Ctrl-C ends it."""
 
-    port: int | None = setting(
-        None, "port of the page on this machine [default: a free one]", least=1, most=65_535
-    )
-    no_browser: bool = setting(False, "print the address of the page without opening a browser")
+    port: int | None = setting(None, least=1, most=65_535)
+    """port of the page on this machine [default: a free one]"""
+    no_browser: bool = setting(False)
+    """print the address of the page without opening a browser"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,9 +267,8 @@ class EvaluateSpec(Spec):
     data: Given[Any, tuple[str, ...]] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
-    verbose: bool = setting(
-        False, "print one line per image: label, ten probabilities, the largest one, prediction"
-    )
+    verbose: bool = setting(False)
+    """print one line per image: label, ten probabilities, the largest one, prediction"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,11 +276,8 @@ class ExportSpec(Spec):
     """Write a model as an ONNX graph: pixels in, ten probabilities out."""
 
     model: Given[Place | None, str | None] = _MODEL
-    output: Given[Place, str] = setting(
-        REQUIRED,
-        "ONNX file or URI, which must end in .onnx; an existing file is replaced",
-        place=True,
-    )
+    output: Given[Place, str] = setting(REQUIRED, place=True)
+    """ONNX file or URI, which must end in .onnx; an existing file is replaced"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

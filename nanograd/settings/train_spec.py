@@ -62,142 +62,91 @@ class TrainSpec(ReportSpec):
     data: Given[Any, tuple[str, ...]] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
-    test_split: float | None = _data(
-        None,
-        "share of each digit's images to hold out for testing, if a data set has no test images "
-        "[default: 0.1]",
-        **_SHARE,
-        rare=True,
-    )
-    output: Given[Place | None, str | None] = _output(
-        None, "run directory or URI [default: runs/PRESET-TIME]", place=True
-    )
-    preset: Literal["classic", "fast", "accurate"] = setting(
-        "fast", "named set of defaults; the defaults shown here are those of fast"
-    )
-    shards: int = _workers(
-        0,
-        "number of parts into which the training set is divided, which is also the maximum number "
-        "of workers; 0 = one per 128 images of a batch, from 2 to 8",
-        least=0,
-        rare=False,
-        identity=True,
-    )
-    epochs: int = _optimization(12, "passes over the training set", least=1)
-    least_rounds: int = _rare_optimization(
-        0, "minimum number of optimizer steps; more epochs are added to reach it", least=0
-    )
-    batch_size: int = _optimization(
-        512, "images per round (training step), of all workers together", least=1
-    )
-    seed: int = _optimization(0, "random seed", least=0, below=2**63)
+    test_split: float | None = _data(None, **_SHARE, rare=True)
+    """share of each digit's images to hold out for testing, if a data set has no test images
+    [default: 0.1]"""
+    output: Given[Place | None, str | None] = _output(None, place=True)
+    """run directory or URI [default: runs/PRESET-TIME]"""
+    preset: Literal["classic", "fast", "accurate"] = setting("fast")
+    """named set of defaults; the defaults shown here are those of fast"""
+    shards: int = _workers(0, least=0, rare=False, identity=True)
+    """number of parts into which the training set is divided, which is also the maximum number of
+    workers; 0 = one per 128 images of a batch, from 2 to 8"""
+    epochs: int = _optimization(12, least=1)
+    """passes over the training set"""
+    least_rounds: int = _rare_optimization(0, least=0)
+    """minimum number of optimizer steps; more epochs are added to reach it"""
+    batch_size: int = _optimization(512, least=1)
+    """images per round (training step), of all workers together"""
+    seed: int = _optimization(0, least=0, below=2**63)
+    """random seed"""
     resume_from: Given[Place | None, str | None] = setting(
-        None,
-        "start a new run from the weights of this model or run [default: random weights]",
-        group="Optimization",
-        rare=True,
-        place=True,
+        None, group="Optimization", rare=True, place=True
     )
-    hidden: int = _net(200, "number of hidden units", least=1)
-    ensemble: int = _net(
-        1, "number of nets, trained one after another; their probabilities are averaged", least=1
-    )
-    activation: Literal["sigmoid", "tanh", "relu"] = _net(
-        "relu", "activation function of the hidden units", rare=True
-    )
-    loss: Literal["mse", "cross_entropy"] = _rare_net(
-        "cross_entropy", "loss function: mse (sigmoid outputs) or cross_entropy (softmax outputs)"
-    )
-    optimizer: Literal["sgd", "momentum", "adam"] = _optimization("momentum", "optimizer")
-    learning_rate: float = _optimization(0.3, "peak learning rate", least=0)
-    momentum: float | None = _rare_optimization(
-        None, "momentum coefficient; needs --optimizer momentum [default: 0.9]", **_SHARE
-    )
-    schedule: Literal["constant", "cosine"] = _optimization(
-        "cosine", "how the learning rate changes after the warm-up", rare=True
-    )
-    warmup: int = _optimization(
-        80, "number of rounds in which the learning rate rises linearly", least=0, rare=True
-    )
-    ema: float = _rare_optimization(
-        0.99,
-        "decay of the moving average of the weights that the model gets; 0 = the last weights",
-        **_SHARE,
-    )
-    pixels: Literal["unit", "standard", "deskewed"] = _images(
-        "deskewed",
-        "pixel preparation: unit (0 to 1), standard (mean 0, standard deviation 1) or deskewed "
-        "(deskew the digit, then standard)",
-    )
-    width: float = _strength(
-        0.0,
-        "stretch or squeeze all digits until their ink has about this standard deviation in x, in "
-        "pixels; 0 = off; needs --pixels deskewed",
-        below=28,
-    )
-    height: float = _strength(
-        0.0,
-        "stretch or squeeze all digits until their ink has about this standard deviation in y, in "
-        "pixels; 0 = off; needs --pixels deskewed",
-        below=28,
-    )
-    elastic: float = _strength(
-        0.8, "elastic distortion of training images: RMS displacement in pixels", below=28
-    )
-    rotation: float = _strength(10.0, "maximum rotation of training images, in degrees", below=180)
-    scaling: float = _strength(
-        0.1, "maximum relative change of width and height of training images", below=1
-    )
-    shear: float = _strength(0.1, "maximum shear of training images, in pixels per row", below=28)
-    shift: float = _strength(
-        0.5, "maximum shift of training images along each axis, in pixels", below=28
-    )
-    stroke: float = _strength(
-        0.7, "maximum change of stroke thickness in training images, in pixels", below=2
-    )
-    cool_down: float = _strength(
-        0.5,
-        "share by which the strength of the distortions falls, linearly, in the last 80 % of the "
-        "training",
-        below=1,
-    )
-    variants: float = _strength(
-        0.08,
-        "synthetic digits to add per training image, in shapes that are rare in MNIST (such as "
-        "ones with flags); nets after the first one of an ensemble get a fifth as many",
-        below=1,
-    )
-    deskew: Literal["before", "after"] | None = _images(
-        None,
-        "deskew training images before or after distorting them; needs --pixels deskewed [default: "
-        "after]",
-    )
-    validation_split: float = _data(
-        0.1, "fraction of the training images to hold out for validation", **_SHARE, identity=True
-    )
-    kernel: Literal["native", "portable"] = _workers(
-        NATIVE,
-        "numeric code: native (the fastest on each CPU) or portable (the same bits on every x86-64 "
-        "CPU with AVX2)",
-        rare=False,
-        identity=True,
-    )
-    tensorboard: bool = _rare_output(
-        False, "also write metrics to RUN/tensorboard (needs the package tensorboardX)"
-    )
-    mlflow: str | None = _rare_output(
-        None,
-        "also log to this MLflow tracking URI (needs the package mlflow-skinny)",
-    )
-    strict: bool = _workers(
-        False,
-        "stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable",
-    )
-    ports: str | None = _workers(
-        None,
-        "range A-B of TCP ports for the parameter servers of several hosts [default: any free "
-        "port]",
-    )
+    """start a new run from the weights of this model or run [default: random weights]"""
+    hidden: int = _net(200, least=1)
+    """number of hidden units"""
+    ensemble: int = _net(1, least=1)
+    """number of nets, trained one after another; their probabilities are averaged"""
+    activation: Literal["sigmoid", "tanh", "relu"] = _net("relu", rare=True)
+    """activation function of the hidden units"""
+    loss: Literal["mse", "cross_entropy"] = _rare_net("cross_entropy")
+    """loss function: mse (sigmoid outputs) or cross_entropy (softmax outputs)"""
+    optimizer: Literal["sgd", "momentum", "adam"] = _optimization("momentum")
+    """optimizer"""
+    learning_rate: float = _optimization(0.3, least=0)
+    """peak learning rate"""
+    momentum: float | None = _rare_optimization(None, **_SHARE)
+    """momentum coefficient; needs --optimizer momentum [default: 0.9]"""
+    schedule: Literal["constant", "cosine"] = _optimization("cosine", rare=True)
+    """how the learning rate changes after the warm-up"""
+    warmup: int = _optimization(80, least=0, rare=True)
+    """number of rounds in which the learning rate rises linearly"""
+    ema: float = _rare_optimization(0.99, **_SHARE)
+    """decay of the moving average of the weights that the model gets; 0 = the last weights"""
+    pixels: Literal["unit", "standard", "deskewed"] = _images("deskewed")
+    """pixel preparation: unit (0 to 1), standard (mean 0, standard deviation 1) or deskewed (deskew
+    the digit, then standard)"""
+    width: float = _strength(0.0, below=28)
+    """stretch or squeeze all digits until their ink has about this standard deviation in x, in
+    pixels; 0 = off; needs --pixels deskewed"""
+    height: float = _strength(0.0, below=28)
+    """stretch or squeeze all digits until their ink has about this standard deviation in y, in
+    pixels; 0 = off; needs --pixels deskewed"""
+    elastic: float = _strength(0.8, below=28)
+    """elastic distortion of training images: RMS displacement in pixels"""
+    rotation: float = _strength(10.0, below=180)
+    """maximum rotation of training images, in degrees"""
+    scaling: float = _strength(0.1, below=1)
+    """maximum relative change of width and height of training images"""
+    shear: float = _strength(0.1, below=28)
+    """maximum shear of training images, in pixels per row"""
+    shift: float = _strength(0.5, below=28)
+    """maximum shift of training images along each axis, in pixels"""
+    stroke: float = _strength(0.7, below=2)
+    """maximum change of stroke thickness in training images, in pixels"""
+    cool_down: float = _strength(0.5, below=1)
+    """share by which the strength of the distortions falls, linearly, in the last 80 % of the
+    training"""
+    variants: float = _strength(0.08, below=1)
+    """synthetic digits to add per training image, in shapes that are rare in MNIST (such as ones
+    with flags); nets after the first one of an ensemble get a fifth as many"""
+    deskew: Literal["before", "after"] | None = _images(None)
+    """deskew training images before or after distorting them; needs --pixels deskewed [default:
+    after]"""
+    validation_split: float = _data(0.1, **_SHARE, identity=True)
+    """fraction of the training images to hold out for validation"""
+    kernel: Literal["native", "portable"] = _workers(NATIVE, rare=False, identity=True)
+    """numeric code: native (the fastest on each CPU) or portable (the same bits on every x86-64 CPU
+    with AVX2)"""
+    tensorboard: bool = _rare_output(False)
+    """also write metrics to RUN/tensorboard (needs the package tensorboardX)"""
+    mlflow: str | None = _rare_output(None)
+    """also log to this MLflow tracking URI (needs the package mlflow-skinny)"""
+    strict: bool = _workers(False)
+    """stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable"""
+    ports: str | None = _workers(None)
+    """range A-B of TCP ports for the parameter servers of several hosts [default: any free port]"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
