@@ -90,7 +90,7 @@ def measures(event: AnyProgress) -> list[str]:
     if event.loss is not None:
         found.append(f"loss {event.loss:.4f}")
     if event.val_accuracy is not None:
-        found.append(f"validation {100 * event.val_accuracy:.2f} %")
+        found.append(f"validation {events.percent(event.val_accuracy)}")
     working = sum(state is WorkerState.WORKING for state in event.workers.values())
     if working < len(event.workers):
         found.append(f"{working} of {len(event.workers)} workers")

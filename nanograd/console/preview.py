@@ -12,7 +12,7 @@ from nanograd.jobs.output import Manifest
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
-from nanograd.runtime.events import count
+from nanograd.runtime.events import count, shorten
 from nanograd.runtime.json_files import JsonObject
 
 # The rows of a command are all shown if they are at most _MOST. Otherwise the first _FEW are shown,
@@ -74,8 +74,11 @@ def _lines(rows: Sequence[JsonObject], folder: str) -> Iterator[str]:
 
     Names of pictures are relative to the folder.
     """
-    places = [Origin.of(row).place for row in rows]
-    names = [_shorten(place[len(folder) :], _NAME_WIDTH) for place in places]
+    names = list[str]()
+    for row in rows:
+        name = Origin.of(row).place[len(folder) :]
+        name = name if name.isprintable() else name.encode("unicode_escape").decode()
+        names.append(shorten(name, _NAME_WIDTH))
     width = max(map(len, [*names, "picture"]))
     found = [str(row.get("text", row.get("prediction", "-"))) for row in rows]
     title = "number" if any("text" in row for row in rows) else "digit"
@@ -96,14 +99,3 @@ def _lines(rows: Sequence[JsonObject], folder: str) -> Iterator[str]:
         share = floor(1000 * row["confidence"]) / 10  # only 1 is shown as 100 %
         line = f"  {name:<{width}}  {digits:>{wide}}  {share:8.1f} %"
         yield f"{line}  {', '.join(notes)}".rstrip()
-
-
-def _shorten(text: str, width: int) -> str:
-    """Replace the middle of a long text by dots.
-
-    >>> _shorten("IMG_2041-copy-of-copy.jpg", 15)
-    'IMG_204...y.jpg'
-    """
-    text = text if text.isprintable() else text.encode("unicode_escape").decode()
-    end = (width - 3) // 2 - 1
-    return text if len(text) <= width else f"{text[: width - 3 - end]}...{text[-end:]}"

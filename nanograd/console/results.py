@@ -14,7 +14,7 @@ from nanograd.jobs.receipts import Detail
 from nanograd.models.model import Model
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Ints
-from nanograd.runtime.events import count, duration
+from nanograd.runtime.events import count, duration, percent
 from nanograd.runtime.json_files import JsonObject
 
 
@@ -64,7 +64,7 @@ class Training(Result):
         line = self.to_json()
         return describe(
             f"trained {count(line['epochs'], 'epoch')} in {line['train_s']:.1f} s; "
-            f"{100 * self.test_accuracy:.2f} % of the test images classified correctly",
+            f"{percent(self.test_accuracy)} of the test images classified correctly",
             {"model": line["model"], "report": self.report},
             f"nanograd predict PICTURES --model {storage.as_word(line['model'])}",
         )
@@ -257,7 +257,7 @@ class Prediction(JobCounts):
         review = f"nanograd review {storage.as_word(self.output)} corrects the least certain rows"
         return self._summarise(
             done
-            + ("" if right is None else f", {100 * right:.2f} % of the labelled rows correctly")
+            + ("" if right is None else f", {percent(right)} of the labelled rows correctly")
             + f"; {self.unfamiliar:,} unlike the training digits" * (self.unfamiliar > 0)
             + f"; ingest had quarantined {count(by_ingest, 'picture')}" * (by_ingest > 0),
             {
@@ -368,7 +368,7 @@ def describe_demo(output: str, predicted: Prediction) -> str:
     )
     return describe(
         f"classified {predicted.predicted:,} handwritten digits, "
-        f"{100 * (predicted.accuracy or 0):.2f} % of them correctly",
+        f"{percent(predicted.accuracy)} of them correctly",
         {"pictures": pictures, "as Parquet": rows, "predictions": read, "the model": model},
         f"nanograd predict YOUR_PICTURES --model {storage.as_word(model)}",
     )

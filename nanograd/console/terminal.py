@@ -16,7 +16,7 @@ from rich.text import Text
 from nanograd.console.log_lines import AnyProgress, JsonLog, TextLog, measures, position, sentence
 from nanograd.errors import ArgumentError
 from nanograd.runtime import events
-from nanograd.runtime.events import Event, Level, Listener, WorkerState, broadcast
+from nanograd.runtime.events import Event, Level, Listener, WorkerState, broadcast, percent
 
 _REFRESHES_PER_S = 4
 _WIDTH = 100  # columns in a notebook
@@ -171,9 +171,8 @@ def _epoch_table(epochs: list[events.EpochMetrics], width: int) -> Table:
     """Render the newest epochs as a table; leave out the last columns if they do not fit."""
     rows = [["epoch", "loss", "validation", "images/s", "seconds"]]
     for each in epochs[-_NUM_EPOCHS:]:
-        right = "-" if each.val_accuracy is None else f"{100 * each.val_accuracy:.2f} %"
-        numbers = f"{each.images_per_s:,}", f"{each.train_s:.1f}"
-        rows.append([str(each.epoch), f"{each.loss:.4f}", right, *numbers])
+        speed = f"{each.images_per_s:,}", f"{each.train_s:.1f}"
+        rows.append([str(each.epoch), f"{each.loss:.4f}", percent(each.val_accuracy), *speed])
     used = accumulate(2 + max(map(len, column)) for column in zip(*rows, strict=True))
     num_columns = sum(end <= width for end in used)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

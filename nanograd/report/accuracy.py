@@ -11,9 +11,9 @@ from nanograd.images.inputs import Origin
 from nanograd.nn import metrics
 from nanograd.nn.mlp import Params
 from nanograd.report.charts import Axis, Chart, Series, fit_axis, plot
-from nanograd.report.html import InlineImage, embed_image, percent, shorten
+from nanograd.report.html import InlineImage, embed_image
 from nanograd.runtime.arrays import Bytes, Ints
-from nanograd.runtime.events import count
+from nanograd.runtime.events import count, percent, shorten
 
 # Number of pictures that a report shows of each kind.
 NUM_SHOWN = 24
@@ -131,7 +131,7 @@ def draw_prediction(
     """Draw a classified image, (784,) uint8, ink 255 on 0, with its label, if it has one."""
     digits = str(prediction) if true in (None, prediction) else f"{true} as {prediction}"
     alt = f"classified as {prediction}" if true is None else f"a handwritten {true}"
-    name, title = ("", "") if source is None else (shorten(source.name), source.place)
+    name, title = ("", "") if source is None else (shorten(source.name, 23, "…"), source.place)
     caption = (digits, percent(confidence), name)
     return embed_image(Image.fromarray(255 - pixels.reshape(SIDE, SIDE)), alt, caption, title)
 

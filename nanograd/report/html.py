@@ -5,7 +5,6 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from math import isnan
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -13,7 +12,7 @@ from PIL import Image
 from nanograd.digits.form import encode_png
 from nanograd.report.charts import HEIGHT, WIDTH, Chart, draw_png
 from nanograd.runtime import storage
-from nanograd.runtime.events import Listener, count, warning
+from nanograd.runtime.events import Listener, count, percent, warning
 
 REPORT, PLOTS = "report.html", "plots"
 
@@ -79,24 +78,6 @@ def _environment() -> Any:
 def asset(name: str) -> str:
     """Return the text of a file in `page/`."""
     return (files("nanograd.report") / "page" / name).read_text()
-
-
-def percent(share: float | None) -> str:
-    """Format a share as a percentage with two decimals; an undefined share is a dash.
-
-    >>> percent(0.98254), percent(float("nan")), percent(None)
-    ('98.25 %', '-', '-')
-    """
-    return "-" if share is None or isnan(share) else f"{100 * share:.2f} %"
-
-
-def shorten(name: str) -> str:
-    """Replace the middle of a long name by dots.
-
-    >>> shorten("IMG_2041.jpg"), shorten("part-2c59b1e0f6d34a78.parquet, row 7")
-    ('IMG_2041.jpg', 'part-2c59b1…quet, row 7')
-    """
-    return name if len(name) <= 24 else f"{name[:11]}…{name[-11:]}"
 
 
 def write_report(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from logging import getLogger
+from math import isnan
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -284,3 +285,22 @@ def duration(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(share: float | None) -> str:
+    """Format a share as a percentage with two decimals; an undefined share is a dash.
+
+    >>> percent(0.98254), percent(float("nan")), percent(None)
+    ('98.25 %', '-', '-')
+    """
+    return "-" if share is None or isnan(share) else f"{100 * share:.2f} %"
+
+
+def shorten(text: str, width: int, dots: str = "...") -> str:
+    """Replace the middle of a text that is longer than `width` letters by dots.
+
+    >>> shorten("IMG_2041.jpg", 23), shorten("IMG_2041-copy-of-copy.jpg", 15)
+    ('IMG_2041.jpg', 'IMG_20...py.jpg')
+    """
+    end = (width - len(dots)) // 2
+    return text if len(text) <= width else f"{text[: width - len(dots) - end]}{dots}{text[-end:]}"
