@@ -18,7 +18,8 @@ from nanograd.runtime.events import count, duration, percent
 from nanograd.runtime.json_files import JsonObject
 
 
-@dataclass(frozen=True, kw_only=True)
+# Arrays have no truth value, so that results with arrays are equal only to themselves.
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """Base class of the results; `str(result)` is a summary for the user."""
 
@@ -49,7 +50,7 @@ class Done(Result):
         return self.values
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Training(Result):
     """A finished training run."""
 

@@ -107,7 +107,7 @@ def _score_chunks(
         yield chunk, np.mean(scores, axis=0), pixels[0]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Model:
     """A net, or an ensemble of nets whose scores are averaged."""
 

@@ -52,6 +52,15 @@ def test_summary_of_quarantine_has_the_commonest_detail_and_an_example():
     assert "blank: no ink (first: a.pq, row 1,234)" in str(result)
 
 
+def test_results_with_arrays_are_equal_only_to_themselves():
+    def results():
+        yield from (Prediction(), Ingestion(), some_model())
+        yield Training(model=some_model(), metrics=[], directory="r")
+
+    assert not any(one == other for one in results() for other in results())
+    assert len({*results(), *results()}) == 8
+
+
 def test_result_of_a_dry_run_is_its_plan():
     plan = Plan(files=3, new_files=1, parts=2, parts_to_do=1, rows_to_do=7, estimated_s=None)
 
