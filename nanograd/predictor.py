@@ -15,6 +15,7 @@ from nanograd.images.columns import (
     LABEL_NAMES,
     NO_LABELS,
     find_image_column,
+    flat_columns,
     list_names,
     rename_taken,
 )
@@ -153,20 +154,26 @@ def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
     for name, values in given.items():
         try:
             lengths.add(len(values))
-            arrays[name] = array = _to_arrow(values)
+            arrays[name] = _to_arrow(values)
         except (pa.ArrowException, ValueError, TypeError) as error:
             problem = ArgumentError(f"column {name!r} cannot be used: {error}")
             if name.lower() in needed or not hasattr(values, "__len__"):
                 raise problem from error
             continue
-        # An empty column of Python objects has no type.
-        if not len(array) and pa.types.is_null(array.type) and name.lower() in images:
-            arrays[name] = array.cast(pa.binary())
     if len(lengths) > 1:
         raise ArgumentError(f"a batch has columns of {min(lengths):,} and of {max(lengths):,} rows")
     if problem and not arrays:
         raise problem
+    # A column without a value may have no type, or that of NaN.
+    usual = [name for name in arrays if name.lower() in images]
+    if not flat_columns(list(arrays)) and all(_is_untyped(arrays[name]) for name in usual):
+        arrays |= {name: pa.nulls(len(arrays[name]), pa.binary()) for name in usual}
     return pa.table(arrays)
+
+
+def _is_untyped(array: pa.Array | pa.ChunkedArray) -> bool:
+    has_type = not (pa.types.is_null(array.type) or pa.types.is_floating(array.type))
+    return not has_type and array.null_count == len(array)
 
 
 def _to_arrow(values: Any) -> pa.Array | pa.ChunkedArray:

@@ -138,6 +138,18 @@ def test_empty_batch_stays_empty_with_the_same_columns(form, images, model):
     assert len(none["prediction"]) == 0
 
 
+@pytest.mark.parametrize("rows", [0, 1, 7])
+@pytest.mark.parametrize("type_", [dict, pd.DataFrame, pl.DataFrame, pa.table])
+def test_batch_without_an_image_has_a_reason_for_each_row(type_, rows, model):
+    batch = type_({"image": [None] * rows, "other": [[1, 2]] * rows})
+
+    result = nanograd.Predictor(model)(batch)
+
+    assert list(map(str, result["reason"])) == ["no_bytes"] * rows
+    names = getattr(result, "column_names", getattr(result, "columns", result))
+    assert list(names) == ["other", *OWN]
+
+
 @pytest.mark.parametrize(
     ("batch", "error", "why"),
     [
