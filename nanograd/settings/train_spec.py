@@ -86,7 +86,7 @@ class TrainSpec(ReportSpec):
     """start a new run from the weights of this model or run [default: random weights]"""
     hidden: int = _net(200, least=1)
     """number of hidden units"""
-    ensemble: int = _net(1, least=1)
+    ensemble: int = _net(1, least=1, most=1000)
     """number of nets, trained one after another; their probabilities are averaged"""
     activation: Literal["sigmoid", "tanh", "relu"] = _net("relu", rare=True)
     """activation function of the hidden units"""
@@ -209,6 +209,7 @@ class TrainSpec(ReportSpec):
         sizes = ((self.width, self.height), *(_ENSEMBLE_SIZES if deskewed else ()))
         found = []
         for n, (width, height) in enumerate(islice(cycle(sizes), self.ensemble)):
-            net = replace(self, ensemble=1, seed=self.seed + n, width=width, height=height)
+            seed = (self.seed + n) % 2**63
+            net = replace(self, ensemble=1, seed=seed, width=width, height=height)
             found.append(replace(net, variants=self.variants * _ENSEMBLE_VARIANTS) if n else net)
         return found

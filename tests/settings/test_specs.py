@@ -83,6 +83,12 @@ def test_explicit_epochs_override_the_least_rounds_of_a_preset():
     assert TrainSpec.resolve(preset | {"epochs": 2}, {"least_rounds": 7}).least_rounds == 7
 
 
+def test_nets_after_the_largest_seed_begin_again_at_0():
+    nets = TrainSpec(seed=2**63 - 1, ensemble=3).nets()
+
+    assert [net.seed for net in nets] == [2**63 - 1, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
@@ -93,6 +99,7 @@ def test_explicit_epochs_override_the_least_rounds_of_a_preset():
         ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
         ({"seed": 2**63}, f"--seed is {2**63}: it must be less than {2**63}"),
         ({"hidden": 10**20}, f"--hidden is {10**20}: it must be less than {2**48}"),
+        ({"ensemble": 1001}, "--ensemble is 1001: it must be at most 1000"),
         ({"learning_rate": math.nan}, "--learning-rate is nan: it must be finite"),
         ({"learning_rate": math.inf}, "--learning-rate is inf: it must be finite"),
         ({"ema": 1}, "--ema is 1.0: it must be less than 1"),
