@@ -417,7 +417,7 @@ def arrow_filesystem(place: str) -> tuple[Any, str]:
     """Return pyarrow's file system of a place, and the path in it.
 
     Raises:
-        UsageError: the URI has credentials, or a folder `..`.
+        UsageError: the URI has credentials, or a folder `..`, or is for models alone.
     """
     # Imported here, because it takes 0.1 s and half of the commands never need it.
     from pyarrow.fs import FileSystem, LocalFileSystem
@@ -430,6 +430,8 @@ def arrow_filesystem(place: str) -> tuple[Any, str]:
     bucket, _, key = rest.strip("/").partition("/")
     if {".", ".."} & {*key.split("/")}:  # clients write to another key than they list
         raise UsageError(f"{place}: a URI cannot have a folder . or ..; write it without")
+    if scheme == "hf":
+        raise UsageError(f"{place}: hf:// is for models alone; get other files by `hf download`")
     uri = f"{scheme}://{bucket}"
     if scheme == "s3":
         variables = (os.environ.get(f"AWS_ENDPOINT_URL{end}") for end in ("_S3", ""))

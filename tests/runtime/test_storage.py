@@ -158,6 +158,14 @@ def test_uri_with_a_folder_of_dots_is_refused(key):
         storage.commit(f"s3://bucket/{key}", b"data")
 
 
+@pytest.mark.parametrize(
+    "use", [storage.read, storage.names, storage.exists, lambda place: storage.commit(place, b"")]
+)
+def test_hub_for_models_is_refused_for_other_files(use):
+    with pytest.raises(UsageError, match=r"^hf://datasets/user/name: hf:// is for models alone"):
+        use("hf://datasets/user/name")
+
+
 def test_address_with_a_container_or_a_user_holds_no_credentials():
     for place in (
         "abfs://container@account.dfs.core.windows.net/runs",
