@@ -6,6 +6,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from nanograd.errors import UsageError
 from nanograd.settings.fields import GROUPS, REQUIRED, Setting, Spec, flag_name, from_toml
 
 _SHOW_ALL = "nanograd.show_all"  # key in click's context, set if help lists rare flags
@@ -112,6 +113,8 @@ class SpecCommand(Command):
 
         arguments = [given.pop("inputs")] if "inputs" in given else []
         flags = {name: value for name, value in given.items() if value not in (None, ())}
+        if config == "":
+            raise UsageError("--config is empty; name a TOML file")
         text = storage.read(config).decode(errors="surrogateescape") if config else ""
         stored = from_toml(text, str(config))
         self.spec.require_known(stored, f"{config}: ")

@@ -35,6 +35,7 @@ REFUSED: list[tuple[int, str, str]] = [
     (2, f"{TRAIN} --workers 9", "--workers --shards"),
     (2, f"{TRAIN} --address ray://127.0.0.1:10001", "submit"),
     (65, f"{TRAIN} --config none.toml", "none.toml"),
+    (2, f"{TRAIN} --config=", "--config is empty; name a TOML file"),
     (65, f"{TRAIN} --data no/such/folder", "no/such/folder"),
     (65, "data fetch --mirror file:///nowhere/", "cannot be downloaded"),
     (69, f"{TRAIN} --address 127.0.0.1:1", "127.0.0.1:1"),
