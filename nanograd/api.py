@@ -36,7 +36,7 @@ def load_model(place: Place | None = None) -> Model:
         DataError: the directory is missing or damaged, or this version does not know its format.
         StorageError: the directory cannot be read.
     """
-    if not isinstance(place, str | PathLike | None):
+    if not isinstance(place, str | PathLike | None) or place == "":
         raise ArgumentError(f"{place!r} is no path or URI")
     return model_io.load(None if place is None else fsdecode(place))
 

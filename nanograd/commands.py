@@ -99,8 +99,9 @@ def train(
             run = TrainingRun(replace(chosen, workers=actors), place, data, initial)
             recipe = run.recipes[0]
             if chosen.warmup >= recipe.num_rounds:
-                text = f"the warm-up of {chosen.warmup} rounds is longer than the run of"
-                audience(warning(f"{text} {recipe.num_rounds}: lower --warmup or raise --epochs"))
+                rounds = events.count(recipe.num_rounds, "round")
+                text = f"the warm-up takes the whole run of {rounds}"
+                audience(warning(f"{text}: lower --warmup or raise --epochs"))
             model = run.train(start_group, everyone, stop)
             written = storage.join(place, "metrics.jsonl")
             found = Training(model=model, metrics=json_files.read_lines(written), directory=place)

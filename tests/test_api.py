@@ -136,11 +136,13 @@ def test_functions_and_commands_do_the_same(nanograd_, tmp_path, run, sample):
         (lambda: nanograd.evaluate("nowhere", data=([[0.0] * 784], [10])), ""),
         (lambda: nanograd.export("nowhere", "o"), ""),
         (lambda: nanograd.load_model(7), ""),
+        (lambda: nanograd.load_model(""), "'' is no path"),
         (lambda: nanograd.load_model(Path(__file__).parent), ""),
         (lambda: nanograd.train(data=["sample", 7]), ""),
         (lambda: nanograd.train(data=[]), "data"),
         (lambda: nanograd.train(data=([], [])), ""),
         (lambda: nanograd.train(data=(np.zeros((1, 784)), ["6"])), "'6'"),
+        (lambda: nanograd.train(data=(np.zeros((1, 784)), np.array(["6"], object))), "'6'"),
         (lambda: nanograd.train(data="sample", epochs="3"), ""),
         (lambda: nanograd.read_picture(b""), ""),
         (lambda: nanograd.read_picture("nowhere.png"), ""),
@@ -202,6 +204,7 @@ def test_warnings_are_logged_unless_a_listener_receives_them(tmp_path, caplog):
 
     [warning] = [str(event) for event in events if event.level is Level.WARNING]
     assert logged == [("nanograd", "WARNING", warning)]
+    assert warning.startswith("the warm-up takes the whole run of 16 rounds: ")
     assert len(caplog.records) == 1
 
 

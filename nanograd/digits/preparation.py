@@ -85,8 +85,8 @@ def labelled_rows(images: ArrayLike, labels: ArrayLike) -> Dataset:
         raise ArgumentError(f"labels of shape {numbers.shape} for {images_}: each needs one label")
     is_digit = np.isin(numbers, range(NUM_CLASSES)) & (numbers.dtype.kind not in "bSU")
     if not is_digit.all():
-        first = is_digit.argmin()
-        raise ArgumentError(f"label {first} is {numbers[first].item()!r}, expected 0 to 9")
+        first = int(is_digit.argmin())
+        raise ArgumentError(f"label {first} is {numbers.tolist()[first]!r}, expected 0 to 9")
     return Dataset(rows, numbers.astype(np.uint8))
 
 
