@@ -159,7 +159,6 @@ def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
             problem = ArgumentError(f"column {name!r} cannot be used: {error}")
             if name.lower() in needed or not hasattr(values, "__len__"):
                 raise problem from error
-            continue
     if len(lengths) > 1:
         raise ArgumentError(f"a batch has columns of {min(lengths):,} and of {max(lengths):,} rows")
     if problem and not arrays:
