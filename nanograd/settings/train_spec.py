@@ -84,7 +84,7 @@ class TrainSpec(ReportSpec):
         None, group="Optimization", rare=True, place=True
     )
     """start a new run from the weights of this model or run [default: random weights]"""
-    hidden: int = _net(200, least=1)
+    hidden: int = _net(200, least=1, most=100_000)
     """number of hidden units"""
     ensemble: int = _net(1, least=1, most=1000)
     """number of nets, trained one after another; their probabilities are averaged"""
