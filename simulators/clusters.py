@@ -74,9 +74,7 @@ class Cluster:
 
     def wait_for_hosts(self, number: int) -> None:
         """Wait until the cluster has this many hosts."""
-        wait_for(
-            lambda: len(nodes(self.head)) == number, f"the cluster has never {number} hosts", 240
-        )
+        wait_for_nodes(self.head, f"len(found) == {number}", 240)
 
     def num_hosts_of_actors(self, kind: str) -> int:
         """Return the number of hosts with actors of a class in the newest job."""
@@ -108,20 +106,18 @@ class Cluster:
     def wait_for_end(self, name: str, timeout_s: float = 240) -> Ended:
         """Wait until a job has ended; return the exit code of the driver, and the log."""
         program = (
+            "from time import sleep\n"
             "from ray.job_submission import JobSubmissionClient\n"
-            f"info = JobSubmissionClient('{URL}').get_job_info('{name}')\n"
-            "print(info.status.is_terminal(), info.driver_exit_code)\n"
+            f"client = JobSubmissionClient('{URL}')\n"
+            f"while not (info := client.get_job_info('{name}')).status.is_terminal():\n"
+            "    sleep(0.1)\n"
+            "print(info.driver_exit_code)\n"
         )
-        words: list[str] = []
-
-        def has_ended() -> bool:
-            done = self.client.run("RAY_AUTH_MODE=token python -", stdin=program)
-            words[:] = done.stdout.split()[-2:]
-            return words[:1] == ["True"]
-
         self.wait_for_text(name, '{"event"', timeout_s)
-        wait_for(has_ended, f"{name} does not end")
-        return Ended(int(words[1]) if words[1] != "None" else -1, self.log(name))
+        done = self.client.run("RAY_AUTH_MODE=token python -", stdin=program)
+        assert done.returncode == 0, done.stdout
+        code = done.stdout.split()[-1]
+        return Ended(int(code) if code != "None" else -1, self.log(name))
 
     def run_on(self, name: str, words: str, environment: str = "") -> Ended:
         """Run a nanograd command on a host, in the shared folder."""
@@ -172,27 +168,38 @@ def start_ray(network: Network, cpus: int) -> str:
 
 def wait_for_hosts(network: Network) -> None:
     """Wait until the nodes of Ray are exactly the hosts."""
-    head, *others = network.hosts.values()
-    expected = sorted(host.address for host in (head, *others))
-    wait_for(lambda: nodes(head) == expected, "not all hosts are nodes of Ray", 180)
+    head = next(iter(network.hosts.values()))
+    expected = sorted(host.address for host in network.hosts.values())
+    wait_for_nodes(head, f"found == {expected}")
 
 
-def nodes(head: Machine) -> list[str]:
-    """Return the sorted addresses of Ray's live nodes; none if the head does not answer."""
-    found = _query_control_service(
-        head,
-        "nodes = client.get_all_node_info(timeout=5).values()\n"
-        "print(*sorted(node.node_manager_address for node in nodes if node.state == 0))\n",
+def wait_for_nodes(head: Machine, condition: str, timeout_s: float = 180) -> None:
+    """Wait until an expression of `found`, the sorted addresses of Ray's live nodes, is true."""
+    # One process asks again and again: a start of Python for each question would take a core from
+    # the Ray that is starting.
+    query = (
+        "from time import sleep\n"
+        "def is_reached():\n"
+        "    nodes = client.get_all_node_info(timeout=5).values()\n"
+        "    found = sorted(node.node_manager_address for node in nodes if node.state == 0)\n"
+        f"    return {condition}\n"
+        "while not is_reached():\n"
+        "    sleep(0.1)\n"
     )
-    return found.stdout.split() if found.returncode == 0 else []
+    wait_for(
+        lambda: _query_control_service(head, query).returncode == 0,
+        f"of the nodes of Ray, this is never true: {condition}",
+        timeout_s,
+    )
 
 
 def _query_control_service(head: Machine, query: str) -> "subprocess.CompletedProcess[str]":
     # The dashboard may hang while Ray restarts, and a driver takes seconds to start.
     client = f"GcsClient(address='{head.address}:{RAY_PORT}')"
     program = f"import asyncio\nfrom ray._raylet import GcsClient\nclient = {client}\n{query}"
+    knock = f"(exec 3<>/dev/tcp/{head.address}/{RAY_PORT})"
     python = "RAY_AUTH_MODE=token timeout 30 ~/venv/bin/python"
-    return head.run(f"{python} - 2>/dev/null", stdin=program)
+    return head.run(f"{{ {knock} && {python} -; }} 2>/dev/null", stdin=program)
 
 
 def start_node(machine: Machine, flags: str) -> None:

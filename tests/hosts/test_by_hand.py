@@ -21,7 +21,7 @@ from nanograd.runtime.events import ignore
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.checkpoint import newest
 from nanograd.training.run import TrainingRun
-from simulators.clusters import SHARED, events, nodes, running, start_node, start_ray
+from simulators.clusters import SHARED, events, running, start_node, start_ray, wait_for_nodes
 from simulators.machines import RC, Machine, Network
 from simulators.runbook import Block, Terminal, blocks
 from simulators.waiting import wait_for
@@ -62,10 +62,6 @@ def type_into_terminal(machine: Machine, block: Block) -> "subprocess.Popen[str]
     return subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
-def wait_for_nodes(head: Machine, number: int) -> None:
-    wait_for(lambda: len(nodes(head)) == number, "no such host", 90)
-
-
 def test_page_leads_from_one_host_to_two_and_back(network, checksum):
     head, second, _ = network.hosts.values()
     by_hand = [each for each in blocks() if each.section == "Ray by hand"]
@@ -73,7 +69,7 @@ def test_page_leads_from_one_host_to_two_and_back(network, checksum):
     log = Path(network.shared, "long.log")
 
     rays = [type_into_terminal(head, first)]
-    wait_for_nodes(head, 1)
+    wait_for_nodes(head, "len(found) == 1")
     terminal = Terminal(head)
     outputs = [terminal.run(join.text)]
     train = f"RAY_AUTH_MODE=token {longer.text.strip()} > {SHARED}/long.log 2>&1"
@@ -85,7 +81,7 @@ def test_page_leads_from_one_host_to_two_and_back(network, checksum):
     second.check_run("umask 077; mkdir ~/.ray; cat > ~/.ray/auth_token", stdin=token)
     wait_for(lambda: '{"event"' in log.read_text(), "no end", 120)
     rays.append(type_into_terminal(second, other))
-    wait_for_nodes(head, 2)
+    wait_for_nodes(head, "len(found) == 2")
     outputs += [terminal.run(wider.text.replace("/shared", SHARED)), log.read_text()]
     for ray in rays:
         assert ray.stdin is not None
@@ -306,7 +302,7 @@ def test_hosts_that_are_slow_frozen_lost_and_replaced_cost_no_round_and_no_bit(h
     # Everything of Ray on that host: raylet, agents, actors.
     run.expect("host_lost", lambda: second.check_run("pkill -STOP -f '[r]ay'", user=0))
     hosts.hosts["third"].kill()
-    wait_for(lambda: "10.77.0.13" not in nodes(first), "the lost host is never dead to Ray")
+    wait_for_nodes(first, "'10.77.0.13' not in found")
     hosts.add(*HOSTS[2])
     flags = f"--address={first.address}:6379 --block --num-cpus=2"
     run.expect("joined", lambda: start_node(hosts.hosts["third"], flags))
