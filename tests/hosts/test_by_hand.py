@@ -130,25 +130,23 @@ class Run:
         last = self.epochs + number
         self.wait_for(lambda: self.epochs >= last, "no progress")
 
-    def expect(self, kind: str, act: Callable[[], object]) -> None:
-        """Do something that causes an event of a kind, wait for it, and for two epochs."""
+    def expect(self, kind: str, act: Callable[[], object], *, is_complete: bool = False) -> None:
+        """Do something that causes an event of a kind, wait for it, and for two epochs.
+
+        Between the two, wait for the replacements of all lost workers if `is_complete`.
+        """
         number = self.count(kind) + 1
         act()
         self.wait_for(lambda: self.count(kind) >= number, kind)
+        if is_complete:
+            self.wait_for(lambda: self.count("joined") == self.count("lost"), "no replacement")
         self.wait_for_epochs()
 
     def lose_actor(self, machine: Machine, signal: str, actor: str) -> None:
         """Send a signal to the actors of a class on a host, and wait for what replaces them."""
         kind = "host_lost" if actor == "ServerActor" else "lost"
-        is_running = f"pgrep -f '^ray::{actor}'"
-
-        def wait_for_actor() -> None:
-            self.wait_for(lambda: not machine.run(is_running, user=0).returncode, f"no {actor}")
-
-        wait_for_actor()  # the one that replaces an actor lost before may still be starting
         words = f"pkill -{signal} -f '^ray::{actor}'"
-        self.expect(kind, lambda: machine.check_run(words, user=0))
-        wait_for_actor()
+        self.expect(kind, lambda: machine.check_run(words, user=0), is_complete=True)
 
     def stop(self) -> str:
         """Stop the run, check the bits of its checkpoint, and return its output."""
@@ -198,13 +196,14 @@ def start(hosts: Network) -> Iterator[Callable[..., Run]]:
 
 
 def test_processes_that_fail_and_a_pulled_cable_cost_no_round_and_no_bit(hosts, start):
-    second, third = hosts.hosts["second"], hosts.hosts["third"]
+    first, second, third = hosts.hosts.values()
     run = start("processes")
     run.wait_for_epochs()
 
-    for signal in ("KILL", "STOP"):
-        for actor in ("WorkerActor", "ServerActor"):
-            run.lose_actor(third, signal, actor)
+    run.lose_actor(third, "KILL", "WorkerActor")
+    run.lose_actor(first, "KILL", "ServerActor")
+    for actor in ("WorkerActor", "ServerActor"):
+        run.lose_actor(third, "STOP", actor)
     number = run.count("waiting") + 1
     hosts.disconnect("third")
     run.wait_for(lambda: run.count("waiting") >= number, "does not wait")
