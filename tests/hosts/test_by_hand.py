@@ -107,7 +107,7 @@ class Run:
         self, network: Network, name: str, flags: str = "--workers 6", **settings: int
     ) -> None:
         self._first, self._place = network.hosts["first"], Path(network.shared, name)
-        same = {"batch_size": 96, "shards": 6, "epochs": 5000, "hidden": 32, **settings}
+        same = {"batch_size": 480, "shards": 6, "epochs": 5000, "hidden": 32, **settings}
         same_flags = " ".join(f"--{name.replace('_', '-')} {same[name]}" for name in same)
         command = (
             f"cd {SHARED} && exec python -m nanograd train --data sample {same_flags} {flags} "
@@ -276,7 +276,7 @@ def test_closed_ports_cost_speed_and_no_bit_also_if_the_driver_has_no_workers(ho
 def test_large_vectors_a_slow_host_and_a_lost_connection_cost_speed_and_no_bit(hosts, start):
     second, third = hosts.hosts["second"], hosts.hosts["third"]
     hosts.limit("third", 200)
-    run = start("large", "--workers 3", batch_size=480, shards=3, hidden=3000)
+    run = start("large", "--workers 3", shards=3, hidden=3000)
     run.wait_for_epochs(1)
 
     # Hosts still connect to each other, but frames with parameters are lost.
