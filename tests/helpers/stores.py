@@ -182,7 +182,7 @@ class Swift(Store):
             (self._folder / f"{kind}.conf").write_text(text)
         text = (_DEFAULT + _PROXY).format(port=self._port, **facts) + _FILTERS
         # Of the last filter; a reply lists so many files.
-        text += "location = us-east-1\nmax_bucket_listing = 100\n"
+        text += "location = us-east-1\nmax_bucket_listing = 20\n"
         (self._folder / "proxy.conf").write_text(text)
 
 
