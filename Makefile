@@ -41,7 +41,7 @@ test-cluster: .venv/installed  ## three hosts as network namespaces, and an obje
 	  || which sshd rsync nft tc memcached swift-object-server >/dev/null \
 	  || { $(APT) update && $(APT) install -y --no-install-recommends openssh-server openssh-client rsync iproute2 nftables util-linux \
 	  memcached swift-account swift-container swift-object swift-proxy; }
-	$(BIN)/pytest -m 'hosts and not soak' tests/hosts tests/e2e
+	$(BIN)/pytest -n 2 --dist loadscope -m 'hosts and not soak' tests/hosts tests/e2e
 
 test-places: .venv/installed  ## machines with limits, other Pythons and versions; needs root and the package index
 	$(BIN)/pytest -m places tests/places

@@ -47,7 +47,8 @@ _LONG = (
     "test_small_files_share_parts_where_there_are_many",
 )
 
-# Tests that share a Ray, or the head or the store of tests/e2e, by a part of their names.
+# Tests that share a Ray, or the head or the store of tests/e2e, by a part of their names. Those of
+# tests/hosts share nothing, but each file starts several Rays, whose time to start is limited.
 _SHARING = {
     "a Ray": ("tests/distributed/",),
     "a head": (
@@ -55,6 +56,7 @@ _SHARING = {
         *("is_read_by_a_worker_and_drawn", "test_pipeline_in_the_store"),
     ),
     "a store": ("tests/e2e/test_faults.py", "tests/e2e/test_object_store.py"),
+    "simulated hosts": ("tests/hosts/",),
 }
 
 # A busy machine is no failure: by default an example may take 200 ms.
@@ -71,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run in one process what shares fixtures: tests of a file, a Ray, a head or a store."""
+    """Run in one process what shares a file, a Ray, a head, a store or simulated hosts."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
