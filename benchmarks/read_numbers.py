@@ -78,7 +78,7 @@ def conditions(options: Namespace) -> Iterator[tuple[str, int | str, Pictures]]:
     """Yield a name, the number of digits in a line, and the texts and pictures."""
     data = getattr(sources.load([options.data]), options.part)
     images = data.images.reshape(-1, 28, 28)
-    if options.part == "train":  # the judge did not see the last images
+    if options.part == "train":  # the line net did not see the last images
         images = images[-10_000:]
     labels = data.labels[-len(images) :]
     named = [

@@ -1,12 +1,11 @@
-"""Lines of MNIST's training digits, from which `make_judge` and `make_line_net` train their nets.
+"""Lines of MNIST's training digits, from which `make_line_net` trains its net.
 
-A line is drawn or photographed (`simulators`), and found by the package itself. For the judge, the
-package also cuts it into pieces. The data and the seed determine the lines.
+A line is drawn or photographed (`simulators`), and found by the package itself. The data and the
+seed determine the lines.
 """
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from functools import cache
 from io import BytesIO
 from multiprocessing import Pool
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from nanograd.digits.dataset import SIDE, Dataset
@@ -23,10 +21,7 @@ from nanograd.digits.variants import draw_variants
 from nanograd.errors import UnreadableError
 from nanograd.images import sources
 from nanograd.numbers import locate
-from nanograd.numbers.lattice import find_likely
-from nanograd.numbers.pieces import Pieces, cut
-from nanograd.numbers.seams import find_seams
-from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints, Mask
+from nanograd.runtime.arrays import Bytes
 from simulators.photos import photograph, write_with
 from simulators.scenes import KINDS
 from simulators.strings import (
@@ -62,51 +57,6 @@ SETTINGS = {
     "underlined": _UNDERLINED, "empty": _EMPTY, "ones": _ONES, "drawn": _DRAWN, "mixed": _MIXED,
     "printed": _PRINTED,
 }  # fmt: skip
-_OF_LINES = ("texts", "nodes", "counts")
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Pieces of L lines, one line after the other; see `nanograd.numbers.pieces.Pieces`."""
-
-    texts: NDArray[np.str_]  # (L,)
-    nodes: Ints  # (L,)
-    counts: Ints  # (L,) number of pieces
-    first: Ints
-    last: Ints
-    images: Bytes
-    context: Bytes
-    geometry: Floats
-
-    def take(self, chosen: Ints) -> "Lines":
-        """Return some lines."""
-        ends = self.counts.cumsum()
-        rows = np.concatenate([np.arange(ends[n] - self.counts[n], ends[n]) for n in chosen])
-        part = replace(self, **{name: getattr(self, name)[chosen] for name in _OF_LINES})
-        return part.take_pieces(rows)
-
-    def take_pieces(self, chosen: Ints | Mask) -> "Lines":
-        """Return some pieces; `counts` stays as it is."""
-        names = [each.name for each in fields(self) if each.name not in _OF_LINES]
-        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
-
-    def find_likely(self, scores: Doubles) -> Mask:
-        """Find the likely pieces of each line by their scores, (pieces, 11)."""
-        ends, others = self.counts.cumsum(), list[Any](np.empty((4, 0)))
-        parts = list[Mask]()
-        for nodes, count, end in zip(self.nodes.tolist(), self.counts, ends, strict=True):
-            own = slice(end - count, end)
-            line = Pieces(nodes, self.first[own], self.last[own], *others)
-            parts.append(find_likely(line, scores[own]))
-        return np.concatenate(parts)
-
-    @staticmethod
-    def join(parts: Sequence["Lines"]) -> "Lines":
-        """Join lines."""
-        arrays: list[Any] = [
-            np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Lines)
-        ]
-        return Lines(*arrays)
 
 
 def draw_picture(digits: Bytes, other: Bytes, draw: Generator, font: str = "") -> Image.Image:
@@ -206,23 +156,6 @@ def draw_lines(
             continue
         if len(found) == 1:
             yield text, found[0]
-
-
-def make_lines(seed: int, name: str, folder: Path) -> None:
-    """Draw lines, cut them into pieces and save them, without lines that are not found."""
-    path = folder / f"{seed}.npz"
-    if path.exists():
-        return
-    found = []
-    for text, line in draw_lines(name, np.random.default_rng([seed, 30]), TASK):
-        pieces = cut(line.ink, find_seams(line.ink, line.pen), line.pen, line.top, line.bottom)
-        if not len(pieces.first):
-            continue
-        counts = np.array([pieces.num_nodes]), np.array([len(pieces.first)])
-        names = ("first", "last", "images", "context", "geometry")
-        own: dict[str, Any] = {name: getattr(pieces, name) for name in names}
-        found.append(Lines(np.array([text]), *counts, **own))
-    save_arrays(path, vars(Lines.join(found)))
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -14,26 +14,25 @@ References:
 
 from dataclasses import dataclass
 from functools import cache, reduce
-from heapq import nlargest
 from importlib.resources import files
-from math import log
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
 
-from nanograd.numbers.lattice import NO_DIGIT
 from nanograd.runtime.arrays import Doubles, Floats
 
+# The class of a frame without a digit.
+NO_DIGIT = 10
 # Rows that the net sees, at half the resolution of a line, and columns of a line in a frame.
 ROWS, STRIDE = 36, 4
 # Height and width of the squares of which each layer returns the maximum. The layers with squares
 # add empty rows, so that their maps keep the height.
-_MAXIMA = ((2, 2), (2, 1), (3, 1))
+MAXIMA = ((2, 2), (2, 1), (1, 1), (3, 1))
+# Empty columns on each side of a line, as in the training. Without them, a digit at an end
+# is often missed.
+MARGIN = 12
 # Frames from one column of a window to the next in the last layer but one, which sees whole words.
 APART = 4
-# Least probability of a class in a frame, and of a digit that may be there. Number of texts, and
-# least probability of a text of the first frames.
-_LEAST, _SEEN, _TEXTS, _LIKELY = 1e-6, 1e-3, 8, 1e-5
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,9 @@ class LineNet:
             lines: (ROWS, 2 * F) float32, a line that `shrink` returned, and slanted copies of it.
                 Their scores are averaged.
         """
-        scores = np.mean([self._scores(line) for line in lines], axis=0, dtype=np.float64)
+        wide = [np.pad(line, ((0, 0), (MARGIN, MARGIN))) for line in lines]
+        scores = np.mean([self._scores(each) for each in wide], 0, np.float64)
+        scores = np.asarray(scores)[MARGIN // 2 : -MARGIN // 2]
         scores = np.exp(scores - scores.max(1, keepdims=True))
         return np.asarray(scores / scores.sum(1, keepdims=True))
 
@@ -60,7 +61,7 @@ class LineNet:
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             height, width, inputs, outputs = weight.shape
             apart = APART if number == len(self.weights) - 2 else 1
-            rows, columns = height // 2 * (number < len(_MAXIMA)), width // 2 * apart
+            rows, columns = height // 2 * (number < len(MAXIMA)), width // 2 * apart
             down, across = len(maps) + 2 * rows, maps.shape[1] + 2 * columns
             padded = np.zeros((down, across, inputs), np.float32)
             padded[rows : down - rows, columns : across - columns] = maps
@@ -71,8 +72,8 @@ class LineNet:
             windows = np.ndarray((*shape, *weight.shape[:3]), np.float32, padded, 0, steps)
             values = windows.reshape(-1, weight[..., 0].size) @ weight.reshape(-1, outputs)
             maps = values.reshape(*shape, outputs)
-            if number < len(_MAXIMA):
-                down, across = _MAXIMA[number]
+            if number < len(MAXIMA):
+                down, across = MAXIMA[number]
                 maps = reduce(np.maximum, (maps[start::down] for start in range(down)))
                 maps = reduce(np.maximum, (maps[:, start::across] for start in range(across)))
             maps += bias
@@ -95,42 +96,17 @@ def shrink(ink: Floats, middle: float) -> Floats:
     return np.asarray(rows.reshape(ROWS, 2, -1, 2).mean((1, 3)))
 
 
-def find_texts(probabilities: Doubles) -> dict[str, float]:
-    """Find probable texts, and the logs of their probabilities; the empty text is one of them.
-
-    A beam search: the texts of the first frames that are probable continue with the next frame.
-
-    Args:
-        probabilities: (F, 11) of `LineNet.read`.
-    """
-    # Of each text: the probabilities of the ways that end without a digit, and with its last digit.
-    beam, scale = {"": (1.0, 0.0)}, 0.0
-    for frame in np.maximum(probabilities, _LEAST).tolist():
-        seen = [digit for digit in range(NO_DIGIT) if frame[digit] > _SEEN]
-        if not seen:  # most frames; the texts stay the same
-            none = frame[NO_DIGIT]
-            beam = {
-                text: ((after + inside) * none, inside * frame[int(text[-1:] or NO_DIGIT)])
-                for text, (after, inside) in beam.items()
-            }
-            continue
-        longer = dict[str, tuple[float, float]]()
-        for text, (after, inside) in beam.items():
-            last, whole = int(text[-1]) if text else NO_DIGIT, after + inside
-            old = longer.get(text, (0.0, 0.0))
-            longer[text] = old[0] + whole * frame[NO_DIGIT], old[1] + inside * frame[last]
-            for digit in seen:
-                old = longer.get(f"{text}{digit}", (0.0, 0.0))
-                start = after if digit == last else whole
-                longer[f"{text}{digit}"] = old[0], old[1] + start * frame[digit]
-        total = sum(map(sum, longer.values()))
-        scale += log(total)
-        shares = {text: (after / total, inside / total) for text, (after, inside) in longer.items()}
-        likely = [text for text, ways in shares.items() if sum(ways) > _LIKELY]
-        best = nlargest(_TEXTS, likely, key=lambda text: sum(shares[text]))
-        beam = {text: shares[text] for text in dict.fromkeys(["", *best])}
-    least = float(np.finfo(float).tiny)
-    return {text: scale + log(max(sum(ways), least)) for text, ways in beam.items()}
+def slant(pictures: Floats, columns: float) -> Floats:
+    """Slant pictures, (..., height, width), by this many columns a row; return float32."""
+    height, width = pictures.shape[-2:]
+    rows, place = np.arange(height)[:, None], np.arange(width)
+    shift = (columns * (rows - (height - 1) / 2)).astype(np.float32)
+    margin = int(abs(shift[0, 0])) + 1
+    place += margin
+    margins = ((0, 0),) * (pictures.ndim - 1) + ((margin, margin),)
+    ink = np.pad(pictures.astype(np.float32), margins)
+    first, second = (ink[..., rows, place + np.floor(shift).astype(int) + n] for n in (0, 1))
+    return np.asarray(first + shift % 1 * (second - first))
 
 
 @cache

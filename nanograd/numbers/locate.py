@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
-from nanograd.numbers.seams import LINE, STRONG
+from nanograd.numbers.seams import LINE, STRONG, Seams, find_seams
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.lines import find_lines as find_printed
 from nanograd.pictures.lines import trace
@@ -88,6 +88,11 @@ class Line:
     def pen(self) -> float:
         """Width of its strokes in pixels."""
         return max(THINNEST, morphology.pen_width(np.pad(self.ink, 1)))
+
+    @cached_property
+    def seams(self) -> Seams:
+        """Possible cuts between its digits."""
+        return find_seams(self.ink, self.pen)
 
     def place(self, box: Ints) -> tuple[int, int, int, int]:
         """Convert left, top, right and bottom from pixels of the line to pixels of the picture."""

@@ -80,7 +80,7 @@ def test_upload_of_a_job_is_small_and_complete(tmp_path):
     folders = {Path(name).parts[0] for name in names if "/" in name}
     assert {"jobs/train.py", "nanograd/cli.py", "jobs/requirements.txt", "constraints.txt"} <= names
     assert not folders & {"tests", "docs", "benchmarks", ".venv", ".git"}
-    assert package.stat().st_size < 9_000_000  # most of it is the model and the judge
+    assert package.stat().st_size < 9_000_000  # most of it is the model and the line net
 
 
 def test_newest_ray_allowed_is_the_one_tested():

@@ -1,0 +1,144 @@
+"""Texts that the frames of a line spell, where their digits are, and their probabilities.
+
+The line net gives each frame the probabilities of the digits and of "no digit". A text is placed in
+the frames as `line_net` says: each digit is in one frame or in several adjoining ones, and frames
+between two equal digits have none.
+
+References:
+    Graves et al. (2006), "Connectionist temporal classification".
+"""
+
+from collections.abc import Sequence
+from heapq import nlargest
+from math import log
+
+import numpy as np
+
+from nanograd.runtime.arrays import Doubles, Ints, Mask
+
+# The class of a frame without a digit.
+NO_DIGIT = 10
+# Least probability of a class in a frame, and of a digit that may be there. Number of texts, and
+# least probability of a text of the first frames.
+_LEAST, _SEEN, _TEXTS, _LIKELY = 1e-6, 1e-3, 8, 1e-5
+
+
+def find_texts(probabilities: Doubles) -> dict[str, float]:
+    """Find probable texts, and the logs of their shares; the empty text is one of them.
+
+    A share is the probability of a text, divided by the sum over the texts that are returned.
+
+    A beam search: the texts of the first frames that are probable continue with the next frame.
+
+    Args:
+        probabilities: (F, 11) of `LineNet.read`.
+    """
+    # Of each text: the probabilities of the ways that end without a digit, and with its last digit.
+    beam = {"": (1.0, 0.0)}
+    for frame in np.maximum(probabilities, _LEAST).tolist():
+        seen = [digit for digit in range(NO_DIGIT) if frame[digit] > _SEEN]
+        if not seen:  # most frames; the texts stay the same
+            none = frame[NO_DIGIT]
+            beam = {
+                text: ((after + inside) * none, inside * frame[int(text[-1:] or NO_DIGIT)])
+                for text, (after, inside) in beam.items()
+            }
+            continue
+        longer = dict[str, tuple[float, float]]()
+        for text, (after, inside) in beam.items():
+            last, whole = int(text[-1]) if text else NO_DIGIT, after + inside
+            old = longer.get(text, (0.0, 0.0))
+            longer[text] = old[0] + whole * frame[NO_DIGIT], old[1] + inside * frame[last]
+            for digit in seen:
+                old = longer.get(f"{text}{digit}", (0.0, 0.0))
+                start = after if digit == last else whole
+                longer[f"{text}{digit}"] = old[0], old[1] + start * frame[digit]
+        total = sum(map(sum, longer.values()))
+        shares = {text: (after / total, inside / total) for text, (after, inside) in longer.items()}
+        likely = [text for text, ways in shares.items() if sum(ways) > _LIKELY]
+        best = nlargest(_TEXTS, likely, key=lambda text: sum(shares[text]))
+        beam = {text: shares[text] for text in dict.fromkeys(["", *best])}
+    total, least = sum(map(sum, beam.values())), float(np.finfo(float).tiny)
+    return {text: log(max(sum(ways) / total, least)) for text, ways in beam.items()}
+
+
+def find_frames(probabilities: Doubles, text: str) -> Ints:
+    """Find the frame in which each of D digits of a text is most probable, (D,).
+
+    Args:
+        probabilities: (F, 11) of `LineNet.read`.
+        text: one of `find_texts`.
+    """
+    [states], [may_skip] = _states([text])
+    logs = np.log(np.maximum(probabilities, _LEAST))[:, states]
+    values, steps = np.full(len(states), -np.inf), np.zeros(logs.shape, int)
+    values[0] = 0.0
+    for frame, own in enumerate(logs):
+        ways = np.full((3, len(states)), -np.inf)
+        ways[0], ways[1, 1:] = values, values[:-1]
+        ways[2, 2:] = np.where(may_skip[2:], values[:-2], -np.inf)
+        steps[frame] = ways.argmax(0)
+        values = ways.max(0) + own
+    # Follow the most probable way from the last frame to the first.
+    state, way = len(states) - 1 - int(values[-2:].argmax() == 0), np.zeros(len(logs), int)
+    for frame in range(len(logs) - 1, -1, -1):
+        way[frame] = state
+        state -= steps[frame, state]
+    own = np.where(way == np.arange(1, len(states), 2)[:, None], logs[:, 1::2].T, -np.inf)
+    return np.asarray(own.argmax(1))
+
+
+def find_shares(probabilities: Doubles, text: str, frames: Ints) -> Doubles:
+    """Compute the probability of each digit at each place of a text, (D, 10).
+
+    Of the frames from the digit before a place to the digit after it, it is the probability of
+    these digits and the one between them, as a share of all texts with another digit or without one
+    at this place.
+
+    Args:
+        probabilities: (F, 11) of `LineNet.read`.
+        text: one of `find_texts`.
+        frames: (D,) of `find_frames`.
+    """
+    shares = np.zeros((len(text), NO_DIGIT + 1))
+    ends = [0, *frames.tolist(), len(probabilities) - 1]
+    for place, own in enumerate(shares):
+        part = probabilities[ends[place] : ends[place + 2] + 1]
+        before, after = text[max(place - 1, 0) : place], text[place + 1 : place + 2]
+        seen = np.flatnonzero(part[:, :NO_DIGIT].max(0) > _SEEN)
+        logs = compute_logs(part, [f"{before}{digit}{after}" for digit in [*seen.tolist(), ""]])
+        own[[*seen, NO_DIGIT]] = np.exp(logs - np.logaddexp.reduce(logs))
+    return shares[:, :NO_DIGIT]
+
+
+def compute_logs(probabilities: Doubles, texts: Sequence[str]) -> Doubles:
+    """Compute the logs of the probabilities of K texts, (K,), as sums over all ways."""
+    states, may_skip = _states(texts)
+    values, logs = np.zeros(states.shape), np.zeros(len(texts))
+    values[:, 0] = 1.0
+    for own in np.maximum(probabilities, _LEAST)[:, states]:
+        entered = values.copy()
+        entered[:, 1:] += values[:, :-1]
+        entered[:, 2:] += np.where(may_skip[:, 2:], values[:, :-2], 0)
+        values = entered * own
+        totals = values.sum(1)
+        values /= totals[:, None]
+        logs += np.log(totals)
+    last = 2 * np.array(list(map(len, texts)))
+    texts_end = np.arange(len(texts))
+    ends = values[texts_end, last] + np.where(last > 0, values[texts_end, last - 1], 0)
+    return np.asarray(logs + np.log(np.maximum(ends, np.finfo(float).tiny)))
+
+
+def _states(texts: Sequence[str]) -> tuple[Ints, Mask]:
+    """Return the classes of the ways of K texts, (K, S), and which may follow the last but one.
+
+    A way goes through the classes from left to right: no digit, the first digit, no digit, and so
+    on. A digit may follow another digit.
+    """
+    states = np.full((len(texts), 2 * max(map(len, texts)) + 1), NO_DIGIT)
+    for row, text in zip(states, texts, strict=True):
+        row[1 : 2 * len(text) : 2] = [int(digit) for digit in text]
+    may_skip = states != NO_DIGIT
+    may_skip[:, 2:] &= states[:, 2:] != states[:, :-2]
+    return states, may_skip
