@@ -177,13 +177,15 @@ def test_demo_prints_its_results_on_stdout_while_ray_has_it(nanograd, monkeypatc
     assert [json.loads(line)["command"] for line in done.stdout.splitlines()] == ["train", "demo"]
 
 
-def test_net_that_is_too_large_for_the_memory_is_no_defect(nanograd):
-    words = ["--data", "sample", "--workers", "0", "--output", "run", "--hidden", "1000000000000"]
+def test_net_that_is_too_large_for_the_memory_is_no_defect(tmp_path):
+    words = "train --data sample --workers 0 --hidden 100000 --output run"
+    command = f"ulimit -v 1500000; {shlex.quote(sys.executable)} -m nanograd {words}"
 
-    done = nanograd("train", *words)
+    done = run("bash", "-c", command, folder=tmp_path)
 
-    assert done.code == 69
-    assert "not enough memory" in done.last["reason"]
+    assert done.returncode == 69
+    assert "not enough memory" in json.loads(done.stdout.splitlines()[-1])["reason"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_limit_of_threads_is_no_defect(nanograd):
