@@ -60,13 +60,13 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
             touching.append((number, found))
             cuts.append(found[0])
     for place, (number, found) in enumerate(touching, len(cuts) - len(touching)):
-        values = list[float]()
-        for cuts[place] in found if len(found) > 1 else ():
-            labels = _label(cuts, ink)
+        fits = list[float]()
+        for seam in found:
+            labels = _label([*cuts[:place], seam, *cuts[place + 1 :]], ink)
             pair = [labels == labels[row, middles[each]] for each in (number, number + 1)]
             shares = model.probabilities(np.array([_image(np.where(own, ink, 0)) for own in pair]))
-            values.append(shares[0, digits[number]] * shares[1, digits[number + 1]])
-        cuts[place] = found[int(np.argmax(values)) if values else 0]
+            fits.append(shares[0, digits[number]] * shares[1, digits[number + 1]])
+        cuts[place] = found[int(np.argmax(fits))]
     labels = _label(cuts, ink)
     own, marks = labels[row, middles], list[Ints]()
     for piece in np.setdiff1d(labels[ink > STRONG], own).tolist():

@@ -19,11 +19,11 @@ from nanograd.numbers.line_net import STRIDE, load_line_net, shrink, slant
 from nanograd.numbers.locate import Found, Line, Way, find_lines
 from nanograd.numbers.pieces import Pieces, divide
 from nanograd.numbers.texts import find_frames, find_shares, find_texts
-from nanograd.runtime.arrays import Bytes, Floats, Ints
+from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
-# Minimum lead of a path over having no digit: for each digit, and for all of them.
+# Minimum lead of a text over having no digit: for each digit, and for all of them.
 _LEAD_OF_A_DIGIT, _LEAD = 2.0, 12.0
 # A picture is searched in other ways unless each line has more than the confidence _SURE. A line
 # with less than _DOUBTFUL counts against a result, and each line must be worth _LEAST certain
@@ -80,29 +80,33 @@ def read_line(line: Line, model: Model) -> Number | None:
         return None
     likely = [each for each in texts if each and texts[each] > log(_LIKELY)]
     likely = nlargest(_COMPARED if texts[text] < log(_CERTAIN) else 1, likely, texts.__getitem__)
-    ways, values = list[tuple[Ints, Pieces]](), list[float]()
+    ways, values = list[tuple[Ints, Pieces, Doubles]](), list[float]()
     for text in likely:
         frames, digits = find_frames(probabilities, text), [int(digit) for digit in text]
         pieces = divide(line, digits, STRIDE * (frames + 0.5), model)
-        own = model.probabilities(pieces.images)[np.arange(len(digits)), digits]
-        fit = np.log(np.maximum(own, _LEAST_PROBABILITY) / _USUAL).sum()
-        ways.append((frames, pieces))
-        values.append(texts[text] + _WEIGHT * fit)
+        # How much the model's probabilities speak for each digit at each place, (D, 10).
+        given = np.maximum(model.probabilities(pieces.images), _LEAST_PROBABILITY)
+        fits = (given / _USUAL) ** _WEIGHT
+        ways.append((frames, pieces, fits))
+        values.append(texts[text] + float(np.log(fits[np.arange(len(digits)), digits]).sum()))
     best = int(np.argmax(values))
     share = np.exp(values[best] - np.logaddexp.reduce(values))
-    text, (frames, pieces) = likely[best], ways[best]
+    text, (frames, pieces, fits) = likely[best], ways[best]
     digits = [int(digit) for digit in text]
+    shares = find_shares(probabilities, text, frames)
+    fitting = shares * fits
+    fitting /= fitting.sum(1, keepdims=True) + 1 - shares.sum(1, keepdims=True)
     columns = zip(
         digits,
-        find_shares(probabilities, text, frames).astype(np.float32),
+        fitting.astype(np.float32),
         model.compare(pieces.images, np.array(digits)).tolist(),
         map(line.place, pieces.boxes),
         pieces.images,
         strict=True,
     )
     read = tuple(
-        Digit(digit=digit, probabilities=shares, unfamiliarity=unfamiliarity, box=box, image=image)
-        for digit, shares, unfamiliarity, box, image in columns
+        Digit(digit=digit, probabilities=own, unfamiliarity=unfamiliarity, box=box, image=image)
+        for digit, own, unfamiliarity, box, image in columns
     )
     return Number(
         text=text,

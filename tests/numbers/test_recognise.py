@@ -14,6 +14,7 @@ from nanograd.errors import Reason, UnreadableError
 from nanograd.images import sources
 from simulators.own_numbers import draw_numbers, write_digits
 from simulators.strings import Style, write
+from tests.helpers.models import some_model
 
 
 def test_most_own_numbers_are_read_right() -> None:
@@ -22,6 +23,21 @@ def test_most_own_numbers_are_read_right() -> None:
     read = ["+".join(each.text for each in nanograd.read_numbers(p)) for _, p in pictures]
 
     assert sum(text == found for (text, _), found in zip(pictures, read, strict=True)) >= 8
+
+
+@pytest.mark.parametrize("seed", [15, 16, 17])
+def test_digit_is_the_most_probable_one_at_its_place(seed: int) -> None:
+    """An untrained model chooses the text in the second case."""
+    random, sample = np.random.default_rng(seed), sources.load(["sample"]).train
+    chosen = sample.images[random.integers(0, len(sample), 5)].reshape(-1, 28, 28)
+    ink = write(chosen, Style(touching=True, spread=2.0, wobble=2.0), random)
+
+    [number] = nanograd.read_numbers(Image.fromarray(255 - ink), some_model())
+
+    assert len(number.digits) >= 4
+    for digit in number.digits:
+        assert digit.probabilities.argmax() == digit.digit
+        assert digit.probabilities.sum() <= 1.0001
 
 
 def test_own_numbers_depend_on_the_seed_alone() -> None:
