@@ -35,8 +35,8 @@ from simulators.strings import (
     write_in_boxes,
 )
 
-# Lines in a file, and number of digits that are left for validation.
-TASK, VALIDATION = 100, 10_000
+# Number of digits that are left for validation.
+VALIDATION = 10_000
 # Share of clean lines, MNIST's pen on white without marks, and how many of those have a thicker or
 # thinner pen.
 _CLEAN, _THICK, _THIN = 0.3, 0.25, 0.1
@@ -52,7 +52,7 @@ _DRAWN, _MIXED, _PRINTED, _NUM_DRAWN = 0.15, 0.1, 0.03, 20_000
 OF_FONTS = 0.6
 # All settings on which the lines depend.
 SETTINGS = {
-    "task": TASK, "validation": VALIDATION, "clean": _CLEAN, "thick": _THICK, "thin": _THIN,
+    "validation": VALIDATION, "clean": _CLEAN, "thick": _THICK, "thin": _THIN,
     "photos": _PHOTOS, "forms": _FORMS, "pens": _PENS, "beside": _BESIDE,
     "underlined": _UNDERLINED, "empty": _EMPTY, "ones": _ONES, "drawn": _DRAWN, "mixed": _MIXED,
     "printed": _PRINTED,

@@ -57,7 +57,7 @@ from scripts.make_model import DATA_SHA256
 from simulators.strings import HEIGHT, Style, write
 
 OUTPUT = Path(line_net.__file__).with_name("line_net.safetensors")
-SHA256 = "418694112e08cc569655bcbfb46fb59a6efbf9f761d8f7727aeb9fd7cf88462f"
+SHA256 = "f89f0400c5bd1cc929472cb13dea3532b1723db81025fba658c7f5c9fe48c742"
 
 # Number of lines that are found, and of lines in a file; number of batches, and lines in a batch.
 LINES, TASK, STEPS, BATCH = 28_000, 200, 16_000, 64
@@ -188,8 +188,8 @@ def build() -> Any:
 
     layers, inputs = list[Any](), 1
     for number, (outputs, size) in enumerate(_LAYERS):
-        square = line_net.MAXIMA[number] if number < len(line_net.MAXIMA) else (1, 1)
-        rows = size[0] // 2 if number < len(line_net.MAXIMA) else 0
+        has_maxima = number < len(line_net.MAXIMA)
+        square, rows = (line_net.MAXIMA[number], size[0] // 2) if has_maxima else ((1, 1), 0)
         apart = line_net.APART if number == len(_LAYERS) - 1 else 1
         columns = apart * (size[1] // 2)
         conv = nn.Conv2d(
@@ -312,7 +312,14 @@ def recipe() -> JsonObject:
         "dropout": _DROPOUT,
         "new": _NEW,
     }
-    work = {"lines": LINES, "steps": STEPS, "batch": BATCH, "hopeless": _HOPELESS, "vary": _VARY}
+    work = {
+        "lines": LINES,
+        "task": TASK,
+        "steps": STEPS,
+        "batch": BATCH,
+        "hopeless": _HOPELESS,
+        "vary": _VARY,
+    }
     work |= {"blurred": _BLURRED, "bend": [_POINTS, _BEND], "fonts": _FONTS.split()}
     work |= {"of_fonts": OF_FONTS, "words_found": _WORDS_FOUND, "words_drawn": _WORDS_DRAWN}
     return {"data_sha256": DATA_SHA256, **SETTINGS, **net, **work}

@@ -21,15 +21,13 @@ from safetensors.numpy import load as load_tensors
 
 from nanograd.runtime.arrays import Doubles, Floats
 
-# The class of a frame without a digit.
-NO_DIGIT = 10
 # Rows that the net sees, at half the resolution of a line, and columns of a line in a frame.
 ROWS, STRIDE = 36, 4
 # Height and width of the squares of which each layer returns the maximum. The layers with squares
 # add empty rows, so that their maps keep the height.
 MAXIMA = ((2, 2), (2, 1), (1, 1), (3, 1))
-# Empty columns on each side of a line, as in the training. Without them, a digit at an end
-# is often missed.
+# Empty columns on each side of a line, as in the training. Without them, the net often misses a
+# digit at an end.
 MARGIN = 12
 # Frames from one column of a window to the next in the last layer but one, which sees whole words.
 APART = 4

@@ -35,9 +35,12 @@ _SLANTS = (0.1, -0.1)
 # If the best text has less than the share _CERTAIN, it is compared with the next ones of more than
 # _LIKELY, _COMPARED texts in all. A digit speaks for a text if the model gives it more than _USUAL,
 # and against it otherwise: by the difference of the logs, times _WEIGHT. With a net that differs in
-# two biases, 1,703 of 1,800 lines of training digits are right, and 1,684 without it (2026-12-01).
+# two biases and 1e-6 for 0.003, 1,703 of 1,800 lines of training digits are right, and without the
+# model 1,684 (2026-12-01).
 _CERTAIN, _LIKELY, _COMPARED = 0.9, 0.002, 3
-_WEIGHT, _USUAL, _LEAST_PROBABILITY = 0.35, 0.75, 1e-6
+# A model is too sure of pieces that were cut badly, so its probabilities are _LEAST_PROBABILITY or
+# more here.
+_WEIGHT, _USUAL, _LEAST_PROBABILITY = 0.35, 0.75, 0.003
 
 
 @dataclass(frozen=True, kw_only=True)

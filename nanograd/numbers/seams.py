@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanograd.runtime.arrays import Floats, Ints, Mask
+from nanograd.runtime.arrays import Floats, Ints
 
 # Height of the digits of a line in pixels. Ink above FAINT belongs to a digit, ink above STRONG to
 # its box.
@@ -40,10 +40,6 @@ class Seams:
 
     last: Ints  # (N, height), the last column to the left of the seam, -1 to width
     cost: Floats  # (N,) cost of the path, 0 for the ends
-
-    def take(self, chosen: Mask) -> "Seams":
-        """Return some seams, by a mask, (N,)."""
-        return Seams(self.last[chosen], self.cost[chosen])
 
 
 def find_seams(ink: Floats, pen: float) -> Seams:

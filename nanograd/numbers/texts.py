@@ -124,9 +124,8 @@ def compute_logs(probabilities: Doubles, texts: Sequence[str]) -> Doubles:
         totals = values.sum(1)
         values /= totals[:, None]
         logs += np.log(totals)
-    last = 2 * np.array(list(map(len, texts)))
-    texts_end = np.arange(len(texts))
-    ends = values[texts_end, last] + np.where(last > 0, values[texts_end, last - 1], 0)
+    each, last = np.arange(len(texts)), 2 * np.array(list(map(len, texts)))
+    ends = values[each, last] + np.where(last > 0, values[each, last - 1], 0)
     return np.asarray(logs + np.log(np.maximum(ends, np.finfo(float).tiny)))
 
 
