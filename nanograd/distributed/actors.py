@@ -175,9 +175,8 @@ class ServerActor(ParameterServer):
             self.own(frozenset(shard for node in nodes for shard in range(*node)))
             self.forget()
             before = self._memory
-            vectors, _ = self.state()
-            shape = len(vectors[0]), len(vectors)
-            self._memory = shared_memory.create(*shape, nodes, is_alone=is_alone)
+            number, length = self._vectors.shape
+            self._memory = shared_memory.create(length, number, nodes, is_alone=is_alone)
             self.use_memory(self._memory.states[0])
             if before is not None:
                 before.close()
@@ -206,10 +205,6 @@ class ServerActor(ParameterServer):
     def connect(self, plan: MeshPlan, sockets: Mapping[int, socket]) -> None:
         """Use these sockets, one for each peer, to exchange sums from now on."""
         self._mesh = Mesh(plan, sockets, self.round, _present(self._memory).bell)
-
-    def digest(self) -> str:
-        """Return a checksum of the whole state, which must be equal on all servers."""
-        return self.snapshot().digest()
 
     def stop(self) -> None:
         """End the running segment of rounds, if any; may be called during a segment."""
@@ -242,7 +237,7 @@ class ServerActor(ParameterServer):
                 with self._changed:
                     if is_shared:
                         self.use_memory(memory.states[self.round % 2])
-                        memory.share(self.round, self.state()[1])
+                        memory.share(self.round, self.progress)
                     memory.publish(self.round)
                     self._changed.notify_all()
                 self._began = monotonic()

@@ -142,7 +142,7 @@ def save(folder: str, checkpoint: Checkpoint) -> str:
         "train_s": history.train_s,
         "fingerprints": history.fingerprints,
     }
-    data = bytes(save_tensors(snapshot.arrays, metadata={"nanograd": json.dumps(facts)}))
+    data = bytes(save_tensors(dict(snapshot.arrays), metadata={"nanograd": json.dumps(facts)}))
     name = f"round-{snapshot.round:09d}-{storage.checksum(data)[:16]}.safetensors"
     storage.commit(storage.join(folder, name), data)
     return name

@@ -38,6 +38,12 @@ class Recipe:
         """Whether to deskew images after distorting them, instead of once before training."""
         return self.spec.deskew == "after"
 
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the vectors of training's state, in the order in which servers keep them."""
+        average = ["average"] if self.spec.ema else []
+        return ["vector", *self.make_optimizer().names, *average]
+
     def distortion_in(self, round_: int) -> Distortion:
         """Return the strength of the distortion in a round."""
         return self.distortion * schedules.cool_down(self.spec.cool_down, self.num_rounds)(round_)

@@ -7,8 +7,8 @@ References:
     Li et al. (2014), "Scaling distributed machine learning with the parameter server".
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from itertools import pairwise
@@ -41,18 +41,13 @@ class LossSum:
         return LossSum(loss=self.loss + other.loss, num_images=self.num_images + other.num_images)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The whole state of training between two rounds."""
+    """A copy of the whole state of training between two rounds."""
 
     round: int  # the next round to compute, which is also the number of applied rounds
-    # (P,) float32 each, in this order, which is that of their names backwards: `vector`, the
-    # parameters; `state.NAME`, of the optimiser; `average`, of the parameters, only with ema.
-    arrays: dict[str, Vector]
-    progress: LossSum = field(default_factory=LossSum)  # loss in the last applied round's epoch
-
-    def __post_init__(self) -> None:
-        self.arrays = dict(sorted(self.arrays.items(), reverse=True))
+    arrays: Mapping[str, Vector]  # (P,) float32 each, with the names of `Recipe.state_names`
+    progress: LossSum = LossSum()  # loss in the last applied round's epoch
 
     @property
     def vector(self) -> Vector:
@@ -63,34 +58,13 @@ class Snapshot:
         """Return the parameters of the trained net: the average, if there is one."""
         return self.arrays.get("average", self.vector)
 
-    def vectors(self) -> list[Vector]:
-        """Return all arrays: the parameters, the optimiser's, the average."""
-        return list(self.arrays.values())
-
-    def over(self, vectors: Iterable[Vector]) -> "Snapshot":
-        """Return a snapshot with other arrays, in the order of `vectors`."""
-        return replace(self, arrays=dict(zip(self.arrays, vectors, strict=True)))
-
-    def copy(self) -> "Snapshot":
-        """Return a copy, including the arrays."""
-        return self.over(each.copy() for each in self.vectors())
-
-    def digest(self) -> str:
-        """Return a checksum of the whole state."""
-        found = sha256(f"{self.round} {self.progress}".encode())
-        for vector in self.vectors():
-            found.update(vector.data)
-        return found.hexdigest()
-
 
 def first_snapshot(recipe: Recipe, initial: Vector | None = None) -> Snapshot:
     """Create the state before the first round, with random or `initial` parameters, (P,)."""
     if initial is None:
         initial = mlp.init_params(recipe.architecture, recipe.plan.seed).vector
-    arrays = {name: np.zeros_like(initial) for name in recipe.make_optimizer().names}
-    arrays["vector"] = initial.copy()
-    if recipe.spec.ema:
-        arrays["average"] = initial.copy()
+    arrays = dict.fromkeys(recipe.state_names, np.zeros_like(initial))
+    arrays |= {name: initial for name in ("vector", "average") if name in arrays}
     return Snapshot(round=0, arrays=arrays)
 
 
@@ -121,22 +95,22 @@ class Update:
         self._recipe, self._mean = recipe, np.empty(_CHUNK, np.float32)
         self._optimizer = recipe.make_optimizer()
         self._schedule = recipe.make_schedule()
-        self._names = list(first_snapshot(recipe, np.zeros(0, np.float32)).arrays)
+        self._names = recipe.state_names
         self._root = (0, recipe.plan.num_shards)
 
     def apply(
         self,
         sums: Sequence[Contribution],
         part: slice,
-        before: Sequence[Vector],
-        after: Sequence[Vector],
+        before: Vector,
+        after: Vector,
     ) -> bool:
         """Compute a slice of the state after a round; return whether its parameters are finite.
 
         Args:
             sums: contributions to the round; their tree nodes together have each shard once.
             part: the slice.
-            before: the arrays of the state before the round, in the order of `Snapshot.vectors`.
+            before: (n, P), the state before the round, in the order of `Recipe.state_names`.
             after: receives the state after the round; may be `before`.
         """
         rate, step, squares = self._schedule(sums[0].round), sums[0].round + 1, 0.0
@@ -175,7 +149,8 @@ class ParameterServer:
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
         self._recipe = recipe
-        self._now = snapshot.copy()
+        # The arrays of the state, (n, P), in the order of the names.
+        self._vectors: Vector = np.array([snapshot.arrays[name] for name in recipe.state_names])
         self._root = (0, recipe.plan.num_shards)
         self._nodes = frozenset(nodes(self._root))
         self._arrived: dict[TreeNode, Contribution] = {}
@@ -183,38 +158,29 @@ class ParameterServer:
         self._update = Update(recipe)
         self._totals: list[Contribution] = []  # the sums over the largest tree nodes of own shards
         self.own(frozenset(range(recipe.plan.num_shards)))
-
-    @property
-    def round(self) -> int:
-        """The current round; the server collects its contributions."""
-        return self._now.round
+        # The server collects the contributions of this round; the loss is that of its epoch so far.
+        self.round, self.progress = snapshot.round, snapshot.progress
 
     def parameters(self) -> Vector:
         """Return a read-only view of the parameters, (P,) float32, valid for the current round."""
-        view = self._now.vector.view()
+        view: Vector = self._vectors[0].view()
         view.flags.writeable = False
         return view
 
-    def state(self) -> tuple[Sequence[Vector], LossSum]:
-        """Return the arrays of the state, without a copy, and the loss of the epoch so far."""
-        return self._now.vectors(), self._now.progress
+    def use_memory(self, vectors: Vector) -> None:
+        """Move the state to this array, of the same shape, and keep it there."""
+        vectors[...] = self._vectors
+        self._vectors = vectors
 
-    def use_memory(self, vectors: Sequence[Vector]) -> None:
-        """Move the state to these arrays, in the order of `Snapshot.vectors`, and keep it there."""
-        for place, vector in zip(vectors, self._now.vectors(), strict=True):
-            place[...] = vector
-        self._now = self._now.over(vectors)
-
-    def adopt(self, round_: int, vectors: Sequence[Vector], progress: LossSum) -> None:
-        """Continue from a state in these arrays, which are not copied."""
-        self._now = replace(self._now.over(vectors), round=round_, progress=progress)
+    def adopt(self, round_: int, vectors: Vector, progress: LossSum) -> None:
+        """Continue from a state in this array, which is not copied."""
+        self.round, self._vectors, self.progress = round_, vectors, progress
         self._arrived = {}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from another state; its arrays are copied."""
-        vectors, self._now = self._now.vectors(), snapshot
-        self.use_memory(vectors)
-        self._arrived = {}
+        self._vectors[...] = [snapshot.arrays[name] for name in self._recipe.state_names]
+        self.adopt(snapshot.round, self._vectors, snapshot.progress)
 
     def own(self, shards: frozenset[int]) -> None:
         """Collect contributions of these shards only.
@@ -279,23 +245,28 @@ class ParameterServer:
         Raises:
             DivergedError: a parameter is not finite after the update.
         """
-        now = self._now
         self._arrived = {}
-        progress, vectors = self._update.add_loss([total], now.progress), now.vectors()
-        now.round += 1
-        is_finite = self._update.apply([total], slice(0, len(now.vector)), vectors, vectors)
+        progress, vectors = self._update.add_loss([total], self.progress), self._vectors
+        self.round += 1
+        is_finite = self._update.apply([total], slice(0, vectors.shape[1]), vectors, vectors)
         if not is_finite or progress is None:
             raise DivergedError(
                 f"a parameter is not finite after round {total.round}: lower --learning-rate"
             )
-        now.progress = progress
+        self.progress = progress
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state."""
-        return self._now.copy()
+        arrays = dict(zip(self._recipe.state_names, self._vectors.copy(), strict=True))
+        return Snapshot(round=self.round, arrays=arrays, progress=self.progress)
+
+    def digest(self) -> str:
+        """Return a checksum of the whole state, which must be equal on all servers."""
+        about = f"{self.round} {self.progress}"
+        return sha256(about.encode() + self._vectors.tobytes()).hexdigest()
 
     def _check(self, contribution: Contribution) -> Refusal | None:
-        gradient, vector, node = contribution.gradient, self._now.vector, contribution.node
+        gradient, vector, node = contribution.gradient, self._vectors[0], contribution.node
         if contribution.round != self.round:
             return Refusal.WRONG_ROUND
         if node not in self._nodes:

@@ -32,11 +32,13 @@ def test_state_that_differs_between_servers_is_not_copied_and_its_host_is_named(
         present[name] = Server(actor, None, neighbour, monotonic(), identity)
 
     for vector in ("progress", *sorted(good.arrays)):
-        bad, names = good.copy(), "ab" if vector == "vector" else "abc"
+        names = "ab" if vector == "vector" else "abc"
         if vector == "progress":
-            bad.progress += LossSum(loss=1e-9)
+            bad = replace(good, progress=good.progress + LossSum(loss=1e-9))
         else:
-            bad.arrays[vector].view(np.uint32)[193] ^= 1
+            changed = good.arrays[vector].copy()
+            changed.view(np.uint32)[193] ^= 1
+            bad = replace(good, arrays={**good.arrays, vector: changed})
         ray.get(present["a"].actor.restore.remote(bad))
         servers.present = {name: present[name] for name in names}
 

@@ -438,9 +438,9 @@ def _installed(simulation: Simulation) -> Iterator[None]:
                 world.step()
             return super().join(*about)
 
-        def adopt(self, round_: int, vectors: Sequence[Vector], progress: LossSum) -> None:
+        def adopt(self, round_: int, vectors: Vector, progress: LossSum) -> None:
             super().adopt(round_, vectors, progress)
-            simulation.check(self._now)
+            simulation.check(self.snapshot())
 
         def apply(self, total: Contribution) -> None:
             process = world.process
@@ -449,7 +449,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             super().apply(total)
             if (total.round, self.round) != (before, before + 1):
                 raise ViolationError(f"round {total.round} was applied at round {before}")
-            simulation.check(self._now)
+            simulation.check(self.snapshot())
             simulation.light(process, before)
 
     class Worker(WorkerActor):

@@ -98,7 +98,7 @@ def train_locally(recipe: Recipe, digits: Dataset, num_rounds: int | None = None
 
 def bits(snapshot: Snapshot) -> tuple[object, ...]:
     """Return a snapshot as values to compare: its round and loss, and checksums of its vectors."""
-    assert {vector.dtype for vector in snapshot.vectors()} == {np.dtype(np.float32)}
+    assert {vector.dtype for vector in snapshot.arrays.values()} == {np.dtype(np.float32)}
     sums = {name: storage.checksum(each.tobytes()) for name, each in snapshot.arrays.items()}
     return snapshot.round, snapshot.progress, sums
 

@@ -100,7 +100,7 @@ def test_server_goes_on_from_a_snapshot_which_is_a_copy_with_the_same_bits():
 
     taken = first.snapshot()
     second = ParameterServer(recipe, taken)
-    for vector in taken.vectors():
+    for vector in taken.arrays.values():
         vector[:] = 7
     for server in (first, second):
         server.submit(contribution(recipe, 0, 8, round_=3))
