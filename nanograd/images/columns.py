@@ -337,10 +337,8 @@ class Partitions(NamedTuple):
     def extend(self, schema: pa.Schema, file: str) -> pa.Schema:
         """Append to a file's schema the columns that only its folder names define."""
         values = self.values(file) if self.schema.names else {}
-        for field in self.schema:
-            if field.name in values and field.name not in schema.names:
-                schema = schema.append(field)
-        return schema
+        own = [e for e in self.schema if e.name in values and e.name not in schema.names]
+        return pa.schema([*schema, *own], schema.metadata)
 
     def add(self, table: pa.Table, file: str) -> pa.Table:
         """Append to rows of a file the columns that only its folder names define."""

@@ -23,6 +23,10 @@ WORDS = ("auto", "folder", "name", "none")
 # Accepted names of the columns in a list: pictures (Hugging Face writes file_name), and labels.
 _COLUMNS = (("file", "file_name", "filename", "path", "image"), (*LABEL_NAMES, "y"))
 
+# A folder such as 7 or, as in Hive, label=07.
+_LABEL_IN_FOLDER = re.compile(
+    rf"(?:^|/)(?:(?:{'|'.join(LABEL_NAMES)})=0*)?([0-9])/[^/]*$", re.IGNORECASE
+)
 # A digit after a word (x-is-7.png, digit7.jpg, label_7-b.png), before _ and a number (7_0012.png),
 # or at the start (7.png, 7-b.png, 7 (2).png). In photos called 1.jpg, 2.jpg, ... the digit is a
 # count, so `auto` does without the last pattern. img_7.png is more often a count, too.
@@ -131,17 +135,10 @@ def label_of(file: str, label_from: str) -> Label:
     >>> label_of("img_3.png", "auto"), label_of("3.png", "auto"), label_of("3.png", "name")
     (None, None, 3)
     """
-    path = Path(file)
-    name, _, value = f"={path.parent.name}".rpartition("=")  # `7`, or `label=7` as in Hive
-    is_label = name.removeprefix("=").lower() in ("", *LABEL_NAMES)
-    digit = "0*[0-9]" if name else "[0-9]"  # in Hive, label=07 is 7
-    if label_from in ("auto", "folder") and is_label and re.fullmatch(digit, value):
-        return int(value)
-    if label_from in ("auto", "name"):
-        for pattern in _LABEL_IN_NAME if label_from == "name" else _LABEL_IN_NAME[:-1]:
-            if match := pattern.search(path.stem):
-                return int(match[1])
-    return None
+    stem, found = Path(file).stem, [_LABEL_IN_FOLDER.search(file)]
+    in_name = [pattern.search(stem) for pattern in _LABEL_IN_NAME]
+    found = {"auto": found + in_name[:-1], "folder": found, "name": in_name}.get(label_from, [])
+    return next((int(match[1]) for match in found if match), None)
 
 
 def _look_up(
