@@ -26,7 +26,7 @@ from nanograd.console.results import (
     describe_demo,
 )
 from nanograd.console.terminal import shown
-from nanograd.digits import download
+from nanograd.digits import mnist
 from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.errors import UsageError, needs_package
 from nanograd.images import inputs, sources, writers
@@ -245,8 +245,8 @@ def export(
 
 def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Done:
     """Download MNIST into the cache; use only the given mirrors, if any."""
-    cache = download.cache_folder()
-    download.fetch(cache, mirrors or download.MIRRORS, listener)
+    cache, files = mnist.cache_folder(), {**mnist.FILES["train"], **mnist.FILES["test"]}
+    mnist.fetch(cache, mirrors or mnist.MIRRORS, listener, files)
     text = f"MNIST is complete and verified in {cache}"
     return Done(summary=text, values={"cache": cache})
 

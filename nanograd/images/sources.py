@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nanograd.digits import download
+from nanograd.digits import mnist
 from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset, Mnist, Source, concatenate, hold_out
-from nanograd.digits.idx import IDX_NAMES, find_pair, parse_pair
 from nanograd.digits.preparation import labelled_rows
 from nanograd.errors import ArgumentError, DataError, Reason, StorageError, UsageError
 from nanograd.images import columns, reader
@@ -202,15 +201,15 @@ def _load_each(
         def read(part: str) -> Dataset | None:
             if name != "mnist":
                 return _read_part(name, places[part], part, listener, options)
-            sha256s = {each: download.FILES[each] for each in IDX_NAMES[part]}
-            found = download.fetch(download.cache_folder(), download.MIRRORS, listener, sha256s)
-            return parse_pair(*((data, each) for each, data in found.items()))
+            cache, files = mnist.cache_folder(), mnist.FILES[part]
+            found = mnist.fetch(cache, mnist.MIRRORS, listener, files)
+            return mnist.parse_pair(*((data, each) for each, data in found.items()))
 
         train, test = None if only_test else read("train"), read("test")
         if only_test:
             train = read("train") if test is None else test
         if train is None:
-            both = " and ".join(IDX_NAMES["train"])
+            both = " and ".join(mnist.FILES["train"])
             expected = f"expected a folder with {both} (or .gz) or mnist_train.csv"
             raise DataError(f"{name}: no train images found; {expected}")
         return Source(name, train, test)
@@ -234,7 +233,7 @@ def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
     if source in ("auto", "mnist"):
         return {"train": [], "test": []}
     place = SAMPLE if source == "sample" else storage.absolute(source)
-    files = {part: _named_files(place, part) for part in IDX_NAMES}
+    files = {part: _named_files(place, part) for part in mnist.FILES}
     if any(files.values()):
         return files
     if not storage.exists(place) and not re.search(r"[*?[]", place):
@@ -270,7 +269,7 @@ def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
 def _named_files(place: str, part: str) -> list[str]:
     """List the two IDX files, or the CSV file, of the `train` or `test` images in a folder."""
     names = storage.names(place)
-    images, labels = find_pair(names, part)
+    images, labels = mnist.find_pair(names, part)
     if images and labels:
         return [storage.join(place, each) for each in (images, labels)]
     tables = [f"{stem}{part}{end}" for stem in ("mnist_", "") for end in CSV]
@@ -278,7 +277,7 @@ def _named_files(place: str, part: str) -> list[str]:
     if found := [known[each] for each in tables if each in known]:
         return found[:1]
     if images or labels:
-        both = " and ".join(IDX_NAMES[part])
+        both = " and ".join(mnist.FILES[part])
         raise DataError(f"{place} has {images or labels} only; {both} belong together")
     return []
 
@@ -297,7 +296,7 @@ def _read_part(
         return None
     kind = _kind(places[0])
     if kind == "idx":
-        data = parse_pair(*((storage.read(each), each) for each in places))
+        data = mnist.parse_pair(*((storage.read(each), each) for each in places))
         return _invert(data, name, listener)
     if kind == "csv":
         tables = list[Dataset]()

@@ -15,7 +15,7 @@ from threading import Event, Thread
 
 import pytest
 
-from nanograd.digits import download
+from nanograd.digits import mnist
 from nanograd.errors import DataError, StorageError, UsageError
 from nanograd.runtime.events import Level
 
@@ -72,7 +72,7 @@ def mirror(
 
 def fetch(cache: Path, *mirrors: str) -> list[tuple[Level, str]]:
     messages = list[tuple[Level, str]]()
-    files = download.fetch(
+    files = mnist.fetch(
         str(cache), mirrors, lambda event: messages.append((event.level, str(event))), FILES
     )
     assert files == CONTENT
@@ -131,7 +131,7 @@ def test_fetch_from_a_bad_mirror_fails_or_continues_with_the_next(
 
 
 def test_fetch_gives_up_on_a_silent_mirror(cache, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(mnist, "TIMEOUT_S", 0.1)
     gate = Event()
     with mirror(SERVED, gate=gate) as (url, _):
         with pytest.raises(DataError, match="timed out"):
@@ -145,7 +145,7 @@ def test_fetch_gives_up_on_a_silent_mirror(cache, monkeypatch):
 
 def test_two_processes_download_once(cache):
     program = (
-        "import json, sys; from nanograd.digits.download import fetch;"
+        "import json, sys; from nanograd.digits.mnist import fetch;"
         "fetch(sys.argv[1], [sys.argv[2]], print, json.loads(sys.argv[3]))"
     )
     gate = Event()
@@ -172,7 +172,7 @@ def test_fetch_refuses_other_mirrors_and_caches(cache, mirrors, monkeypatch):
         fetch(cache / "below", "file:///nowhere/at/all")
     monkeypatch.setenv("NANOGRAD_CACHE", "s3://bucket/cache")
     with pytest.raises(UsageError, match="local folder"):
-        download.cache_folder()
+        mnist.cache_folder()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_cache_folder_follows_the_environment(monkeypatch, environment, expected
     for name, value in {"HOME": "/home/ada", **environment}.items():
         monkeypatch.setitem(os.environ, name, value)
 
-    assert download.cache_folder() == expected
+    assert mnist.cache_folder() == expected
 
 
 def test_gzip_bomb_is_refused_before_it_fills_the_memory(cache, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nanograd.digits.idx import parse_idx
+from nanograd.digits.mnist import parse_idx
 from nanograd.errors import DataError
 from nanograd.runtime import storage
 from scripts.make_sample import format_idx

@@ -13,7 +13,7 @@ import pytest
 
 import nanograd as api
 from nanograd import batch, commands
-from nanograd.digits import download
+from nanograd.digits import mnist
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.form import to_png
 from nanograd.digits.preparation import labelled_rows
@@ -449,13 +449,13 @@ def load(source: str) -> tuple[Mnist, list[Event]]:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NANOGRAD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "MIRRORS", ["file:///nowhere/at/all"])
+    monkeypatch.setattr(mnist, "MIRRORS", ["file:///nowhere/at/all"])
     return tmp_path / "cache"
 
 
 def test_mnist_is_downloaded_once_and_then_cached(cache, mnist_place, sample, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(download, "MIRRORS", [f"file://{mnist_place}/"])
+        patch.setattr(mnist, "MIRRORS", [f"file://{mnist_place}/"])
         first, _ = load("mnist")
     again, _ = load("mnist")
     auto, events = load("auto")

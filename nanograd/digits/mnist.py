@@ -1,30 +1,45 @@
-"""Download of MNIST into a local cache.
+"""MNIST's files: their format, IDX, and their download into a local cache.
 
-The cache is a folder with the four files as `<name>.gz`. Every read from it verifies the SHA-256 of
-the decompressed bytes, so a damaged file is detected and downloaded again.
+An IDX file is a magic number, the sizes, then one byte per value. The cache is a folder with the
+four files as `<name>.gz`. Every read from it verifies the SHA-256 of the decompressed bytes, so a
+damaged file is detected and downloaded again.
+
+References:
+    LeCun, Cortes, Burges, "The MNIST database of handwritten digits", section "File formats".
 """
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPException
+from math import prod
 from pathlib import Path
 from time import monotonic
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from nanograd.errors import DataError, StorageError, UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from nanograd.digits.dataset import Dataset
+from nanograd.digits.preparation import labelled_rows
+from nanograd.errors import ArgumentError, DataError, StorageError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info, warning
 from nanograd.runtime.lease import exclusive
 
-# SHA-256 of the decompressed files, because mirrors compress them differently.
-FILES = {
+# The files of images and labels, by their names. The SHA-256 is of the decompressed bytes, because
+# mirrors compress them differently.
+_TRAIN = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+}
+_TEST = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+FILES = {"train": _TRAIN, "test": _TEST}
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -35,6 +50,63 @@ _TRANSFER_S = 300.0  # maximum time for a file; enough for 10 MB at 33 kB/s
 _PROGRESS_S = 3.0
 _CHUNK_BYTES = 1 << 18
 _MAX_BYTES = 64 << 20  # MNIST's largest file has 47 MB uncompressed
+_MAGIC = b"\0\0\x08"  # for unsigned bytes; the number of dimensions follows
+
+
+def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Parse (N,) labels or (N, rows, columns) images from an IDX file, raw or gzipped; read-only.
+
+    Raises:
+        DataError: the file is not IDX, has another type or number of dimensions, is empty, is cut
+            short or is too long.
+
+    >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]), "labels").tolist()
+    [5, 0, 4]
+    """
+    raw = storage.decompress(data, name)
+    rank = raw[3] if raw.startswith(_MAGIC) and len(raw) > 3 else 0
+    if rank not in (1, 3) or len(raw) < 4 + 4 * rank:
+        raise DataError(
+            f"{name}: this is no IDX file of labels or images in unsigned bytes (it begins with "
+            f"0x{raw[:4].hex()}); check the path"
+        )
+    shape: tuple[int, ...] = struct.unpack_from(f">{rank}I", raw, offset=4)
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
+    if not len(values) or len(values) != prod(shape):
+        raise DataError(
+            f"{name}: the header announces {' x '.join(map(str, shape))} bytes of data but "
+            f"{len(values)} follow; get the file again"
+        )
+    return values.reshape(shape)
+
+
+def find_pair(found: Iterable[str], part: str) -> list[str]:
+    """Find the image file and the label file of `train` or `test` among file names; "" for none.
+
+    Names may be in upper or lower case, with a dot before `idx`, and end in `.gz`.
+
+    >>> find_pair(["T10K-images.idx3-ubyte.gz", "notes"], "test")
+    ['T10K-images.idx3-ubyte.gz', '']
+    """
+    # If a file exists raw and gzipped, take the raw one.
+    known = {
+        name.lower().removesuffix(".gz").replace(".idx", "-idx"): name
+        for name in sorted(found, reverse=True)
+    }
+    return [known.get(name, "") for name in FILES[part]]
+
+
+def parse_pair(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -> Dataset:
+    """Parse an image and a label file of 28 x 28 digits, each given as (bytes, name).
+
+    Raises:
+        DataError: a file is damaged, the numbers of images and labels differ, or an image has no
+            clear scale.
+    """
+    try:
+        return labelled_rows(parse_idx(*images_file), parse_idx(*labels_file))
+    except ArgumentError as error:
+        raise DataError(f"{images_file[1]} and {labels_file[1]}: {error}") from error
 
 
 def cache_folder() -> str:
@@ -53,7 +125,7 @@ def cache_folder() -> str:
 
 
 def fetch(
-    cache: str, mirrors: Sequence[str], listener: Listener, files: Mapping[str, str] = FILES
+    cache: str, mirrors: Sequence[str], listener: Listener, files: Mapping[str, str]
 ) -> dict[str, bytes]:
     """Return decompressed files from the cache; download missing and damaged files first.
 
