@@ -18,7 +18,7 @@ from nanograd.jobs.job import Job, JobResult, describe_job, run_job
 from nanograd.jobs.output import CORRECTIONS, SUMMARY
 from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_local, run_part
 from nanograd.jobs.receipts import Counts, PredictionCounts
-from nanograd.jobs.review import review_of
+from nanograd.jobs.review import REVIEW
 from nanograd.models import model as model_io
 from nanograd.report import prediction_report, review_server, sheet
 from nanograd.report.html import write_report
@@ -109,7 +109,7 @@ def predict(
             ingest_quarantined=job.about["ingest_quarantined"],
             files=len({file for part in job.parts for file in part.files} | job.earlier.files()),
             summary=storage.join(output, SUMMARY),
-            review=review_of(output, chosen),
+            review=storage.join(output, REVIEW) if chosen.review_share else None,
             report=write_report(output, build, audience, as_png=chosen.plots, again=done.changed),
             output=output,
             format=chosen.format,

@@ -190,26 +190,21 @@ class PredictWork:
         convert: Convert | None,
     ) -> Iterator[Batch | pa.Table]:
         """Read the rows of a part with some options; of each file, only the rows in `again`."""
+        wanted = [file for file in part.files if again is None or again[file]]
+        versions = dict(zip(part.files, part.versions, strict=True))
         if not part.has_tables:
-            pictures = [
-                (file, cast("Label", version[-1]))
-                for file, version in zip(part.files, part.versions, strict=True)
-                if again is None or again[file]
-            ]
-            yield from reader.read_files(pictures, options, contents, convert=convert)
-            return
+            pictures = [(file, cast("Label", versions[file][-1])) for file in wanted]
+            return reader.read_files(pictures, options, contents, convert=convert)
+        ranges = dict(zip(part.files, part.ranges, strict=True))
 
         def files() -> Iterator[tuple[str, RowRange]]:
-            for file, version, rows in zip(part.files, part.versions, part.ranges, strict=True):
-                if again is None or again[file]:
-                    inputs.check_version(file, version)
-                    yield file, rows
-                    inputs.check_version(file, version)
+            for file in wanted:
+                inputs.check_version(file, versions[file])
+                yield file, ranges[file]
+                inputs.check_version(file, versions[file])
 
         columns = options, self.partitions, self.keep
-        yield from reader.read(
-            files(), *columns, again, convert=convert, unfinished=self._unfinished
-        )
+        return reader.read(files(), *columns, again, convert=convert, unfinished=self._unfinished)
 
 
 def plan(

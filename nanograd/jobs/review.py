@@ -76,11 +76,6 @@ class PartReview:
         return {f"{OF_PARTS}/{stem}.pq": to_parquet(rows)} if len(rows) else {}
 
 
-def review_of(output: str, spec: PredictSpec) -> str | None:
-    """Return the path or URI of the list in an output; None if the job makes no list."""
-    return storage.join(output, REVIEW) if spec.review_share else None
-
-
 def write_review(
     spec: PredictSpec,
     predicted: pa.Schema,
@@ -100,7 +95,7 @@ def write_review(
         receipts: of all parts.
         listener: receives the warning.
     """
-    if not review_of(spec.output, spec):
+    if not spec.review_share:
         storage.remove(storage.join(spec.output, REVIEW))
         return
     place, here = storage.join(folder, REVIEW), find_files(folder)

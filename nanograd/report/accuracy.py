@@ -1,7 +1,7 @@
 """Accuracy of predictions, for both reports: confusion, confidence, mistakes, hidden units."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -86,29 +86,21 @@ def _range(low: float, high: float) -> str:
     return f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
-class Review(NamedTuple):
-    """Accuracy of the remaining rows after a manual review of the least certain rows."""
-
-    points: list[tuple[float, float]]  # share of the rows that are reviewed, accuracy of the others
-
-    def share_for(self, accuracy: float) -> float | None:
-        """Return the least share whose review gives the rest this accuracy; None without any."""
-        return next((share for share, reached in self.points if reached >= accuracy), None)
-
-    def chart(self) -> Chart:
-        """Plot the accuracy of the rest by the share of rows reviewed."""
-        least_first = "rows reviewed, the least certain first"
-        x = Axis(least_first, 0, self.points[-1][0] or 1, ".1%", max_ticks=5)
-        y = fit_axis([*(reached for _, reached in self.points), 1], "accuracy", ".1%")
-        series = Series("accuracy of the rest", self.points)
-        return plot("Accuracy of the rest by rows reviewed", x, y, [series])
+def review_chart(review: Sequence[tuple[float, float]]) -> Chart:
+    """Plot the accuracy of the rest by the share of rows reviewed."""
+    least_first = "rows reviewed, the least certain first"
+    x = Axis(least_first, 0, review[-1][0] or 1, ".1%", max_ticks=5)
+    y = fit_axis([*(reached for _, reached in review), 1], "accuracy", ".1%")
+    series = Series("accuracy of the rest", review)
+    return plot("Accuracy of the rest by rows reviewed", x, y, [series])
 
 
-def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
+def review_by_doubt(labelled: Ints, correct: Ints) -> list[tuple[float, float]]:
     """Compute the accuracy of the rows that are left after reviewing the most doubtful ones.
 
     The number of reviewed rows grows up to a quarter of all rows, or until no mistake is left. The
-    arguments are (n,) counts at each level of doubt, the most doubtful first.
+    arguments are (n,) counts at each level of doubt, the most doubtful first. The result has pairs
+    of the share of the rows that are reviewed, and the accuracy of the others.
     """
     reviewed, total = np.cumsum([0, *labelled]), labelled.sum()
     mistakes = np.cumsum([0, *(labelled - correct)])
@@ -118,7 +110,7 @@ def review_by_doubt(labelled: Ints, correct: Ints) -> Review:
     # End at the first level that leaves no mistake; keep two levels, because a line needs them.
     levels = levels[: max(2, np.count_nonzero(wrong[levels]) + 1)]
     points = np.stack([reviewed[levels] / total, 1 - wrong[levels] / rest[levels]], axis=1)
-    return Review([(share, reached) for share, reached in points.tolist()])
+    return [(share, reached) for share, reached in points.tolist()]
 
 
 def draw_prediction(

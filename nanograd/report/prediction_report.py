@@ -101,7 +101,7 @@ def build(folder: str) -> Report:
 def _plots(
     counts: PredictionCounts,
     calibration: metrics.Calibration | None,
-    review: accuracy.Review | None,
+    review: Sequence[tuple[float, float]] | None,
     progress: Sequence[JsonObject],
 ) -> dict[str, list[Chart]]:
     plots = {"digits": [digits_chart(counts)]}
@@ -109,7 +109,7 @@ def _plots(
         plots["confusion"] = [confusion_chart(counts.confusion)]
         plots["calibration"] = [accuracy.reliability_chart(calibration)]
     if review:
-        plots["review"] = [review.chart()]
+        plots["review"] = [accuracy.review_chart(review)]
     if counts.predicted:
         labelled, correct = counts.labelled_by_confidence, counts.correct_by_confidence
         unlabelled = counts.predicted_by_confidence - labelled

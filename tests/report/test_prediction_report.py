@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,21 @@ def test_report_and_metrics_account_for_every_row(predict):
     assert rows[-1]["complete"]
     assert rows[-1]["row"] == rows[-1]["rows"] == 194
     assert np.all(np.diff([row["time_s"] for row in rows]) > 0)
+
+
+def test_report_says_how_many_rows_to_review_for_an_accuracy(predict):
+    out = predict(193)
+    manifest = Manifest.read(str(out))
+    [receipt] = manifest.receipts
+    labelled = np.array([5, 5, 183, *[0] * 118])
+    some = {"labelled_by_doubt": labelled, "correct_by_doubt": labelled - [4, 1, *[0] * 119]}
+    receipt = replace(receipt, counts=replace(receipt.counts, **some))
+    replace(manifest, receipts=[receipt]).commit(str(out))
+
+    text = prediction_report.build(str(out)).html
+
+    found = re.findall(r"Review (\S+) % of the rows to have (\S+) %", text)
+    assert found == [("2.59", "99.00"), ("5.18", "99.50"), ("5.18", "99.90")]
 
 
 def test_job_without_rows_has_a_report(run, tmp_path):
@@ -240,7 +256,7 @@ def test_bug_in_a_report_is_a_warning_and_exit_code_0(predict, run, nanograd, mo
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_share_to_review_is_the_least_that_leaves_the_accuracy(seed):
+def test_accuracy_of_the_rest_is_that_after_the_review_of_whole_levels(seed):
     draws = np.random.default_rng(seed)
     labelled = draws.integers(0, 40, 61)
     labelled[0] = 0
@@ -249,12 +265,8 @@ def test_share_to_review_is_the_least_that_leaves_the_accuracy(seed):
     review = accuracy.review_by_doubt(labelled, labelled - wrong)
 
     total = labelled.sum()
-    assert review.points[0] == (0, pytest.approx(1 - wrong.sum() / total))
-    for share, reached in review.points:
+    assert review[0] == (0, pytest.approx(1 - wrong.sum() / total))
+    for share, reached in review:
         level = np.searchsorted(np.cumsum(labelled), round(share * total)) + 1 if share else 0
         assert labelled[:level].sum() == round(share * total)
         assert reached == pytest.approx(1 - wrong[level:].sum() / labelled[level:].sum())
-    assert review.share_for(review.points[0][1]) == 0
-    assert review.share_for(1.01) is None
-    better = [s for s, a in review.points if a >= 0.8]
-    assert review.share_for(0.8) == (min(better) if better else None)
