@@ -110,7 +110,6 @@ def session(
                 yield
             return
         try:
-            _forget_token()
             with sigterm_kept(), without_core_messages():
                 _join(address)
             yield
@@ -149,7 +148,6 @@ def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[No
     with lock:
         try:
             try:
-                _forget_token()
                 _start(folder / _OF_RAY, num_cpus)
                 for child in psutil.Process().children():
                     with suppress(psutil.NoSuchProcess):
@@ -245,8 +243,19 @@ def make_folder() -> tuple[Path, BinaryIO]:
 
 @contextmanager
 def _environment(*, is_private: bool) -> Iterator[None]:
-    """Set Ray's variables inside a with block, unless the user has set them."""
-    before = dict(os.environ)
+    """Set Ray's variables inside a with block, unless the user has set them.
+
+    Inside the block, Ray can read the command lines of processes even if these contain bytes that
+    are not UTF-8. A private Ray does not see that `uv run` started this process. Otherwise, it
+    would copy the current folder to all workers, which fails if the folder is large. Only workers
+    on other hosts need a copy.
+    """
+    before, read_words = dict(os.environ), psutil.Process.cmdline
+
+    def cmdline(process: Any) -> list[str]:
+        words = [word.encode(errors="backslashreplace").decode() for word in read_words(process)]
+        return [] if is_private and words[1:2] == ["run"] else words
+
     # Ray Data's actors make Ray's core write a line about restarts to our stderr at each start.
     defaults = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
     if is_private:
@@ -258,41 +267,18 @@ def _environment(*, is_private: bool) -> Iterator[None]:
     root = str(Path(nanograd.__file__).parents[1])
     if root not in sys.path:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
-    try:
-        yield
-    finally:
-        # Also remove RAY_AUTH_MODE and PYTHONBREAKPOINT, which Ray has set.
-        for name in [each for each in os.environ if each.startswith(("RAY_", "PYTHON"))]:
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def _forget_token() -> None:
-    """Let Ray read its token again, because it keeps the token of an earlier session."""
+    # Ray keeps the token of an earlier session.
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-
-
-@contextmanager
-def _readable_commands(*, hide_uv: bool) -> Iterator[None]:
-    """Let Ray read the command lines of processes even if these contain bytes that are not UTF-8.
-
-    Args:
-        hide_uv: hide from Ray that `uv run` started this process. Otherwise Ray would copy the
-            current folder to all workers, which fails if the folder is large. Only workers on other
-            hosts need a copy.
-    """
-    before = psutil.Process.cmdline
-
-    def cmdline(process: Any) -> list[str]:
-        words = [word.encode(errors="backslashreplace").decode() for word in before(process)]
-        return [] if hide_uv and words[1:2] == ["run"] else words
-
     psutil.Process.cmdline = cmdline
     try:
         yield
     finally:
-        psutil.Process.cmdline = before
+        psutil.Process.cmdline = read_words
+        # Also remove RAY_AUTH_MODE and PYTHONBREAKPOINT, which Ray has set.
+        for name in [each for each in os.environ if each.startswith(("RAY_", "PYTHON"))]:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _start(folder: Path, num_cpus: int | None) -> None:
@@ -301,7 +287,7 @@ def _start(folder: Path, num_cpus: int | None) -> None:
         # Fail at once if this machine cannot connect to itself, because Ray would wait forever.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             socket.create_connection(listener.getsockname(), timeout=_REPLY_S).close()
-        with sigterm_kept(), without_core_messages(), _readable_commands(hide_uv=True):
+        with sigterm_kept(), without_core_messages():
             ray.init(
                 address=LOCAL,
                 num_cpus=max(num_cpus or cores, cores),
@@ -333,10 +319,9 @@ def _join(address: str) -> None:
         )
     found = None
     try:
-        with _readable_commands(hide_uv=False):
-            if found := _resolve(address):
-                _check(found, address)
-            ray.init(address=found or address, log_to_driver=False, logging_level=logging.ERROR)
+        if found := _resolve(address):
+            _check(found, address)
+        ray.init(address=found or address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise ClusterError(
             f"the Ray cluster at {found or address} refuses our token; set RAY_AUTH_MODE=token and "
