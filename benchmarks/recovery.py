@@ -25,9 +25,9 @@ from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
 from nanograd.images import sources
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training import checkpoint
-from nanograd.training.checkpoint import Checkpoint, History
+from nanograd.training import run_directory
 from nanograd.training.recipe import make_recipe
+from nanograd.training.run_directory import Checkpoint, History
 from nanograd.training.server import first_snapshot
 
 ROUNDS = 20
@@ -47,7 +47,7 @@ class Trainer:
         train = sources.load([data]).train
         spec = TrainSpec(epochs=1000, workers=2)
         recipe = make_recipe(spec, len(train))
-        self._group = RayGroup(recipe, train, first_snapshot(recipe), spec=spec).start()
+        self._group = RayGroup(recipe, train, first_snapshot(recipe))
         self._round = 0
         self._victim = 0
         self.advance(2 * _SEGMENT)
@@ -90,7 +90,7 @@ class Trainer:
         """Return the seconds of a checkpoint."""
         began = monotonic()
         now = Checkpoint(identity={}, snapshot=self._group.snapshot(), history=History())
-        checkpoint.save(place, now)
+        run_directory.save(place, now)
         return monotonic() - began
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ def measure(options: Namespace) -> Iterator[Row]:
                 yield _row(what, [trainer.failure_s(number, name) for _ in range(options.repeats)])
             saves = [trainer.checkpoint_s(place) for _ in range(20)]
             yield _row("checkpoint", saves) | {
-                "share of training": f"{100 * median(saves) / checkpoint.INTERVAL_S:.2f} %"
+                "share of training": f"{100 * median(saves) / run_directory.INTERVAL_S:.2f} %"
             }
         finally:
             trainer.close()

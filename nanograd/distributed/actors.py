@@ -97,7 +97,7 @@ class WorkerActor(Worker):
         Each shard is an argument of its own, because Ray resolves only top-level references.
         """
         self.hold(dict(zip(shard_ids, shards, strict=True)))
-        return self.nodes()
+        return self.nodes
 
     def attach(self, address: MemoryAddress) -> bool:
         """Open the server's memory; return whether this process can open it."""
@@ -106,7 +106,7 @@ class WorkerActor(Worker):
             before.close()
         self._memory = shared_memory.attach(address)
         if self._memory is not None:
-            self._memory.join(self.nodes())
+            self._memory.join(self.nodes)
         return self._memory is not None
 
     def run(self, first: int, until: int, server: Any, token: int) -> None:
@@ -116,7 +116,7 @@ class WorkerActor(Worker):
         the `server` instead.
         """
         if (memory := self._memory) is not None:
-            slots = [(memory.address.nodes.index(node), node) for node in self.nodes()]
+            slots = [(memory.address.nodes.index(node), node) for node in self.nodes]
             for round_ in range(first, until):
                 if not (round_ > first and memory.is_shared) and not memory.wait_for_round(round_):
                     return
@@ -329,7 +329,7 @@ class ServerActor(ParameterServer):
                 if refusal := self._submit_all(memory):
                     mesh.machine.fail(FailureCause.STOPPED)
                     return refusal
-                mesh.machine.add_local(self.sums())
+                mesh.machine.add_local(self.sums)
                 continue
             mesh.poll(_POLL_S)
             if memory.stopped:

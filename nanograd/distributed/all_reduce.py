@@ -257,19 +257,15 @@ class AllReduce:
         """Process an expected frame, whose payload is in the memory from `expect`."""
         if self.failure:
             return
-        sender, inbox = header.sender, self._inbox(header.round)
+        sender, node, inbox = header.sender, header.node, self._inbox(header.round)
         if header.type is FrameType.ABORT:
             self.fail(FailureCause.ABORTED, {sender})
             return
         self._num_frames[sender] += 1
         if header.type is FrameType.SUM:
             inbox.digests[sender] = header.digest
-            inbox.counts[header.node] = Contribution(
-                round=header.round,
-                node=header.node,
-                gradient=inbox.sums[header.node],
-                loss=header.loss,
-                num_images=header.number,
+            inbox.counts[node] = Contribution(
+                header.round, node, inbox.sums[node], header.loss, header.number
             )
         else:
             inbox.totals[sender] = (header.loss, header.number)

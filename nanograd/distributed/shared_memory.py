@@ -276,7 +276,7 @@ class MemorySegment:
     def progress(self, round_: int) -> LossSum:
         """Return the loss of the epoch before a round."""
         line = self._words[_LOSSES + round_ % 2]
-        return LossSum(loss=float(line[:1].view(np.float64)[0]), num_images=int(line[1]))
+        return LossSum(float(line[:1].view(np.float64)[0]), int(line[1]))
 
     def _set_progress(self, round_: int, progress: LossSum) -> None:
         line = self._words[_LOSSES + round_ % 2]
@@ -305,14 +305,9 @@ class MemorySegment:
 
     def sent(self, slot: int) -> Contribution:
         """Return the contribution in a slot; its round is -1 before the first contribution."""
-        line = self._slots[slot]
-        return Contribution(
-            round=int(line[0]) - 1,
-            node=self.address.nodes[slot],
-            gradient=self.gradients[slot],
-            loss=float(line[1:2].view(np.float64)[0]),
-            num_images=int(line[2]),
-        )
+        line, node, gradient = self._slots[slot], self.address.nodes[slot], self.gradients[slot]
+        loss = float(line[1:2].view(np.float64)[0])
+        return Contribution(int(line[0]) - 1, node, gradient, loss, int(line[2]))
 
 
 def create(

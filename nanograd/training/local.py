@@ -87,7 +87,7 @@ class LocalGroup:
             for shards in assign_shards(plan.num_shards, world_size, range(world_size)).values()
         ]
         self._buffers = [
-            {node: np.empty_like(snapshot.vector) for node in worker.nodes()}
+            {node: np.empty_like(snapshot.vector) for node in worker.nodes}
             for worker in self._workers
         ]
         # The calling thread is the first worker, so a round wakes one thread less.

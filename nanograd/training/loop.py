@@ -17,9 +17,9 @@ from nanograd.nn.losses import LOSSES
 from nanograd.nn.mlp import Params
 from nanograd.runtime import events, process
 from nanograd.runtime.events import EpochFinished, Listener, TrainingProgress, WorkerState
-from nanograd.training.checkpoint import CheckpointSaver, History
 from nanograd.training.local import WorkerGroup
 from nanograd.training.recipe import Recipe
+from nanograd.training.run_directory import CheckpointSaver, History
 from nanograd.training.server import Snapshot
 
 # Target duration of a segment of rounds; a stop may have to wait for so long.

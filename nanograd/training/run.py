@@ -22,11 +22,10 @@ from nanograd.settings.fields import flag_name
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import loop
 from nanograd.training.calibration import fit_reference
-from nanograd.training.checkpoint import History
 from nanograd.training.local import StartGroup
 from nanograd.training.loop import Evaluator, accuracy, as_net
 from nanograd.training.recipe import make_recipe
-from nanograd.training.run_directory import RunDirectory
+from nanograd.training.run_directory import History, RunDirectory
 
 
 def load_initial(spec: TrainSpec) -> Model | None:

@@ -30,7 +30,7 @@ _CHUNK = 1 << 16
 _ALIGNED = 16
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LossSum:
     """The training loss of an epoch, summed over the images so far."""
 
@@ -38,7 +38,7 @@ class LossSum:
     num_images: int = 0
 
     def __add__(self, other: "LossSum") -> "LossSum":
-        return LossSum(loss=self.loss + other.loss, num_images=self.num_images + other.num_images)
+        return LossSum(self.loss + other.loss, self.num_images + other.num_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ class Update:
         if not np.isfinite(loss) or num_images != plan.round_size(round_):
             return None
         before = progress if round_ % plan.rounds_per_epoch else LossSum()
-        return before + LossSum(loss=loss, num_images=num_images)
+        return before + LossSum(loss, num_images)
 
 
 class ParameterServer:
@@ -154,9 +154,10 @@ class ParameterServer:
         self._root = (0, recipe.plan.num_shards)
         self._nodes = frozenset(nodes(self._root))
         self._arrived: dict[TreeNode, Contribution] = {}
-        self._sums = {node: np.empty_like(snapshot.vector) for node in self._nodes}
+        self._buffers = {node: np.empty_like(snapshot.vector) for node in self._nodes}
         self._update = Update(recipe)
-        self._totals: list[Contribution] = []  # the sums over the largest tree nodes of own shards
+        # The sums over the largest tree nodes of the own shards, if the round is complete.
+        self.sums: list[Contribution] = []
         self.own(frozenset(range(recipe.plan.num_shards)))
         # The server collects the contributions of this round; the loss is that of its epoch so far.
         self.round, self.progress = snapshot.round, snapshot.progress
@@ -216,12 +217,12 @@ class ParameterServer:
             return None
 
         def add_in_place(left: Contribution, right: Contribution) -> Contribution:
-            return add(left, right, out=self._sums[left.node[0], right.node[1]])
+            return add(left, right, out=self._buffers[left.node[0], right.node[1]])
 
         with np.errstate(over="ignore", invalid="ignore"):
-            self._totals = [tree_sum(n, self._arrived.get, add_in_place) for n in self._own_nodes]
+            self.sums = [tree_sum(n, self._arrived.get, add_in_place) for n in self._own_nodes]
             # A sum of finite gradients may overflow; `apply` detects this.
-            if not all(_is_finite(total.gradient) for total in self._totals):
+            if not all(_is_finite(total.gradient) for total in self.sums):
                 arrived = self._arrived.items()
                 faulty = [node for node, each in arrived if not _is_finite(each.gradient)]
                 for node in faulty:
@@ -229,12 +230,8 @@ class ParameterServer:
                 if faulty:
                     return Refusal.NOT_FINITE
         if self._own_nodes == [self._root]:
-            self.apply(self._totals[0])
+            self.apply(self.sums[0])
         return None
-
-    def sums(self) -> list[Contribution]:
-        """Return the sums over the largest tree nodes of the own shards, which are complete."""
-        return self._totals
 
     def apply(self, total: Contribution) -> None:
         """Update the parameters, which ends the round.

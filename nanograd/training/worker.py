@@ -21,7 +21,7 @@ from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode, children, cover
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Contribution:
     """A message of a worker: the sum over the images of one tree node in a round."""
 
@@ -43,13 +43,9 @@ class _Batch:
 
 def add(left: Contribution, right: Contribution, out: Vector | None = None) -> Contribution:
     """Add the contributions of two children of a tree node; `out` (P,) receives the gradient."""
-    return Contribution(
-        round=left.round,
-        node=(left.node[0], right.node[1]),
-        gradient=np.add(left.gradient, right.gradient, out=out),
-        loss=left.loss + right.loss,
-        num_images=left.num_images + right.num_images,
-    )
+    node, gradient = (left.node[0], right.node[1]), np.add(left.gradient, right.gradient, out=out)
+    loss, num_images = left.loss + right.loss, left.num_images + right.num_images
+    return Contribution(left.round, node, gradient, loss, num_images)
 
 
 class Worker:
@@ -67,24 +63,21 @@ class Worker:
     def hold(self, shards: Mapping[int, Dataset]) -> None:
         """Replace the worker's shards."""
         self._ready, self._shards = {}, dict(shards)
-        self._nodes = cover((0, self._plan.num_shards), frozenset(shards))
+        # The largest tree nodes that contain only these shards; the worker sends their sums.
+        self.nodes = cover((0, self._plan.num_shards), frozenset(shards))
         if not self._recipe.deskew_last:
             for shard, digits in shards.items():
                 images = deskew_images(self._recipe.preparation, digits.images)
                 self._shards[shard] = Dataset(images, digits.labels)
 
-    def nodes(self) -> list[TreeNode]:
-        """Return the largest tree nodes that contain only the worker's shards."""
-        return self._nodes
-
     def prepare(self, round_: int) -> None:
         """Prepare the inputs of a round in advance; they do not depend on the parameters."""
         if round_ < self._recipe.num_rounds:
-            self._ready = {(round_, node): self._batch(round_, node) for node in self.nodes()}
+            self._ready = {(round_, node): self._batch(round_, node) for node in self.nodes}
 
     def contribute(self, round_: int, vector: Vector) -> list[Contribution]:
         """Compute the contributions of all tree nodes, each with a new gradient vector."""
-        return [self.sum_node(round_, node, vector, np.empty_like(vector)) for node in self.nodes()]
+        return [self.sum_node(round_, node, vector, np.empty_like(vector)) for node in self.nodes]
 
     def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:
         """Compute the contribution of one tree node, in the order of the tree.
@@ -104,9 +97,7 @@ class Worker:
             batch.parts,
         )
         loss = self._sum(signals, dict(zip(range(*node), batch.parts, strict=True)), node, out)
-        return Contribution(
-            round=round_, node=node, gradient=out, loss=loss, num_images=len(batch.labels)
-        )
+        return Contribution(round_, node, out, loss, len(batch.labels))
 
     def _batch(self, round_: int, node: TreeNode) -> _Batch:
         """Collect, distort and scale the images of a tree node."""

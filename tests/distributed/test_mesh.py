@@ -40,9 +40,7 @@ def node_sum(round_: int, node: TreeNode, size: int) -> Contribution:
         if end - shard > 1:
             return None
         numbers = np.random.default_rng([round_, shard]).standard_normal(size).astype(np.float32)
-        return Contribution(
-            round=round_, node=at, gradient=numbers, loss=0.1 * shard, num_images=end
-        )
+        return Contribution(round_, at, numbers, 0.1 * shard, end)
 
     return tree_sum(node, leaf, add)
 

@@ -23,8 +23,7 @@ from nanograd.models import model as model_io
 from nanograd.runtime import machine, storage
 from nanograd.runtime.events import Event
 from nanograd.runtime.signals import Terminated, sigterm_raises
-from nanograd.training.checkpoint import CheckpointSaver, newest, save
-from nanograd.training.run_directory import RunDirectory
+from nanograd.training.run_directory import CheckpointSaver, RunDirectory, newest, save
 from tests.e2e.conftest import make_bucket, only_swift
 from tests.helpers.disk_faults import DEAD_OWNER, Disk, Killed, failing
 from tests.helpers.folders import untimed_contents

@@ -19,8 +19,8 @@ from nanograd.digits.variants import add_variants
 from nanograd.images import sources
 from nanograd.runtime.events import ignore
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training.checkpoint import newest
 from nanograd.training.run import TrainingRun
+from nanograd.training.run_directory import newest
 from simulators.clusters import SHARED, events, running, start_node, start_ray, wait_for_nodes
 from simulators.machines import RC, Machine, Network
 from simulators.runbook import Block, Terminal, blocks

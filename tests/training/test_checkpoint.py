@@ -6,8 +6,8 @@ import pytest
 from nanograd.errors import StorageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import EpochMetrics, Event, ignore
-from nanograd.training import checkpoint as checkpoints
-from nanograd.training.checkpoint import Checkpoint, CheckpointSaver, History, newest, save
+from nanograd.training import run_directory as checkpoints
+from nanograd.training.run_directory import Checkpoint, CheckpointSaver, History, newest, save
 from nanograd.training.server import LossSum, Snapshot
 from tests.helpers.runs import bits
 

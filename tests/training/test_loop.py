@@ -15,10 +15,10 @@ from nanograd.nn.mlp import Params, one_hot
 from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, ignore
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training import local, loop
-from nanograd.training.checkpoint import CheckpointSaver, History
 from nanograd.training.local import LocalGroup
 from nanograd.training.loop import Evaluator, accuracy, as_net
 from nanograd.training.recipe import Recipe, make_recipe
+from nanograd.training.run_directory import CheckpointSaver, History
 from nanograd.training.server import Snapshot, first_snapshot
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers import runs

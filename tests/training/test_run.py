@@ -22,7 +22,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Event, TrainingProgress, ignore
 from nanograd.settings.fields import from_toml
 from nanograd.settings.train_spec import TrainSpec
-from nanograd.training import checkpoint
+from nanograd.training import run_directory
 from nanograd.training.local import LocalGroup
 from nanograd.training.loop import accuracy
 from nanograd.training.run import load_initial
@@ -107,7 +107,7 @@ def test_divergence_keeps_the_last_good_checkpoint(few_digits, tmp_path):
     with np.errstate(over="ignore"), pytest.raises(DivergedError, match="lower --learning-rate"):
         train(few_digits, run, **absurd)
 
-    found = checkpoint.newest(str(run / "checkpoints"), ignore)
+    found = run_directory.newest(str(run / "checkpoints"), ignore)
     assert contents(run / "checkpoints") == before
     assert found is not None
     assert found.snapshot.round == 1

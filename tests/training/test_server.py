@@ -37,13 +37,9 @@ def contribution(
     recipe: Recipe, first: int, end: int, value: float = 1.0, round_: int = 0
 ) -> Contribution:
     """Return a contribution whose gradient is the same number everywhere."""
-    return Contribution(
-        round=round_,
-        node=(first, end),
-        gradient=np.full(recipe.architecture.num_parameters, value, np.float32),
-        loss=value,
-        num_images=planned(recipe, first, end, round_),
-    )
+    gradient = np.full(recipe.architecture.num_parameters, value, np.float32)
+    num_images = planned(recipe, first, end, round_)
+    return Contribution(round_, (first, end), gradient, value, num_images)
 
 
 def test_update_divides_by_the_number_of_images_of_the_round():
