@@ -16,7 +16,6 @@ from contenders.base import Setting, load_images
 
 from nanograd.digits.dataset import Dataset
 from nanograd.runtime import process
-from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import ParameterServer, first_snapshot
 from nanograd.training.worker import Worker
@@ -52,8 +51,7 @@ def _nanograd(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[s
     digits = load_images(setting).train
     recipe = recipe_of(setting, len(digits))
     _connect(first, setting.workers)
-    spec = TrainSpec(workers=setting.workers)
-    group = RayGroup(recipe, digits, first_snapshot(recipe), spec=spec).start()
+    group = RayGroup(recipe, digits, first_snapshot(recipe))
     done = 0
 
     def run(rounds: int) -> None:

@@ -32,7 +32,6 @@ from nanograd.distributed import actors, group, members
 from nanograd.distributed.cluster import session
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
-from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Update, first_snapshot
 from nanograd.training.tree import TreeNode
@@ -98,9 +97,7 @@ def _time_parts(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]
     """Return the seconds of each part of each round, after a warm-up."""
     data = load_images(setting)
     recipe = recipe_of(setting, len(data.train))
-    group_ = group.RayGroup(
-        recipe, data.train, first_snapshot(recipe), spec=TrainSpec(workers=2)
-    ).start()
+    group_ = group.RayGroup(recipe, data.train, first_snapshot(recipe))
     try:
         group_.advance(_WARM_UP)
         group_.advance(_WARM_UP + rounds)

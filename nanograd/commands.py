@@ -130,10 +130,8 @@ def _workers(
     from nanograd.distributed.prometheus import RayMetrics
 
     with session(spec.address, spec.workers, listener):
-        workers = num_actors(spec.workers, spec.shards)
-        chosen = replace(spec, workers=workers)
         metrics = guarded(RayMetrics("train", place), listener)
-        yield workers, lambda *about: RayGroup(*about, spec=chosen).start(), [metrics]
+        yield num_actors(spec.workers, spec.shards), RayGroup, [metrics]
 
 
 def report(

@@ -32,6 +32,7 @@ def recipe_of(setting: Setting, num_images: int) -> Recipe:
             "hidden": setting.hidden,
             "shards": setting.shards,
             "seed": setting.seed,
+            "workers": setting.workers,
             "epochs": 1000,
             "schedule": "constant",
             "pixels": "standard",
@@ -72,10 +73,8 @@ class Ours:
             from nanograd.distributed.cluster import num_actors
             from nanograd.distributed.group import RayGroup
 
-            workers = num_actors(setting.workers)
-            self._group = RayGroup(
-                self._recipe, self._data.train, snapshot, spec=TrainSpec(workers=workers)
-            ).start()
+            num_actors(setting.workers)  # waits for their CPUs
+            self._group = RayGroup(self._recipe, self._data.train, snapshot)
         else:
             self._group = LocalGroup(self._recipe, self._data.train, snapshot)
 

@@ -16,10 +16,9 @@ import ray
 import ray.util
 
 from nanograd.digits.dataset import Dataset
-from nanograd.distributed import all_reduce, formation, shared_memory
+from nanograd.distributed import all_reduce, shared_memory
 from nanograd.distributed.all_reduce import ExchangeFailed, FailureCause, MeshPlan
-from nanograd.distributed.formation import Endpoint, Formation, MeshError
-from nanograd.distributed.mesh import Mesh
+from nanograd.distributed.mesh import Endpoint, Formation, Mesh, MeshError, open_listener
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
 from nanograd.errors import InternalError
 from nanograd.nn.optimizers import Vector
@@ -187,7 +186,7 @@ class ServerActor(ParameterServer):
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._leave_mesh()
         try:
-            self._listener = formation.listen(address, ports)
+            self._listener = open_listener(address, ports)
         except MeshError as error:
             return error
         return Endpoint(gethostname(), address, self._listener.getsockname()[1])

@@ -15,7 +15,6 @@ from contextlib import suppress
 from math import inf
 from threading import Event as StopSignal
 from time import monotonic
-from typing import Self
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -36,7 +35,6 @@ from nanograd.runtime.events import (
     ignore,
     name_shards,
 )
-from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Refusal, Snapshot
 
@@ -77,8 +75,8 @@ def deadline_s(round_s: float, num_failures: int) -> float:
 class RayGroup:
     """Worker actors, each with one CPU and a range of shards, and a server actor on each host.
 
-    The `spec` says how many workers the group has. The images of a shard are sent to its worker
-    once. After `stop` is set, failed workers are no longer replaced.
+    The images of a shard are sent to its worker once. Actors that are killed during the start are
+    replaced. After `stop` is set, failed workers are no longer replaced.
     """
 
     def __init__(
@@ -88,8 +86,6 @@ class RayGroup:
         snapshot: Snapshot,
         listener: Listener = ignore,
         stop: StopSignal | None = None,
-        *,
-        spec: TrainSpec,
     ) -> None:
         self._listener, self._stop = listener, stop or StopSignal()
         self._backup, self._backup_time = snapshot, inf
@@ -97,14 +93,10 @@ class RayGroup:
         self._num_failures, self._retried_round, self._reported = 0, -1, -_REPORT_S
         # Membership for which servers, memory and connections are ready; -1 for none.
         self._prepared = -1
-        self._num_workers = spec.workers or 1
-        self.servers = Servers(recipe, listener, spec)
-        self.members = Members(recipe, dataset, listener, self._stop, spec)
-
-    def start(self) -> Self:
-        """Start workers and servers; replace any that are killed during the start."""
+        self.servers = Servers(recipe, listener)
+        self.members = Members(recipe, listener, self._stop)
         try:
-            self.members.start()
+            self.members.start(dataset)
             self.advance(self._round)
         except BaseException:
             self.close()
@@ -114,7 +106,6 @@ class RayGroup:
         self._listener(
             changed("started", workers=count(workers, "worker"), hosts=count(hosts, "host"))
         )
-        return self
 
     def advance(self, until: int, *, is_copied: bool = False) -> None:
         """Compute all rounds before `until`; replace what fails, unless `stop` is set.
@@ -165,9 +156,8 @@ class RayGroup:
 
     def workers(self) -> dict[int, WorkerState]:
         """Return the state of each rank."""
-        present, ranks = self.members.present, range(self._num_workers)
-        states = WorkerState.WORKING, WorkerState.STARTING
-        return {rank: states[rank not in present] for rank in ranks}
+        states = dict.fromkeys(range(self.members.world_size), WorkerState.STARTING)
+        return states | dict.fromkeys(self.members.present, WorkerState.WORKING)
 
     def fingerprints(self) -> Sequence[str]:
         """Return the distinct fingerprints of all workers so far, the first worker's first."""

@@ -24,7 +24,6 @@ from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.runtime import events, kernel, machine
 from nanograd.runtime.events import FailureKind, Listener
-from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import assign_shards
 from nanograd.training.recipe import Recipe
 from nanograd.training.tree import TreeNode
@@ -84,15 +83,13 @@ def probe(
 
     def ask(handles: list[Any]) -> list[FailureKind | None]:
         replies = [handle.identify.options(**options).remote() for handle in handles]
-        done, _ = ray.wait(replies, num_returns=len(replies), timeout=reply_s)
-        found: list[FailureKind | None] = []
-        for reply in replies:
-            if reply not in done:
-                found.append(FailureKind.UNRESPONSIVE)
-            else:
+        _, late = ray.wait(replies, num_returns=len(replies), timeout=reply_s)
+        states: list[FailureKind | None] = [FailureKind.UNRESPONSIVE] * len(replies)
+        for index, reply in enumerate(replies):
+            if reply not in late:
                 is_lost = isinstance(outcome_of(reply, DivergedError), str)
-                found.append(FailureKind.KILLED if is_lost else None)
-        return found
+                states[index] = FailureKind.KILLED if is_lost else None
+        return states
 
     if not actors:
         return {}
@@ -161,9 +158,9 @@ def end_actor(actor: Any, identity: ActorIdentity | None, how: FailureKind | Non
     ray.kill(actor)
 
 
-def actor_options(spec: TrainSpec) -> dict[str, Any]:
+def actor_options(recipe: Recipe) -> dict[str, Any]:
     """Return options for all actors: the environment that selects the kernel of the run."""
-    if spec.kernel != kernel.PORTABLE:
+    if recipe.spec.kernel != kernel.PORTABLE:
         return {}
     return {"runtime_env": {"env_vars": kernel.variables()}}
 
@@ -180,16 +177,9 @@ class Member:
 class Members:
     """Worker actors of one CPU that own contiguous shards; see `RayGroup`."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        listener: Listener,
-        stop: StopSignal,
-        spec: TrainSpec,
-    ) -> None:
-        self._recipe, self._dataset, self._listener = recipe, dataset, listener
-        self._stop, self._spec, self._world_size = stop, spec, spec.workers or 1
+    def __init__(self, recipe: Recipe, listener: Listener, stop: StopSignal) -> None:
+        self._recipe, self._listener, self._stop = recipe, listener, stop
+        self.world_size = recipe.spec.workers or 1
         self._shards: list[Any] = []
         self.present: dict[int, Member] = {}
         self.starting: dict[int, tuple[Any, Any]] = {}  # actor and its first call, by rank
@@ -199,16 +189,16 @@ class Members:
         self._excluded: list[str] = []  # IDs of Ray's nodes that get no more workers
         self._excluded_addresses = set[str]()  # of these nodes: a host returns as a new node
         # Position of each rank in the order of the shards; the ranks of a host are contiguous.
-        self._places = list(range(self._world_size))
+        self._places = list(range(self.world_size))
         # Distinct fingerprints of all workers so far, the first worker's first: it may have ended.
         self.fingerprints: list[str] = []
         self.generation = 0  # counts how often the shards were assigned
 
-    def start(self) -> None:
-        """Store the shards in Ray, and start all workers without waiting for them."""
+    def start(self, dataset: Dataset) -> None:
+        """Store the shards of the images in Ray, and start all workers without waiting for them."""
         slices = map(self._recipe.plan.shard_slice, range(self._recipe.plan.num_shards))
-        self._shards = [ray.put(self._dataset.take(part)) for part in slices]
-        for rank in range(self._world_size):
+        self._shards = [ray.put(dataset.take(part)) for part in slices]
+        for rank in range(self.world_size):
             self._start(rank)
 
     def hosts(self) -> dict[str, list[Member]]:
@@ -220,7 +210,7 @@ class Members:
         return found
 
     def _start(self, rank: int) -> None:
-        options = {**actor_options(self._spec), "num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        options = {**actor_options(self._recipe), "num_cpus": 1, "scheduling_strategy": "SPREAD"}
         if self._excluded:
             options["label_selector"] = on_host(f"!in({','.join(self._excluded)})")
         remote: Any = ray.remote
@@ -272,7 +262,7 @@ class Members:
                 self.fingerprints.append(ours)
             if ours != (first := self.fingerprints[0]):
                 event = events.changed("mixed", rank=rank, worker=ours, first=first)
-                if self._spec.is_strict:
+                if self._recipe.spec.is_strict:
                     raise ClusterError(f"{event}; --strict and --kernel portable refuse that")
                 self._listener(event)
             if rank in self._replaced:
@@ -284,7 +274,7 @@ class Members:
     def assign(self, reply_s: float) -> dict[int, FailureKind]:
         """Send all present workers their shards in parallel; return the workers that failed."""
         self.generation += 1
-        if len(self.present) == self._world_size:
+        if len(self.present) == self.world_size:
             hosts = self.hosts().values()
             ranks = [rank for host in hosts for rank, each in self.present.items() if each in host]
             for place, rank in enumerate(ranks):
@@ -340,7 +330,7 @@ class Members:
 
     def heirs(self, rank: int) -> Mapping[int, Sequence[int]]:
         """Return which of a missing rank's own shards each present rank holds."""
-        own = set(self._assignment(range(self._world_size))[rank])
+        own = set(self._assignment(range(self.world_size))[rank])
         now = self._assignment(list(self.present))
         return {heir: sorted(own & set(shards)) for heir, shards in now.items()}
 
@@ -355,5 +345,5 @@ class Members:
         if not ranks:
             return {}
         places = [self._places[rank] for rank in ranks]
-        held = assign_shards(len(self._shards), self._world_size, places)
+        held = assign_shards(len(self._shards), self.world_size, places)
         return {rank: held[place] for rank, place in zip(ranks, places, strict=True)}

@@ -11,10 +11,9 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from nanograd.distributed import formation, members
+from nanograd.distributed import members
 from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait, this_process
 from nanograd.distributed.all_reduce import ExchangeFailed, MeshPlan, deviating
-from nanograd.distributed.formation import MeshError
 from nanograd.distributed.members import (
     Member,
     actor_options,
@@ -22,10 +21,10 @@ from nanograd.distributed.members import (
     end_actor,
     on_host,
 )
+from nanograd.distributed.mesh import FORMATION_S, KEY_BYTES, MeshError
 from nanograd.errors import ClusterError
 from nanograd.runtime import events
 from nanograd.runtime.events import FailureKind, Listener
-from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 from nanograd.training.tree import cover
@@ -56,8 +55,8 @@ class Server:
 class Servers:
     """Parameter server actors by host; see `RayGroup`."""
 
-    def __init__(self, recipe: Recipe, listener: Listener, spec: TrainSpec) -> None:
-        self._recipe, self._listener, self._spec = recipe, listener, spec
+    def __init__(self, recipe: Recipe, listener: Listener) -> None:
+        self._recipe, self._listener = recipe, listener
         # Hosts that cannot be connected to the others. Their workers call the server of this host,
         # because all hosts can reach this host, but perhaps not each other.
         self._outside, self._here = set[str](), this_process()
@@ -88,10 +87,10 @@ class Servers:
                 neighbour = self._here if is_here else hosts[host][0].identity
                 remote: Any = ray.remote  # its type annotations lack concurrency groups
                 actor = remote(
-                    **actor_options(self._spec),
+                    **actor_options(self._recipe),
                     num_cpus=0,
                     # One thread for each worker that calls, one for `stop` and one for `waiting`.
-                    concurrency_groups={CONCURRENT: (self._spec.workers or 1) + 2},
+                    concurrency_groups={CONCURRENT: (self._recipe.spec.workers or 1) + 2},
                     label_selector=on_host(host),
                 )(ServerActor).remote(self._recipe, snapshot)
                 ready = actor.identify.remote()
@@ -136,9 +135,9 @@ class Servers:
         if os.environ.get("RAY_USE_TLS", "0") != "0":
             raise MeshError("RAY_USE_TLS demands encryption, which these connections lack")
         endpoints = _results(
-            self._call("listen", dict.fromkeys(groups, (self._spec.port_range(),)))
+            self._call("listen", dict.fromkeys(groups, (self._recipe.spec.port_range(),)))
         )
-        key = secrets.token_bytes(formation.KEY_BYTES)
+        key = secrets.token_bytes(KEY_BYTES)
         root = (0, self._recipe.plan.num_shards)
         # A host sends a sum for each of the largest tree nodes that its workers' shards cover.
         held = [
@@ -157,8 +156,8 @@ class Servers:
             )
             joined[host] = plan, key, endpoints
         # If a server dies now, the others reply only when they stop waiting for it.
-        self._forms_until = monotonic() + formation.FORMATION_S + REPLY_S
-        outcomes = self._call("join", joined, formation.FORMATION_S + REPLY_S)
+        self._forms_until = monotonic() + FORMATION_S + REPLY_S
+        outcomes = self._call("join", joined, FORMATION_S + REPLY_S)
         self._forms_until = 0.0
         refused = sum(_results(outcomes))
         if refused:

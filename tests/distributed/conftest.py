@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from threading import Event as StopSignal
 from typing import Any
 
@@ -13,7 +14,6 @@ from nanograd.distributed import members, servers
 from nanograd.distributed.cluster import session
 from nanograd.distributed.group import RayGroup
 from nanograd.runtime.events import Event, Listener
-from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot, first_snapshot
 
@@ -66,9 +66,10 @@ def start_group(ray_cpus: int, digits: Dataset, events: list[Event]) -> Iterator
         stop: StopSignal | None = None,
         **options: Any,
     ) -> RayGroup:
-        begin, spec = snapshot or first_snapshot(recipe), TrainSpec(workers=num_workers, **options)
-        made.append(RayGroup(recipe, digits, begin, listener, stop, spec=spec))
-        return made[-1].start()
+        begin, spec = snapshot or first_snapshot(recipe), recipe.spec
+        recipe = replace(recipe, spec=replace(spec, workers=num_workers, **options))
+        made.append(RayGroup(recipe, digits, begin, listener, stop))
+        return made[-1]
 
     yield start
     for each in made:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from nanograd.distributed import formation
-from nanograd.distributed.formation import Endpoint, Formation, MeshError
+from nanograd.distributed import mesh as formation
+from nanograd.distributed.mesh import Endpoint, Formation, MeshError
 
 KEY = b"k" * formation.KEY_BYTES
 Caller = Callable[[Endpoint, ExitStack], int]
@@ -26,7 +26,7 @@ class Hosts:
     """Hosts that form a mesh, each in a thread."""
 
     def __init__(self, number: int, address: str = "127.0.0.1") -> None:
-        self.listeners = [formation.listen(address, [0]) for _ in range(number)]
+        self.listeners = [formation.open_listener(address, [0]) for _ in range(number)]
         ports = [each.getsockname()[1] for each in self.listeners]
         self.endpoints = [Endpoint(f"h{host}", address, port) for host, port in enumerate(ports)]
         self.formations = [Formation(host, KEY, self.endpoints) for host in range(number)]
@@ -313,8 +313,8 @@ def test_taken_ports_are_passed_over_and_all_taken_ones_are_named():
         port = taken.getsockname()[1]
 
         with pytest.raises(MeshError, match=f"ports {port}-{port}"):
-            formation.listen("127.0.0.1", [port])
-        with formation.listen("127.0.0.1", [port, 0]) as free:
+            formation.open_listener("127.0.0.1", [port])
+        with formation.open_listener("127.0.0.1", [port, 0]) as free:
             assert free.getsockname()[1] != port
 
 

@@ -30,7 +30,7 @@ def recipe(digits: Dataset) -> Recipe:
 @pytest.mark.parametrize(
     ("num_workers", "kind", "settings"),
     [
-        (3, WorkerActor, DISTORTED | {"shards": 2}),
+        (3, WorkerActor, DISTORTED),
         (2, CannotAttach, DISTORTED | {"optimizer": "adam"}),
     ],
 )

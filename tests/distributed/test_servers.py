@@ -23,7 +23,7 @@ def test_state_that_differs_between_servers_is_not_copied_and_its_host_is_named(
 ) -> None:
     recipe = make_recipe(TrainSpec(batch_size=193, hidden=7, shards=2, epochs=1), len(digits))
     good = train_locally(recipe, digits, 3)
-    servers, present = Servers(recipe, print, TrainSpec(workers=2)), dict[str, Server]()
+    servers, present = Servers(recipe, print), dict[str, Server]()
     for name in "abc":
         remote: Any = ray.remote(num_cpus=0, concurrency_groups={CONCURRENT: 4})
         actor = remote(ServerActor).remote(recipe, good)

@@ -29,8 +29,8 @@ import numpy as np
 
 from nanograd.distributed import actors, group, members, mesh, servers
 from nanograd.distributed.actors import ActorIdentity, SegmentFailure, ServerActor, WorkerActor
-from nanograd.distributed.formation import FORMATION_S, Endpoint, MeshError
 from nanograd.distributed.group import RayGroup
+from nanograd.distributed.mesh import FORMATION_S, Endpoint, MeshError
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
 from nanograd.errors import ClusterError
 from nanograd.nn.mlp import Architecture
@@ -98,10 +98,7 @@ def node_sum(recipe: Recipe, round_: int, node: TreeNode, vector: Vector) -> Con
         gradient = np.float32(0.1 * (shard + 1)) * vector
         gradient += np.float32((round_ + 1) / (shard + 3))
         # The loss does not depend on the round: its checks must not be what finds a late frame.
-        return Contribution(
-            round=round_, node=at, gradient=gradient, loss=0.1 * shard,
-            num_images=part.stop - part.start,
-        )  # fmt: skip
+        return Contribution(round_, at, gradient, 0.1 * shard, part.stop - part.start)
 
     return tree_sum(node, leaf, add)
 
@@ -238,7 +235,6 @@ class Simulation:
         self.error: BaseException | None = None
         self.is_started = False
         self.events: list[Any] = []
-        self.group: RayGroup | None = None
 
     def run(self) -> "Simulation":
         """Run to the end; raise AssertionError if a promise is broken or somebody waits forever."""
@@ -257,11 +253,8 @@ class Simulation:
 
     def _drive(self) -> None:
         try:
-            made = self.group = RayGroup(
-                self.recipe, Images(), self.history[0], self._listen,
-                spec=TrainSpec(workers=self.num_workers),
-            )  # fmt: skip
-            made.start()
+            recipe = replace(self.recipe, spec=replace(self.recipe.spec, workers=self.num_workers))
+            made = RayGroup(recipe, Images(), self.history[0], self._listen)
             for until in self.ends:
                 self.is_started = True
                 made.advance(until)
@@ -527,7 +520,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             "shared_memory": SimpleNamespace(create=create, attach=attach),
             "Update": SlowUpdate,
             "Formation": Formation,
-            "formation": SimpleNamespace(listen=lambda address, ports: listener),
+            "open_listener": lambda address, ports: listener,
             "Condition": Condition,
             "gethostname": lambda: world.process.host,
         },

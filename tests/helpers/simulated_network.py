@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.helpers.virtual_time import Gate, Process, World
 
-# A connection without acknowledgements ends after this time; `formation` asks for it.
+# A connection without acknowledgements ends after this time; `Formation` asks for it.
 TIMEOUT_S = 11.0
 RETRANSMIT_S = 0.5
 # A selector that nothing wakes sleeps longer each time: nobody else notices, and it saves time.
