@@ -317,8 +317,8 @@ def _places(
             scaled[name] = list(places[name])
     if flat := flat_columns(names):
         scaled[flat[0]] = [places[name][0] for name in flat]
-    own = pa.schema([schema.field(name) for name in names])
-    plain = pa.schema([field.with_type(plain_type(field.type)) for field in own])
+    own = pa.schema([schema.field(name) for name in names], schema.metadata)
+    plain = pa.schema([e.with_type(plain_type(e.type)) for e in own], schema.metadata)
     leaves = [place for name in names for place in places[name]]
     return leaves, scaled, None if plain == own else plain
 

@@ -2,9 +2,11 @@ from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nanograd.digits.dataset import Mnist
+from nanograd.images import reader
 from nanograd.images.reader import read_table
 from nanograd.settings.specs import ReadOptions
 from tests.helpers.image_columns import (
@@ -79,7 +81,7 @@ CLASSES = [pa.int8(), pa.uint64(), pa.float64(), pa.dictionary(pa.int32(), pa.in
 
 
 @pytest.mark.parametrize("type_", CLASSES, ids=str)
-def test_names_of_classes_are_the_labels(type_, images):
+def test_names_of_classes_are_the_labels(type_, images, tmp_path):
     feature = {"_type": "ClassLabel", "names": [*WORDS, "blot"]}
     numbers = pa.array([*range(12), None], type_)
     table = pa.table({"image": raw(np.resize(images, (13, 784))), "label": numbers})
@@ -90,3 +92,8 @@ def test_names_of_classes_are_the_labels(type_, images):
     assert found.labels.tolist() == [*range(9, -1, -1), -1, -1, -1]
     assert len(found.bad_labels) == 2
     assert of_text.labels.tolist() == [9, 0]  # text is no number of a class
+    for kind in (pa.binary(), pa.binary_view()):
+        stored = table.set_column(0, "image", table["image"].cast(kind))
+        pq.write_table(with_features(stored, label=feature), tmp_path / "a.parquet")
+        [of_file, _] = reader.read([(str(tmp_path / "a.parquet"), None)], ReadOptions())
+        assert of_file.labels.tolist() == found.labels.tolist()
