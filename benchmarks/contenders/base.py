@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import Mnist
-from nanograd.digits.preparation import Preparation, prepare
+from nanograd.digits.preparation import Preparation, scale
 from nanograd.images import sources
 
 # The recipe `averaged`: rounds of linear warm-up, and decay of the average of the weights.
@@ -67,7 +67,7 @@ def load_images(setting: Setting) -> Mnist:
 
 def standardised(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Prepare all images once as float32 inputs, as users of a framework do."""
-    return prepare(Preparation(name="standard"), images)
+    return scale(Preparation(name="standard"), images)
 
 
 def share(mnist: Mnist, rank: int, workers: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

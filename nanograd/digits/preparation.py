@@ -90,19 +90,9 @@ def labelled_rows(images: ArrayLike, labels: ArrayLike) -> Dataset:
     return Dataset(rows, numbers.astype(np.uint8))
 
 
-def prepare(preparation: Preparation, images: Bytes) -> Floats:
-    """Convert images, (B, 784) uint8 with ink 255 on 0, to inputs, (B, 784) float32."""
-    return scale(preparation, deskew_images(preparation, images))
-
-
 def deskew_images(preparation: Preparation, images: Bytes) -> Bytes:
     """Apply the first step of a preparation, before any distortion: (B, 784) uint8 to uint8."""
     return deskew(images, preparation.size) if preparation.name == "deskewed" else images
-
-
-def without_deskewing(preparation: Preparation) -> Preparation:
-    """Return the preparation for images that `deskew_images` has already deskewed."""
-    return Preparation(name="standard") if preparation.name == "deskewed" else preparation
 
 
 def scale(preparation: Preparation, images: Bytes | Floats) -> Floats:

@@ -1,7 +1,6 @@
 """The training loop: rounds, epochs, metrics and checkpoints, for every kind of worker group."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import ceil
 from threading import Event as StopSignal
 from time import perf_counter
@@ -9,7 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from nanograd.digits.dataset import Dataset
-from nanograd.digits.preparation import deskew_images, scale, without_deskewing
+from nanograd.digits.preparation import deskew_images, scale
 from nanograd.errors import Stopped
 from nanograd.models.model import CHUNK_ROWS, Net, mean_scores
 from nanograd.nn import metrics, mlp
@@ -64,10 +63,9 @@ class Evaluator:
     """
 
     def __init__(self, recipes: Sequence[Recipe], net: int, validation: Dataset) -> None:
-        recipe = recipes[net]
+        self._recipe = recipes[net]
         # Deskew the images once instead of after each epoch.
-        self._recipe = replace(recipe, preparation=without_deskewing(recipe.preparation))
-        images = deskew_images(recipe.preparation, validation.images)
+        images = deskew_images(self._recipe.preparation, validation.images)
         self._validation = Dataset(images, validation.labels)
         self._num_rounds = sum(each.num_rounds for each in recipes)
         before = recipes[:net]

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from nanograd.digits.deskew import deskew
-from nanograd.digits.preparation import Preparation, deskew_images, prepare, without_deskewing
+from nanograd.digits.preparation import Preparation
+from tests.helpers.models import prepare
 
 NAMES = ["plain", "unit", "standard", "deskewed"]
 
@@ -26,13 +27,12 @@ def test_inputs_are_shares_of_ink_less_the_mean_by_the_deviation(name, mean, dev
     [*(Preparation(name=name) for name in NAMES), Preparation(name="deskewed", width=3.5)],
     ids=str,
 )
-def test_deskewed_images_need_only_the_rest_of_the_preparation(preparation, sample):
+def test_image_is_prepared_alone_as_among_others(preparation, sample):
     images = sample.test.images[:193]
 
-    inputs = prepare(without_deskewing(preparation), deskew_images(preparation, images))
+    inputs = prepare(preparation, images)
 
     assert (inputs.dtype, inputs.shape) == (np.float32, images.shape)
-    np.testing.assert_array_equal(inputs, prepare(preparation, images))
     for place in (0, 7, 192):  # alone and among others
         alone = prepare(preparation, images[place : place + 1])
         np.testing.assert_array_equal(alone[0], inputs[place])

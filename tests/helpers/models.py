@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanograd.digits.preparation import Preparation
+from nanograd.digits.preparation import Preparation, deskew_images, scale
 from nanograd.models.model import Model, Net
 from nanograd.models.reference import INNER, NUM_DIRECTIONS, Reference
 from nanograd.nn.mlp import Architecture, init_params
@@ -56,3 +56,8 @@ def some_reference(temperature: float = 1.3) -> Reference:
         scales=np.linspace(1e-7, 3e-7, 10, dtype=np.float32),
         weights=draws.uniform(-1e-13, 1e-13, (10, NUM_DIRECTIONS)).astype(np.float32),
     )
+
+
+def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+    """Return the inputs of a net for images."""
+    return scale(preparation, deskew_images(preparation, images))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from nanograd.digits.dataset import Dataset, Mnist
-from nanograd.digits.preparation import prepare
 from nanograd.errors import InternalError, Stopped
 from nanograd.nn.mlp import Params, one_hot
 from nanograd.runtime.events import EpochFinished, EpochMetrics, Event, ignore
@@ -23,6 +22,7 @@ from nanograd.training.server import Snapshot, first_snapshot
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers import runs
 from tests.helpers.gradients import loss_and_gradients
+from tests.helpers.models import prepare
 from tests.helpers.runs import bits
 from tests.training.test_checkpoint import some_checkpoint
 

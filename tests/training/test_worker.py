@@ -6,7 +6,6 @@ import pytest
 
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import Dataset
-from nanograd.digits.preparation import prepare
 from nanograd.nn.mlp import Params, init_params, one_hot
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
@@ -15,6 +14,7 @@ from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.tree import cover
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers.gradients import loss_and_gradients
+from tests.helpers.models import prepare
 from tests.helpers.runs import noise
 
 SETTINGS = {
