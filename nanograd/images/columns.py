@@ -235,7 +235,9 @@ def _kind(field: pa.Field) -> ImageKind | None:
     ).decode(errors="replace")
     if _PICKLED in extension:
         raise DataError(f"column {field.name!r} holds pickled objects, which are never loaded")
-    type_ = stored_type(type_)
+    if isinstance(type_, pa.BaseExtensionType):
+        type_ = type_.storage_type
+    type_ = type_.value_type if is_any(type_, "dictionary") else type_
     if is_any(type_, "struct"):
         fields = {each.name: each.type for each in type_.fields}
         if set(SPARK_FIELDS) <= set(fields):
@@ -297,13 +299,6 @@ def fits(type_: pa.DataType, format_: str) -> bool:
         children = (type_.field(index).type for index in range(type_.num_fields))
         return format_ == "jsonl" and all(fits(each, format_) for each in children)
     return not (isinstance(type_, pa.BaseExtensionType) or is_binary(type_))
-
-
-def stored_type(type_: pa.DataType) -> pa.DataType:
-    """Return the type without extension and dictionary."""
-    if isinstance(type_, pa.BaseExtensionType):
-        type_ = type_.storage_type
-    return type_.value_type if is_any(type_, "dictionary") else type_
 
 
 def _is_number(type_: pa.DataType) -> bool:

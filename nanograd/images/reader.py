@@ -23,15 +23,7 @@ from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import Origin
 from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, Decoder, RowRange, read_parquet
-from nanograd.images.rows import (
-    Convert,
-    attempt,
-    new_images,
-    read_images,
-    read_labels,
-    read_paths,
-    to_form,
-)
+from nanograd.images.rows import Convert, attempt, new_images, read_images, read_labels, to_form
 from nanograd.images.tensors import Refused
 from nanograd.images.writers import quarantine_table, refuse_rows
 from nanograd.pictures import decode
@@ -298,8 +290,7 @@ def _decode(
     """Decode tables with equal columns. Each item is a file, its row numbers and its rows."""
     table = pa.concat_tables(table for _, _, table in held)
     columns = choose(table.schema, options)
-    paths = read_paths(table, columns.image)
-    images, refused, num_dark = read_images(table, columns.image, options, paths, convert)
+    images, paths, refused, num_dark = read_images(table, columns.image, options, convert)
     labels, bad = read_labels(table, columns.label)
     return Batch(
         images=images,

@@ -77,37 +77,31 @@ def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], Ma
     return np.where(digit, values, -1).astype(np.int8), ~none & ~digit
 
 
-def read_paths(table: pa.Table, column: ImageColumn) -> pa.Array:
+def _read_paths(array: pa.Array, kind: ImageKind) -> pa.Array:
     """Return the path of the picture in each row as text; null where the row names no picture.
 
     `ingest` and Hugging Face store it beside the bytes, and Spark in the field `origin`.
     """
-    found, name = table.column(column.names[0]), "path"
-    if column.kind is ImageKind.SPARK:
-        name = "origin"
-    type_ = columns.stored_type(found.type)
-    has_path = is_any(type_, "struct") and name in type_.names
-    if not has_path or not columns.is_text(type_.field(name).type):
-        return pa.nulls(table.num_rows, pa.string())
-    paths = to_python(_child(_to_array(found), name))
+    name = "origin" if kind is ImageKind.SPARK else "path"
+    has_path = is_any(array.type, "struct") and name in array.type.names
+    if not has_path or not columns.is_text(array.type.field(name).type):
+        return pa.nulls(len(array), pa.string())
+    paths = to_python(_child(array, name))
     return pa.array([path or None for path in paths], pa.string())
 
 
 def read_images(
-    table: pa.Table,
-    column: ImageColumn,
-    options: ReadOptions,
-    paths: pa.Array,
-    convert: Convert | None = None,
-) -> tuple[NDArray[Any], Refused, int]:
+    table: pa.Table, column: ImageColumn, options: ReadOptions, convert: Convert | None = None
+) -> tuple[NDArray[Any], pa.Array, Refused, int]:
     """Read the images of n rows, or the results of `convert` for its pictures.
 
     Encoded pictures and arrays of pixels are normalised, unless they are in MNIST's form; `levels`
-    has the rule for the scale of numbers. `paths` is the result of `read_paths`.
+    has the rule for the scale of numbers.
 
     Returns:
         images: (n, 784) uint8, ink 255 on 0; if `convert` is given, its n results instead.
             Images of refused rows are meaningless.
+        paths: n paths of pictures as text; null where a row names none.
         refused: the rows that cannot be read, and why.
         num_dark: number of images, stored as numbers, in which `--polarity auto` found dark ink on
             light paper.
@@ -125,6 +119,7 @@ def read_images(
 
     arrays = [_to_array(table.column(name)) for name in column.names]
     array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
+    paths = _read_paths(array, column.kind)
     pictures: Iterable[Pictures] = ()
     match column.kind:
         case ImageKind.FLAT:
@@ -170,7 +165,7 @@ def read_images(
             images[rows[~others]] = ready
         read = partial(read_array, options=options, convert=to_image)
         read_each(rows[others].tolist(), some[others], read)
-    return images, refused, num_dark
+    return images, paths, refused, num_dark
 
 
 def new_images(number: int, convert: Convert | None) -> NDArray[Any]:

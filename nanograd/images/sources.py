@@ -24,19 +24,9 @@ from nanograd.digits import mnist
 from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset, Mnist, Source, concatenate, hold_out
 from nanograd.digits.preparation import labelled_rows
 from nanograd.errors import ArgumentError, DataError, Reason, StorageError, UsageError
-from nanograd.images import columns, reader
-from nanograd.images.columns import find_partitions
+from nanograd.images import columns, inputs, reader
 from nanograd.images.csv import CSV, CsvFile, check_ending
-from nanograd.images.inputs import (
-    PICTURES,
-    TABLES,
-    Origin,
-    expand,
-    expand_pictures,
-    is_table,
-    kind_of,
-    roots_of,
-)
+from nanograd.images.inputs import Origin
 from nanograd.images.labels import label_of
 from nanograd.images.reader import Batch
 from nanograd.images.rows import are_dark_on_light
@@ -180,11 +170,7 @@ def separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | 
 
 
 def _load_each(
-    sources: Sequence[str],
-    listener: Listener,
-    options: ReadOptions,
-    *,
-    only_test: bool = False,
+    sources: Sequence[str], listener: Listener, options: ReadOptions, *, only_test: bool = False
 ) -> Iterator[Source]:
     """Load data sets. With `only_test`, do not load training images if there are test images."""
     if not sources:
@@ -240,21 +226,21 @@ def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
         raise DataError(
             f"{place}: there is no such file or folder; --data takes {', '.join(WORDS)} or a path"
         )
-    if storage.is_file(place) and not is_table(place):
+    if storage.is_file(place) and not inputs.is_table(place):
         check_ending(place)
-        if not kind_of(place):
+        if not inputs.kind_of(place):
             return files
     hint = "expected MNIST's IDX files, mnist_train.csv or train.csv, Parquet files or pictures"
     hint += " (for a CSV file of another name, pass its path)"
-    suffixes = CSV if place.lower().endswith(CSV) else (*TABLES, *PICTURES)
+    suffixes = CSV if place.lower().endswith(CSV) else (*inputs.TABLES, *inputs.PICTURES)
     by_kind = dict[str, list[str]]()
-    for file in expand([place], suffixes, hint, listener):
+    for file in inputs.expand([place], suffixes, hint, listener):
         by_kind.setdefault(_kind(file.place), []).append(file.place)
     kind = next((each for each in ("rows", "csv", "pictures") if each in by_kind), "")
     if not kind:
         raise DataError(f"{place}: name the folder of the IDX files")
     if kind == "pictures":
-        by_kind[kind] = [file.place for file in expand_pictures([place])]
+        by_kind[kind] = [file.place for file in inputs.expand_pictures([place])]
     elif others := sum(map(len, by_kind.values())) - len(by_kind[kind]):
         what = "parquet" if kind == "rows" else kind
         listener(warning(f"{source}: not used beside {what}: {count(others, 'file')}"))
@@ -285,7 +271,7 @@ def _named_files(place: str, part: str) -> list[str]:
 def _kind(place: str) -> str:
     """Return what a file holds, by its name; a Parquet file may have any name."""
     kinds = {"csv": "csv", "picture": "pictures", "archive": "pictures"}
-    return "idx" if _IDX.search(place) else kinds.get(kind_of(place), "rows")
+    return "idx" if _IDX.search(place) else kinds.get(inputs.kind_of(place), "rows")
 
 
 def _read_part(
@@ -315,7 +301,7 @@ def _read_part(
             tables.append(_invert(data, place, listener))
         return concatenate(tables)
     if kind == "rows":
-        partitions = find_partitions(places, roots_of([name], listener))
+        partitions = columns.find_partitions(places, inputs.roots_of([name], listener))
         rows = reader.read(((place, None) for place in places), options, partitions)
         return _collect(rows, name, kind, listener)
     labels = {place: label_of(place, "auto") for place in places}

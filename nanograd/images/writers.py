@@ -17,13 +17,7 @@ import pyarrow.parquet as pq
 
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
-from nanograd.errors import (
-    DataError,
-    OutputExistsError,
-    StorageError,
-    UnreadableError,
-    UsageError,
-)
+from nanograd.errors import DataError, OutputExistsError, StorageError, UnreadableError, UsageError
 from nanograd.images.columns import HIVE_NULL, list_names, to_python
 from nanograd.images.tensors import is_any
 from nanograd.runtime import storage
