@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from nanograd.digits import form
+from nanograd.digits.dataset import NUM_CLASSES
 from nanograd.models.model import Model
 from nanograd.numbers.locate import Line
 from nanograd.numbers.seams import FAINT, LEAST, LINE, STRONG
@@ -60,13 +61,14 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
             touching.append((number, found))
             cuts.append(found[0])
     for place, (number, found) in enumerate(touching, len(cuts) - len(touching)):
-        fits = list[float]()
+        images = list[Bytes]()
         for seam in found:
             labels = _label([*cuts[:place], seam, *cuts[place + 1 :]], ink)
-            pair = [labels == labels[row, middles[each]] for each in (number, number + 1)]
-            shares = model.probabilities(np.array([_image(np.where(own, ink, 0)) for own in pair]))
-            fits.append(shares[0, digits[number]] * shares[1, digits[number + 1]])
-        cuts[place] = found[int(np.argmax(fits))]
+            pair = labels[row, middles[number : number + 2]]
+            images += [_image(np.where(labels == own, ink, 0)) for own in pair]
+        shares = model.probabilities(np.array(images)).reshape(-1, 2, NUM_CLASSES)
+        fits = shares[:, 0, digits[number]] * shares[:, 1, digits[number + 1]]
+        cuts[place] = found[int(fits.argmax())]
     labels = _label(cuts, ink)
     own, marks = labels[row, middles], list[Ints]()
     for piece in np.setdiff1d(labels[ink > STRONG], own).tolist():

@@ -21,6 +21,8 @@ NO_DIGIT = 10
 # Least probability of a class in a frame, and of a digit that may be there. Number of texts, and
 # least probability of a text of the first frames.
 _LEAST, _SEEN, _TEXTS, _LIKELY = 1e-6, 1e-3, 8, 1e-5
+# Number of frames after which the probabilities of their ways are divided by their sum.
+_RESCALED = 16
 
 
 def find_texts(probabilities: Doubles) -> dict[str, float]:
@@ -100,30 +102,46 @@ def find_shares(probabilities: Doubles, text: str, frames: Ints) -> Doubles:
         text: one of `find_texts`.
         frames: (D,) of `find_frames`.
     """
-    shares = np.zeros((len(text), NO_DIGIT + 1))
-    ends = [0, *frames.tolist(), len(probabilities) - 1]
-    for place, own in enumerate(shares):
+    ends, others, parts = [0, *frames.tolist(), len(probabilities)], [], []
+    for place in range(len(text)):
         part = probabilities[ends[place] : ends[place + 2] + 1]
         before, after = text[max(place - 1, 0) : place], text[place + 1 : place + 2]
-        seen = np.flatnonzero(part[:, :NO_DIGIT].max(0) > _SEEN)
-        logs = compute_logs(part, [f"{before}{digit}{after}" for digit in [*seen.tolist(), ""]])
-        own[[*seen, NO_DIGIT]] = np.exp(logs - np.logaddexp.reduce(logs))
-    return shares[:, :NO_DIGIT]
+        for digit in [*np.flatnonzero(part[:, :NO_DIGIT].max(0) > _SEEN).tolist(), NO_DIGIT]:
+            middle = str(digit) if digit != NO_DIGIT else ""
+            others.append((place, digit, f"{before}{middle}{after}"))
+            parts.append(part)
+    # Frames that surely have no digit make the parts equally long.
+    frames_of_all = np.zeros((len(parts), max(map(len, parts)), NO_DIGIT + 1))
+    frames_of_all[..., NO_DIGIT] = 1.0
+    for own, part in zip(frames_of_all, parts, strict=True):
+        own[: len(part)] = part
+    places, digits, texts = zip(*others, strict=True)
+    logs = np.full((len(text), NO_DIGIT + 1), -np.inf)
+    logs[places, digits] = compute_logs(frames_of_all, texts)
+    logs -= np.logaddexp.reduce(logs, 1, keepdims=True)
+    return np.asarray(np.exp(logs[:, :NO_DIGIT]))
 
 
 def compute_logs(probabilities: Doubles, texts: Sequence[str]) -> Doubles:
-    """Compute the logs of the probabilities of K texts, (K,), as sums over all ways."""
+    """Compute the logs of the probabilities of K texts, (K,), as sums over all ways.
+
+    Args:
+        probabilities: (K, F, 11), or (1, F, 11) if the frames of the texts are the same.
+        texts: K texts.
+    """
     states, may_skip = _states(texts)
     values, logs = np.zeros(states.shape), np.zeros(len(texts))
     values[:, 0] = 1.0
-    for own in np.maximum(probabilities, _LEAST)[:, states]:
+    shares = np.take_along_axis(np.maximum(probabilities, _LEAST), states[:, None], 2)
+    for frame in range(shares.shape[1]):
         entered = values.copy()
         entered[:, 1:] += values[:, :-1]
-        entered[:, 2:] += np.where(may_skip[:, 2:], values[:, :-2], 0)
-        values = entered * own
-        totals = values.sum(1)
-        values /= totals[:, None]
-        logs += np.log(totals)
+        entered[:, 2:] += values[:, :-2] * may_skip[:, 2:]
+        values = entered * shares[:, frame]
+        if frame % _RESCALED == 0:
+            totals = values.sum(1)
+            values /= totals[:, None]
+            logs += np.log(totals)
     each, last = np.arange(len(texts)), 2 * np.array(list(map(len, texts)))
     ends = values[each, last] + np.where(last > 0, values[each, last - 1], 0)
     return np.asarray(logs + np.log(np.maximum(ends, np.finfo(float).tiny)))

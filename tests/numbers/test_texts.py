@@ -51,7 +51,7 @@ def test_texts_have_the_shares_of_all_their_ways(seed: int) -> None:
     assert sum(map(np.exp, texts.values())) == pytest.approx(1)
     for text, value in texts.items():
         assert np.exp(value) == pytest.approx(expected[text] / total, rel=0.1, abs=0.02)
-    logs = compute_logs(probabilities, list(expected))
+    logs = compute_logs(probabilities[None], list(expected))
     assert np.exp(logs) == pytest.approx(list(expected.values()), rel=1e-3, abs=1e-5)
 
 
@@ -105,5 +105,5 @@ def test_line_of_2000_frames_has_finite_logs() -> None:
 
     assert max(texts, key=lambda text: texts[text]) == "5" * 1000
     assert np.isfinite(list(texts.values())).all()
-    assert np.isfinite(compute_logs(probabilities, ["5" * 1000, "5" * 2000, ""])).all()
+    assert np.isfinite(compute_logs(probabilities[None], ["5" * 1000, "5" * 2000, ""])).all()
     assert find_frames(probabilities, "5" * 1000).tolist() == list(range(1, 2000, 2))
