@@ -149,7 +149,7 @@ def accessing(place: str, how: Literal["read", "write"]) -> Iterator[None]:
             reason = ": ".join([text.strip().rstrip(":"), *islice(causes, 1)])
         raise StorageError(f"cannot {how} {place}: {reason}") from error
     except ValueError as error:  # pyarrow's ArrowInvalid for an unknown kind of URI
-        raise DataError(f"{place}: {error}") from error
+        raise DataError(f"{place}: {error}; give a path or a URI as s3://bucket/key") from error
 
 
 def read(place: str, max_bytes: int | None = None) -> bytes:

@@ -86,6 +86,12 @@ def test_place_without_a_file_is_a_data_error(tmp_path, name):
             use(place)
 
 
+@pytest.mark.parametrize("use", [storage.read, lambda place: storage.commit(place, b"")])
+def test_unknown_kind_of_uri_is_refused_with_the_known_ones(use):
+    with pytest.raises(DataError, match=r"http://host/a: .*; give a path or a URI as s3://"):
+        use("http://host/a")
+
+
 @pytest.mark.parametrize("prefix", ["", "file://"])
 def test_files_below_lists_a_folder_or_the_file_itself(tmp_path, prefix):
     for name in ("a", "b/c", "b/d/e"):
