@@ -10,7 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -204,7 +204,8 @@ def read_parquet(
         if footer.num_row_groups < rows.row_groups[1]:
             raise DataError(f"{file} was changed after the job began; start the job again")
         schema = parquet.schema_arrow
-        places, scaled, plain = _places(schema, columns(schema))
+        names = tuple(columns(schema))
+        places, scaled, plain = _places(schema.serialize().to_pybytes(), names)
         if decoder is None or decoder.places != places:
             decoder = Decoder(parquet, places, rows.row_groups)
         groups = [footer.row_group(n) for n in range(footer.num_row_groups if scaled else 0)]
@@ -294,8 +295,9 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
     return found
 
 
+@lru_cache(maxsize=32)
 def _places(
-    schema: pa.Schema, names: Sequence[str]
+    serialized: bytes, names: tuple[str, ...]
 ) -> tuple[list[int], dict[str, list[int]], pa.Schema | None]:
     """Find how the columns `names` of a table are stored.
 
@@ -305,6 +307,7 @@ def _places(
         the schema of the columns with each view type replaced (see `plain_type`), None if they have
         no view types.
     """
+    schema = pa.ipc.read_schema(pa.BufferReader(serialized))
     places, scaled = leaf_places(schema), dict[str, list[int]]()
     for name in names:
         type_ = schema.field(name).type

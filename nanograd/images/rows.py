@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -37,6 +36,8 @@ _SIGNATURE = re.compile(
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-7][ \t\r\n]+[#0-9]",
     re.DOTALL,
 )
+# Whether a picture file may begin with a byte.
+_FIRST_BYTES = np.isin(np.arange(256), list(b"\x89\xffGIMRBP"))
 # A digit or -1 as text; pandas writes 7.0 if the column has missing values.
 _LABEL = r"^(?:-1|[0-9])(?:\.0*)?$"
 
@@ -127,8 +128,8 @@ def read_images(
         case ImageKind.NUMBERS:
             pictures = tensors.from_lists(array, tensor, refused)
         case ImageKind.TENSOR:
-            data, shapes = _child(array, "data"), _child(array, "shape").to_pylist()
-            pictures = tensors.from_lists(data, tensor, refused, shapes)
+            data, shapes = _child(array, "data"), _child(array, "shape")
+            pictures = tensors.from_tensors(data, shapes, tensor, refused)
         case ImageKind.SPARK:
             fields = [_child(array, name).to_pylist() for name in columns.SPARK_FIELDS]
             read = partial(_read_spark, options=options, convert=to_image)
@@ -138,20 +139,18 @@ def read_images(
             if is_any(array.type, "struct"):
                 has_bytes, nothing = "bytes" in array.type.names, pa.nulls(len(array), pa.binary())
                 data = tensors.without_views(_child(array, "bytes")) if has_bytes else nothing
-            files, named = data.to_pylist(), paths.to_pylist()
-            all_raw = is_any(data.type, "fixed_size_binary")
-            raw = [each is not None and (all_raw or is_raw(each)) for each in files]
-            pixels = list(compress(files, raw))
-            pictures = [tensors.from_raw(pixels, np.flatnonzero(raw), refused)]
-            left = np.flatnonzero(~np.array(raw, np.bool_))
-            if len(left) and convert is None:
-                plain, is_plain = read_plain([files[row] for row in left], options)
-                images[left[is_plain]], left = plain, left[~is_plain]
+            raw, named = _find_raw(data), paths.to_pylist()
+            pictures = [tensors.from_raw(data, np.flatnonzero(raw), refused)]
+            files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
+            is_plain = np.zeros(len(files), np.bool_)
+            if files and convert is None:
+                plain, is_plain = read_plain(files, options)
+                images[owners[is_plain]] = plain
             read_each(
-                left.tolist(),
-                left.tolist(),
-                lambda row: read_encoded(
-                    files[row], options, to_image, named[row], whole=convert is not None
+                owners[~is_plain].tolist(),
+                np.flatnonzero(~is_plain).tolist(),
+                lambda at: read_encoded(
+                    files[at], options, to_image, named[owners[at]], whole=convert is not None
                 ),
             )
     num_dark = 0
@@ -188,6 +187,17 @@ def _to_array(column: pa.ChunkedArray) -> pa.Array:
 def _child(array: pa.StructArray, name: str) -> pa.Array:
     """Return a field of a struct array; it is null where the struct is null."""
     return array.flatten()[array.type.get_field_index(name)]
+
+
+def _find_raw(array: pa.Array) -> Mask:
+    """Test which values of a binary array are raw pixels, as `is_raw` does."""
+    data, starts = tensors.split_bytes(array)
+    raw: Mask = (np.diff(starts) == NUM_PIXELS) & array.is_valid().to_numpy(zero_copy_only=False)
+    if not is_any(array.type, "fixed_size_binary"):
+        rows = np.flatnonzero(raw)
+        rows = rows[_FIRST_BYTES[data[starts[rows]]]]
+        raw[rows] = [is_raw(data[starts[row] : starts[row + 1]].tobytes()) for row in rows]
+    return raw
 
 
 def _as_grey(pictures: Bytes) -> Bytes:
@@ -269,7 +279,7 @@ def read_encoded(
     if not is_raw(data):
         return convert(decode.decode(data, options, whole=whole))
     refused = Refused()
-    pictures, _ = tensors.from_raw([data], np.zeros(1, np.int64), refused)
+    pictures, _ = tensors.from_raw(pa.array([data]), np.zeros(1, np.int64), refused)
     for error in refused.values():
         raise UnreadableError(*error.args)
     return read_array(pictures[0], options, convert)

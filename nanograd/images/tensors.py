@@ -177,23 +177,63 @@ def from_flat_columns(
     yield _scale(values[~null], np.flatnonzero(~null), scale, refused)
 
 
-def from_lists(
-    array: pa.Array, tensor: Tensor, refused: Refused, stated: Sequence[Shape | None] | None = None
+def from_lists(array: pa.Array, tensor: Tensor, refused: Refused) -> Iterator[Pictures]:
+    """Yield the pictures in lists, which may be the storage of tensors of one shape."""
+    found, owner = np.unique(_shapes_of_lists(array), axis=0, return_inverse=True)
+    shapes = [tuple(shape) for shape in found.tolist()]
+    if tensor.shape is not None and not is_list(array.type.value_type):
+        size = (prod(tensor.shape),)
+        shapes = [tensor.shape if shape == size else () for shape in shapes]
+    yield from _by_shape(array, shapes, owner, tensor, refused)
+
+
+def from_tensors(
+    data: pa.Array, shapes: pa.Array, tensor: Tensor, refused: Refused
 ) -> Iterator[Pictures]:
-    """Yield the pictures in lists, or in tensors whose shape is `stated` for each row."""
+    """Yield the pictures in tensors with a shape in each row."""
+    lengths = pc.list_value_length(data).fill_null(0).to_pylist()
+    stated = [tuple(shape or ()) for shape in shapes.to_pylist()]
+    found = [
+        shape if None not in shape and prod(shape) == length else ()
+        for shape, length in zip(stated, lengths, strict=True)
+    ]
+    place = {shape: number for number, shape in enumerate(sorted(set(found)))}
+    owner = np.array([place[shape] for shape in found], np.int64)
+    yield from _by_shape(data, list(place), owner, tensor, refused)
+
+
+def from_raw(array: pa.Array, rows: Ints, refused: Refused) -> Pictures:
+    """Return the pictures in some rows of a binary array, whose values have 784 bytes each."""
+    data, starts = split_bytes(array)
+    first = starts[rows]
+    if len(first) and (np.diff(first) == NUM_PIXELS).all():  # the values follow each other
+        values = data[first[0] : first[-1] + NUM_PIXELS].reshape(-1, NUM_PIXELS)
+    else:
+        # A view in which item i is the 784 bytes that begin at byte i.
+        sizes = (max(len(data) - NUM_PIXELS + 1, 0),)
+        pieces = np.ndarray(sizes, f"V{NUM_PIXELS}", data, strides=(1,))
+        values = pieces[first].view(np.uint8).reshape(-1, NUM_PIXELS)
+    return _scale(values, rows, None, refused)
+
+
+def split_bytes(array: pa.Array) -> tuple[Bytes, Ints]:
+    """Return the bytes of a binary array, and where each value begins and the last one ends."""
+    array = array.cast(pa.large_binary())
+    _, offsets, data = array.buffers()
+    starts = np.frombuffer(offsets or bytes(8), np.int64)
+    values = np.frombuffer(data or b"", np.uint8)
+    return values, starts[array.offset : array.offset + len(array) + 1]
+
+
+def _by_shape(
+    array: pa.Array, shapes: Sequence[Shape], owner: Ints, tensor: Tensor, refused: Refused
+) -> Iterator[Pictures]:
+    """Yield the pictures of each shape; `owner` is the index of each row's shape in `shapes`."""
     null = _is_null(array)
     _refuse(np.flatnonzero(null), "the image is null", refused, Reason.NO_BYTES)
-    if stated is None and tensor.shape is not None and not is_list(array.type.value_type):
-        stated = [tensor.shape] * len(array)
-    rows_of = dict[Shape, list[int]]()
-    for row, lengths in enumerate(_shapes_of_lists(array).tolist()):
-        shape = tuple(lengths if stated is None else stated[row] or ())
-        if stated is not None and (None in shape or [prod(shape)] != lengths):
-            shape = ()
-        if not null[row]:
-            rows_of.setdefault(shape, []).append(row)
-    for shape, numbers in rows_of.items():
-        rows, axes = np.array(numbers), picture_axes(shape, tensor.permutation)
+    for number, shape in enumerate(shapes):
+        rows = np.flatnonzero((owner == number) & ~null)
+        axes = picture_axes(shape, tensor.permutation)
         if axes is None:
             text = " x ".join("?" if length < 0 else str(length) for length in shape) or "its"
             _refuse(rows, f"{text} numbers are not a picture, as 28 x 28 would be", refused)
@@ -207,12 +247,6 @@ def from_lists(
             _refuse(rows[bad], "a pixel is null", refused)
             values, rows = values[~bad], rows[~bad]
         yield _scale(values, rows, tensor.scale, refused, axes)
-
-
-def from_raw(items: Sequence[bytes], rows: Ints, refused: Refused) -> Pictures:
-    """Return the pictures in values of 784 bytes each."""
-    values = np.frombuffer(b"".join(items), np.uint8).reshape(-1, NUM_PIXELS)
-    return _scale(values, rows, None, refused)
 
 
 def _scale(
