@@ -169,42 +169,35 @@ class PredictWork:
             yield writers.refuse_rows(part.files[0], [None], [part.rejection])
             return
         process.keep_freed()
-        refused = [writers.read(place, QUARANTINE) for place in part.quarantine]
-        passes = part.readings[-1:] if part.quarantine else part.readings or (self.spec,)
-        for number, options in enumerate(passes):
-            again = _by_file(refused, part.files) if part.quarantine or number else None
-            refused = []
-            for found in self._read_once(part, options, again, contents, convert):
-                if isinstance(found, pa.Table):
-                    refused.append(found)
-                else:
-                    yield found
-        yield from refused
-
-    def _read_once(
-        self,
-        part: Part,
-        options: ReadOptions,
-        again: dict[str, pa.Table] | None,
-        contents: dict[str, str | None],
-        convert: Convert | None,
-    ) -> Iterator[Batch | pa.Table]:
-        """Read the rows of a part with some options; of each file, only the rows in `again`."""
-        wanted = [file for file in part.files if again is None or again[file]]
         versions = dict(zip(part.files, part.versions, strict=True))
-        if not part.has_tables:
-            pictures = [(file, cast("Label", versions[file][-1])) for file in wanted]
-            return reader.read_files(pictures, options, contents, convert=convert)
-        ranges = dict(zip(part.files, part.ranges, strict=True))
+        ranges = dict(zip(part.files, part.ranges, strict=part.has_tables))
 
-        def files() -> Iterator[tuple[str, RowRange]]:
-            for file in wanted:
+        def check(files: Sequence[str]) -> Iterator[tuple[str, RowRange]]:
+            for file in files:
                 inputs.check_version(file, versions[file])
                 yield file, ranges[file]
                 inputs.check_version(file, versions[file])
 
-        columns = options, self.partitions, self.keep
-        return reader.read(files(), *columns, again, convert=convert, unfinished=self._unfinished)
+        refused = [writers.read(place, QUARANTINE) for place in part.quarantine]
+        passes = part.readings[-1:] if part.quarantine else part.readings or (self.spec,)
+        for number, options in enumerate(passes):
+            # The rows to read of each file; None for all rows of all files.
+            again = _by_file(refused, part.files) if part.quarantine or number else None
+            files, refused = [file for file in part.files if again is None or again[file]], []
+            if part.has_tables:
+                how = options, self.partitions, self.keep, again
+                found = reader.read(
+                    check(files), *how, convert=convert, unfinished=self._unfinished
+                )
+            else:
+                pictures = [(file, cast("Label", versions[file][-1])) for file in files]
+                found = reader.read_files(pictures, options, contents, convert=convert)
+            for each in found:
+                if isinstance(each, pa.Table):
+                    refused.append(each)
+                else:
+                    yield each
+        yield from refused
 
 
 def plan(
