@@ -129,7 +129,7 @@ def read_images(
             pictures = tensors.from_lists(array, tensor, refused)
         case ImageKind.TENSOR:
             data, shapes = _child(array, "data"), _child(array, "shape")
-            pictures = tensors.from_tensors(data, shapes, tensor, refused)
+            pictures = tensors.from_lists(data, tensor, refused, shapes)
         case ImageKind.SPARK:
             fields = [_child(array, name).to_pylist() for name in columns.SPARK_FIELDS]
             read = partial(_read_spark, options=options, convert=to_image)

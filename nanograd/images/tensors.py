@@ -177,29 +177,41 @@ def from_flat_columns(
     yield _scale(values[~null], np.flatnonzero(~null), scale, refused)
 
 
-def from_lists(array: pa.Array, tensor: Tensor, refused: Refused) -> Iterator[Pictures]:
-    """Yield the pictures in lists, which may be the storage of tensors of one shape."""
-    found, owner = np.unique(_shapes_of_lists(array), axis=0, return_inverse=True)
-    shapes = [tuple(shape) for shape in found.tolist()]
-    if tensor.shape is not None and not is_list(array.type.value_type):
-        size = (prod(tensor.shape),)
-        shapes = [tensor.shape if shape == size else () for shape in shapes]
-    yield from _by_shape(array, shapes, owner, tensor, refused)
-
-
-def from_tensors(
-    data: pa.Array, shapes: pa.Array, tensor: Tensor, refused: Refused
+def from_lists(
+    array: pa.Array, tensor: Tensor, refused: Refused, stated: pa.Array | None = None
 ) -> Iterator[Pictures]:
-    """Yield the pictures in tensors with a shape in each row."""
-    lengths = pc.list_value_length(data).fill_null(0).to_pylist()
-    stated = [tuple(shape or ()) for shape in shapes.to_pylist()]
-    found = [
-        shape if None not in shape and prod(shape) == length else ()
-        for shape, length in zip(stated, lengths, strict=True)
-    ]
-    place = {shape: number for number, shape in enumerate(sorted(set(found)))}
-    owner = np.array([place[shape] for shape in found], np.int64)
-    yield from _by_shape(data, list(place), owner, tensor, refused)
+    """Yield the pictures in lists, or in tensors whose shape is `stated` for each row."""
+    # `owner` is the index of each row's shape in `shapes`.
+    if stated is None:
+        found, owner = np.unique(_shapes_of_lists(array), axis=0, return_inverse=True)
+        shapes = [tuple(shape) for shape in found.tolist()]
+        if tensor.shape is not None and not is_list(array.type.value_type):
+            size = (prod(tensor.shape),)
+            shapes = [tensor.shape if shape == size else () for shape in shapes]
+    else:
+        lengths = pc.list_value_length(array).fill_null(0).to_pylist()
+        pairs = zip((tuple(shape or ()) for shape in stated.to_pylist()), lengths, strict=True)
+        each = [() if None in shape or prod(shape) != size else shape for shape, size in pairs]
+        place = {shape: number for number, shape in enumerate(set(each))}
+        shapes, owner = list(place), np.array([place[shape] for shape in each], np.int64)
+    null = _is_null(array)
+    _refuse(np.flatnonzero(null), "the image is null", refused, Reason.NO_BYTES)
+    for number, shape in enumerate(shapes):
+        rows = np.flatnonzero((owner == number) & ~null)
+        axes = picture_axes(shape, tensor.permutation)
+        if axes is None:
+            text = " x ".join("?" if length < 0 else str(length) for length in shape) or "its"
+            _refuse(rows, f"{text} numbers are not a picture, as 28 x 28 would be", refused)
+            continue
+        flat = array if len(rows) == len(array) else array.take(pa.array(rows))
+        while is_list(flat.type):
+            flat = flat.flatten()
+        values = _to_numpy(flat).reshape(len(rows), *shape)
+        if flat.null_count:
+            bad = _is_null(flat).reshape(len(rows), -1).any(axis=1)
+            _refuse(rows[bad], "a pixel is null", refused)
+            values, rows = values[~bad], rows[~bad]
+        yield _scale(values, rows, tensor.scale, refused, axes)
 
 
 def from_raw(array: pa.Array, rows: Ints, refused: Refused) -> Pictures:
@@ -223,30 +235,6 @@ def split_bytes(array: pa.Array) -> tuple[Bytes, Ints]:
     starts = np.frombuffer(offsets or bytes(8), np.int64)
     values = np.frombuffer(data or b"", np.uint8)
     return values, starts[array.offset : array.offset + len(array) + 1]
-
-
-def _by_shape(
-    array: pa.Array, shapes: Sequence[Shape], owner: Ints, tensor: Tensor, refused: Refused
-) -> Iterator[Pictures]:
-    """Yield the pictures of each shape; `owner` is the index of each row's shape in `shapes`."""
-    null = _is_null(array)
-    _refuse(np.flatnonzero(null), "the image is null", refused, Reason.NO_BYTES)
-    for number, shape in enumerate(shapes):
-        rows = np.flatnonzero((owner == number) & ~null)
-        axes = picture_axes(shape, tensor.permutation)
-        if axes is None:
-            text = " x ".join("?" if length < 0 else str(length) for length in shape) or "its"
-            _refuse(rows, f"{text} numbers are not a picture, as 28 x 28 would be", refused)
-            continue
-        flat = array if len(rows) == len(array) else array.take(pa.array(rows))
-        while is_list(flat.type):
-            flat = flat.flatten()
-        values = _to_numpy(flat).reshape(len(rows), *shape)
-        if flat.null_count:
-            bad = _is_null(flat).reshape(len(rows), -1).any(axis=1)
-            _refuse(rows[bad], "a pixel is null", refused)
-            values, rows = values[~bad], rows[~bad]
-        yield _scale(values, rows, tensor.scale, refused, axes)
 
 
 def _scale(
