@@ -54,9 +54,9 @@ def test_simultaneous_starts_remove_each_stale_folder_once(temporary):
         (temporary / f"nanograd-{number}" / "lock").touch()
 
     with ThreadPoolExecutor(7) as pool:
-        made = [folder for folder, _ in pool.map(lambda _: cluster.make_folder(), range(7))]
+        made = list(pool.map(lambda _: cluster.make_folder(), range(7)))  # it holds the locks
 
-    assert all(folder.is_dir() for folder in made)
+    assert all(folder.is_dir() for folder, _ in made)
     assert not list(temporary.glob("nanograd-*/deep"))
 
 
