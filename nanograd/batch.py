@@ -213,7 +213,7 @@ def run_parts(job: Job, work: Work, listener: Listener) -> JobResult:
             stack.enter_context(session(spec.address, spec.workers, listener))
             metrics = RayMetrics(job.identity["command"], job.output)
             listeners.append(guarded(metrics, listener))
-            return run_on_ray(work, num_actors(spec.workers))
+            return partial(run_on_ray, work, num_actors(spec.workers))
 
         if spec.workers or spec.address:
             return run_job(job, start_ray(), everyone)

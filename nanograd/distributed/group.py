@@ -279,24 +279,19 @@ class RayGroup:
             with suppress(RayError):  # the probe finds the failure
                 self.servers.identity(host)
         # Probe the servers first, because workers wait for a frozen server until it is removed.
-        servers = {host: each.actor for host, each in self.servers.present.items()}
-        failed_servers = probe(servers, max(self._reply_s(), self.servers.forming_s()))
-        lost = {host: self.servers.present[host].neighbour for host in failed_servers}
-        for host, how in failed_servers.items():
-            self.servers.drop(host, how)
-        if failed_servers and not self.servers.present:
+        servers = probe(self.servers.present, max(self._reply_s(), self.servers.forming_s()))
+        lost = {self.servers.drop(name, how): how for name, how in servers.items()}
+        if lost and not self.servers.present:
             copy = self._backup.round
             self._listener(changed("server_lost", round=self._round, reason=str(cause), copy=copy))
             self._round = copy
-        workers = {rank: each.actor for rank, each in self.members.present.items()}
-        failed = probe(workers, self._reply_s())
-        is_healthy = not failed and not failed_servers
+        failed = probe(self.members.present, self._reply_s())
+        is_healthy = not failed and not lost
         if self.servers.present:
-            for host, how in failed_servers.items():
-                self._listener(
-                    changed("host_lost", host=str(lost[host]), round=self._round, how=how)
-                )
-                failed = self.members.count_loss(lost[host]) | failed
+            for there, how in lost.items():
+                event = changed("host_lost", host=str(there), round=self._round, how=how)
+                self._listener(event)
+                failed = self.members.count_loss(there) | failed
             reached = self.servers.level(self._reply_s())
             self._num_failures = 0 if reached > self._round else self._num_failures
             self._round = reached

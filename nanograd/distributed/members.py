@@ -73,7 +73,7 @@ def outcome_of(ref: Any, raised: type[Exception]) -> Any:
 def probe(
     actors: Mapping[_Key, Any], reply_s: float, concurrency_group: str | None = None
 ) -> dict[_Key, FailureKind]:
-    """Ask actors for a reply; return those that fail or do not reply within `reply_s` seconds.
+    """Ask workers or servers for a reply; return those that fail, or are silent for `reply_s` s.
 
     A task in another process asks them. A call from this process would have to wait for its earlier
     calls, which may wait for an actor that is gone. An actor replies after its current work, or at
@@ -95,7 +95,7 @@ def probe(
         return {}
     here = on_host(ray.get_runtime_context().get_node_id())
     task: Any = ray.remote(num_cpus=0, label_selector=here)(ask)
-    asked = task.remote(list(actors.values()))
+    asked = task.remote([each.actor for each in actors.values()])
     states: list[FailureKind | None] = ray.get(asked, timeout=reply_s + START_TIMEOUT_S)
     return {key: how for key, how in zip(actors, states, strict=True) if how is not None}
 
@@ -115,7 +115,7 @@ def await_transfers(
     Only a probe distinguishes a frozen actor from an actor whose data is in transit.
 
     Args:
-        calls: each call, and its actor.
+        calls: each call, and its worker or server.
         check_s: seconds between two probes.
         reply_s: seconds to wait for the reply to a probe.
         longest_s: seconds in which no call ends, after which all actors count as unresponsive.
@@ -281,8 +281,8 @@ class Members:
                 self._places[rank] = place
         calls: dict[int, tuple[Any, Any]] = {}
         for rank, shards in self._assignment(list(self.present)).items():
-            actor = self.present[rank].actor
-            calls[rank] = actor.take.remote(shards, *(self._shards[s] for s in shards)), actor
+            member, data = self.present[rank], (self._shards[shard] for shard in shards)
+            calls[rank] = member.actor.take.remote(shards, *data), member
 
         def report(rank: int, seconds: float) -> None:
             text = f"worker {rank} on host {self.present[rank].identity} waits for its shards"

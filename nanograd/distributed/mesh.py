@@ -260,29 +260,24 @@ class _Connection:
     def __init__(self, sock: socket.socket, usual: int) -> None:
         self.sock = sock
         self.is_watched = False  # whether the selector reports when the socket is writable
-        self._outgoing: deque[memoryview] = deque()
+        self.outgoing: deque[memoryview] = deque()
         self._head = memoryview(bytearray(all_reduce.HEADER_BYTES))
         self._filled = 0  # bytes of the frame that have arrived
         self._usual, self._awaited = min(usual, _WAKE_BYTES), 0
         self._await(usual)
 
-    @property
-    def is_sending(self) -> bool:
-        """Whether bytes wait to be sent."""
-        return bool(self._outgoing)
-
     def send(self, header: Header, payload: Vector | None) -> None:
         """Queue a frame and send as much as possible."""
-        self._outgoing.append(memoryview(header.pack()))
+        self.outgoing.append(memoryview(header.pack()))
         if payload is not None and len(payload):
-            self._outgoing.append(payload.data.cast("B"))
+            self.outgoing.append(payload.data.cast("B"))
         self.flush()
 
     def flush(self) -> None:
         """Send queued bytes until the socket's buffer is full; OSError: the connection is lost."""
-        while self._outgoing:
+        while self.outgoing:
             parts, room = list[memoryview](), _PACKET_BYTES
-            for each in self._outgoing:
+            for each in self.outgoing:
                 parts.append(each[:room])
                 room -= len(parts[-1])
                 if not room:
@@ -291,10 +286,10 @@ class _Connection:
                 sent = self.sock.sendmsg(parts, [], socket.MSG_EOR)
             except BlockingIOError:
                 return
-            while self._outgoing and sent >= len(self._outgoing[0]):
-                sent -= len(self._outgoing.popleft())
+            while self.outgoing and sent >= len(self.outgoing[0]):
+                sent -= len(self.outgoing.popleft())
             if sent:
-                self._outgoing[0] = self._outgoing[0][sent:]
+                self.outgoing[0] = self.outgoing[0][sent:]
 
     def receive(self, machine: AllReduce, peer: int) -> Header | None:
         """Read bytes that have arrived; return the header once the whole frame has arrived.
@@ -352,7 +347,7 @@ class Mesh:
     @property
     def is_sending(self) -> bool:
         """Whether bytes wait to be sent to some peer."""
-        return any(each.is_sending for each in self._connections.values())
+        return any(each.outgoing for each in self._connections.values())
 
     def poll(self, timeout: float) -> None:
         """Wait for bytes or for the bell, and process them."""
@@ -395,7 +390,7 @@ class Mesh:
     def _watch(self, peer: int) -> None:
         """Let the selector report a writable socket only while bytes wait to be sent."""
         connection = self._connections[peer]
-        if connection.is_sending is not connection.is_watched:
-            connection.is_watched = connection.is_sending
-            write = selectors.EVENT_WRITE if connection.is_sending else 0
+        if (is_sending := bool(connection.outgoing)) is not connection.is_watched:
+            connection.is_watched = is_sending
+            write = selectors.EVENT_WRITE if is_sending else 0
             self._selector.modify(connection.sock, selectors.EVENT_READ | write, peer)

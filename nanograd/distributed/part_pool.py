@@ -19,7 +19,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, InternalError, NanogradError
-from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_part
+from nanograd.jobs.part import DonePart, Part, Work, run_part
 from nanograd.runtime import process
 from nanograd.runtime.events import count
 
@@ -47,69 +47,64 @@ class _PartActor:
         return {"done": pickle.dumps(done)}
 
 
-def run_on_ray(work: Work, num_actors: int) -> RunParts:
-    """Return a function that runs parts in a pool of one-CPU actors and yields finished parts.
+def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> Iterator[DonePart]:
+    """Run parts in a pool of one-CPU actors, and yield finished parts.
 
     Args:
         work: runs one part; pickled for each actor, so it should be small.
         num_actors: maximum size of the pool.
+        parts: the parts, in the order in which to start them.
 
     Raises:
         ClusterError: Ray fails, or a part ends its process repeatedly.
         InternalError: the work raised another error than a NanogradError.
     """
-
-    def run(parts: Sequence[Part]) -> Iterator[DonePart]:
-        if not parts:
-            return
-        # The job itself reports progress and failures. Ray Data's progress bars would fill the logs
-        # of `ray job submit`, and its report of a failure has a page.
-        DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        # Start all actors at once, because Ray Data enlarges a pool only when work has piled up.
-        # Queue up to four parts at each actor, so that actors do not wait for parts. Queue at most
-        # half of all parts, because the first actor would otherwise take both of two parts.
-        size = min(num_actors, len(parts))
-        in_flight = max(1, min(4, len(parts) // (2 * size)))
-        pool = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
-        rows = [{"part": pickle.dumps(part)} for part in parts]
-        planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
-        actor: Any = _PartActor
-        # Ray 2.60 calls max_task_retries deprecated without a replacement. The filter applies to
-        # this module only and is not removed, because that would undo filters of other threads.
-        warnings.filterwarnings(
-            "ignore", category=RayDeprecationWarning, module=re.escape(__name__)
-        )
-        done = planned.map(
-            actor,
-            fn_constructor_args=(work,),
-            compute=pool,
-            num_cpus=1,
-            max_task_retries=MAX_DEATHS - 1,
-        )
-        left = {part.id: part for part in parts}
-        try:
-            for row in done.iter_rows():
-                result = pickle.loads(row["done"])  # noqa: S301 - by this job
-                if isinstance(result, NanogradError):
-                    raise result
-                del left[result.receipt.part]
-                yield result
-        except UserCodeException as error:
-            last = str(error).strip().splitlines()[-1]
-            raise InternalError(f"a part failed: {last}; please report this") from error
-        except RayActorError as error:
-            if error.actor_init_failed:
-                cause = str(error).strip().splitlines()[-1].strip()
-                text = "see that each host has this version of nanograd and of what it requires"
-                raise ClusterError(f"a worker cannot start: {cause}; {text}") from error
-            first, *others = next(iter(left.values())).files  # of the first unfinished part
-            more = f" and {count(len(others), 'more file')}" if others else ""
-            raise ClusterError(
-                f"a part ended its process {MAX_DEATHS} times, probably that of {first}{more}, "
-                "for lack of memory or by a fault in a decoder; use fewer --workers, or remove it"
-            ) from error
-        except RayError as error:
-            raise ClusterError(f"Ray Data failed: {first_line(error)}") from error
-
-    return run
+    if not parts:
+        return
+    # The job itself reports progress and failures. Ray Data's progress bars would fill the logs
+    # of `ray job submit`, and its report of a failure has a page.
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Start all actors at once, because Ray Data enlarges a pool only when work has piled up.
+    # Queue up to four parts at each actor, so that actors do not wait for parts. Queue at most
+    # half of all parts, because the first actor would otherwise take both of two parts.
+    size = min(num_actors, len(parts))
+    in_flight = max(1, min(4, len(parts) // (2 * size)))
+    pool = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
+    rows = [{"part": pickle.dumps(part)} for part in parts]
+    planned = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
+    actor: Any = _PartActor
+    # Ray 2.60 calls max_task_retries deprecated without a replacement. The filter applies to
+    # this module only and is not removed, because that would undo filters of other threads.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning, module=re.escape(__name__))
+    done = planned.map(
+        actor,
+        fn_constructor_args=(work,),
+        compute=pool,
+        num_cpus=1,
+        max_task_retries=MAX_DEATHS - 1,
+    )
+    left = {part.id: part for part in parts}
+    try:
+        for row in done.iter_rows():
+            result = pickle.loads(row["done"])  # noqa: S301 - by this job
+            if isinstance(result, NanogradError):
+                raise result
+            del left[result.receipt.part]
+            yield result
+    except UserCodeException as error:
+        last = str(error).strip().splitlines()[-1]
+        raise InternalError(f"a part failed: {last}; please report this") from error
+    except RayActorError as error:
+        if error.actor_init_failed:
+            cause = str(error).strip().splitlines()[-1].strip()
+            text = "see that each host has this version of nanograd and of what it requires"
+            raise ClusterError(f"a worker cannot start: {cause}; {text}") from error
+        first, *others = next(iter(left.values())).files  # of the first unfinished part
+        more = f" and {count(len(others), 'more file')}" if others else ""
+        raise ClusterError(
+            f"a part ended its process {MAX_DEATHS} times, probably that of {first}{more}, "
+            "for lack of memory or by a fault in a decoder; use fewer --workers, or remove it"
+        ) from error
+    except RayError as error:
+        raise ClusterError(f"Ray Data failed: {first_line(error)}") from error

@@ -208,13 +208,14 @@ class Servers:
             server.identity = ray.get(server.ready, timeout=left_s)
         return server.identity
 
-    def drop(self, host: str, how: FailureKind | None = None) -> None:
-        """Remove a server, ending it if it still runs; `how` is its failure, if any."""
+    def drop(self, host: str, how: FailureKind | None = None) -> ActorIdentity:
+        """Remove a server and end it, after a failure `how`, if any; return its neighbour."""
         server = self.present.pop(host)
         if how is not None:  # a host that comes back may be reachable again
             self._outside.discard(host)
         # Use the identity stored at its start, because a call fails if its host is gone.
         end_actor(server.actor, server.identity, how)
+        return server.neighbour
 
     def close(self) -> None:
         """End all servers."""
@@ -253,10 +254,10 @@ class Servers:
         self, method: str, hosts: Sequence[str], reply_s: float, *arguments: Any
     ) -> list[Any]:
         """Call a method that sends a whole state; raise RayError if a server does not reply."""
-        actors = {host: self.present[host].actor for host in hosts}
+        servers = {host: self.present[host] for host in hosts}
         calls = {
-            host: (getattr(actor, method).remote(*arguments), actor)
-            for host, actor in actors.items()
+            host: (getattr(server.actor, method).remote(*arguments), server)
+            for host, server in servers.items()
         }
         if await_transfers(
             calls,

@@ -65,7 +65,7 @@ class FailAtThree:
 
 @pytest.mark.parametrize("parts", [[], PARTS[1:3]], ids=len)
 def test_two_actors_are_at_work_at_once_and_do_every_part_exactly_once(ray_cpus, tmp_path, parts):
-    receipts = [each.receipt for each in run_on_ray(MeetAnother(str(tmp_path)), 2)(parts)]
+    receipts = [each.receipt for each in run_on_ray(MeetAnother(str(tmp_path)), 2, parts)]
 
     assert sorted(receipt.part for receipt in receipts) == [part.id for part in parts]
     assert sum(receipt.counts.rows for receipt in receipts) == sum(p.num_rows for p in parts)
@@ -91,14 +91,14 @@ def test_many_small_files_and_pictures_are_predicted_as_without_ray(ray_cpus, tm
 
 def test_a_failure_of_ours_reaches_the_driver_as_it_was(ray_cpus):
     with pytest.raises(DataError, match="file-3 is broken"):
-        list(run_on_ray(FailAtThree(dies=False), 1)(PARTS))
+        list(run_on_ray(FailAtThree(dies=False), 1, PARTS))
 
 
 def test_a_part_that_kills_its_process_ends_the_job_and_is_named(ray_cpus, capfd, monkeypatch):
     monkeypatch.setattr(part_pool, "MAX_DEATHS", 2)
 
     with pytest.raises(ClusterError, match=r"process 2 times, probably that of file-3"):
-        list(run_on_ray(FailAtThree(dies=True), 1)(PARTS[3:]))
+        list(run_on_ray(FailAtThree(dies=True), 1, PARTS[3:]))
 
     assert "Traceback" not in capfd.readouterr().err
     gc.collect()  # frames of the error hold an actor, which holds a CPU
@@ -116,7 +116,7 @@ class CannotArrive:
 
 def test_worker_that_cannot_start_is_reported_with_its_cause(ray_cpus):
     with pytest.raises(ClusterError, match=r"cannot start: ModuleNotFoundError.*no_module"):
-        list(run_on_ray(CannotArrive(), 1)(PARTS))
+        list(run_on_ray(CannotArrive(), 1, PARTS))
 
     gc.collect()
 
