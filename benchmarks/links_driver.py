@@ -51,7 +51,7 @@ def _nanograd(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[s
     digits = load_images(setting).train
     recipe = recipe_of(setting, len(digits))
     _connect(first, setting.workers)
-    group = RayGroup(recipe, digits, first_snapshot(recipe))
+    group = RayGroup(recipe, digits, first_snapshot(recipe)).start()
     done = 0
 
     def run(rounds: int) -> None:
@@ -115,7 +115,7 @@ def _constants(recipe: Recipe, digits: Dataset) -> dict[str, float]:
         Worker(recipe, {shard: digits.take(plan.shard_slice(shard))})
         for shard in range(plan.num_shards)
     ]
-    server = ParameterServer(recipe, first_snapshot(recipe))
+    server = ParameterServer(recipe, first_snapshot(recipe)).start()
     image_s, server_s = [], []
     for round_ in range(_TIMED):
         vector = server.parameters().copy()

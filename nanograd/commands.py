@@ -131,7 +131,11 @@ def _workers(
 
     with session(spec.address, spec.workers, listener):
         metrics = guarded(RayMetrics("train", place), listener)
-        yield num_actors(spec.workers, spec.shards), RayGroup, [metrics]
+        yield (
+            num_actors(spec.workers, spec.shards),
+            lambda *about: RayGroup(*about).start(),
+            [metrics],
+        )
 
 
 def report(

@@ -15,6 +15,7 @@ from contextlib import suppress
 from math import inf
 from threading import Event as StopSignal
 from time import monotonic
+from typing import Self
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -75,8 +76,8 @@ def deadline_s(round_s: float, num_failures: int) -> float:
 class RayGroup:
     """Worker actors, each with one CPU and a range of shards, and a server actor on each host.
 
-    The images of a shard are sent to its worker once. Actors that are killed during the start are
-    replaced. After `stop` is set, failed workers are no longer replaced.
+    The images of a shard are sent to its worker once. After `stop` is set, failed workers are no
+    longer replaced.
     """
 
     def __init__(
@@ -94,9 +95,12 @@ class RayGroup:
         # Membership for which servers, memory and connections are ready; -1 for none.
         self._prepared = -1
         self.servers = Servers(recipe, listener)
-        self.members = Members(recipe, listener, self._stop)
+        self.members, self._dataset = Members(recipe, listener, self._stop), dataset
+
+    def start(self) -> Self:
+        """Start workers and servers; replace any that are killed during the start."""
         try:
-            self.members.start(dataset)
+            self.members.start(self._dataset)
             self.advance(self._round)
         except BaseException:
             self.close()
@@ -106,6 +110,7 @@ class RayGroup:
         self._listener(
             changed("started", workers=count(workers, "worker"), hosts=count(hosts, "host"))
         )
+        return self
 
     def advance(self, until: int, *, is_copied: bool = False) -> None:
         """Compute all rounds before `until`; replace what fails, unless `stop` is set.
