@@ -115,7 +115,7 @@ def _constants(recipe: Recipe, digits: Dataset) -> dict[str, float]:
         Worker(recipe, {shard: digits.take(plan.shard_slice(shard))})
         for shard in range(plan.num_shards)
     ]
-    server = ParameterServer(recipe, first_snapshot(recipe)).start()
+    server = ParameterServer(recipe, first_snapshot(recipe))
     image_s, server_s = [], []
     for round_ in range(_TIMED):
         vector = server.parameters().copy()
