@@ -69,7 +69,7 @@ class JsonLog(TextLog):
 
 
 def sentence(event: Event) -> str | None:
-    """Return the sentence of an event, with the prefix of its level; None if it has none."""
+    """Return an event's sentence after its level's prefix; None if there is no sentence."""
     return f"{_PREFIXES[event.level]}{event}" if isinstance(event, _Sentence) else None
 
 

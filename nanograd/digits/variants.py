@@ -43,7 +43,7 @@ _GRID = np.arange(SIDE, dtype=np.float32)
 
 
 class Variant(NamedTuple):
-    """A shape of a digit, with P distinct points (x, y)."""
+    """A shape of a digit, drawn through P random points."""
 
     name: str
     digit: int

@@ -78,7 +78,7 @@ SegmentFailure: TypeAlias = Refusal | LateShards | ExchangeFailed
 
 
 class WorkerActor(Worker):
-    """A worker that holds no shards until it receives some."""
+    """A worker as a Ray actor; `take` gives it its shards."""
 
     def __init__(self, recipe: Recipe) -> None:
         process.prepare_actor()

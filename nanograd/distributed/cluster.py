@@ -218,7 +218,7 @@ def _ended(processes: Processes) -> str | None:
 def make_folder() -> tuple[Path, BinaryIO]:
     """Create and lock a folder for a private Ray; remove the folders of killed processes.
 
-    Only this user may enter the folder, because all users may write to Ray's folder inside it.
+    Only this user may enter the folder, because Ray's folder inside is writable by everyone.
     """
     try:
         top = Path(tempfile.gettempdir())

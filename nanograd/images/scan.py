@@ -102,8 +102,8 @@ def scan_files(
     columns. `some_usable` says that the job has input beside these files.
 
     Raises:
-        UsageError: `files` are all files, and none of them has a column that the options name.
-        DataError: `files` are all files, none can be used, and the job has no other input.
+        UsageError: `files` are `all_files`, and no file has a column that an option names.
+        DataError: `files` are `all_files`, none is usable, and the job has no other input.
     """
     partitions = find_partitions((file.place for file in all_files), roots)
 

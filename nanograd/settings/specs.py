@@ -204,7 +204,7 @@ class InspectSpec(PictureOptions):
     """PNG file or URI to draw to"""
     model: Given[Place | None, str | None] = _MODEL
     digits: Digits = setting("one")
-    """whether a picture holds one digit or many, in lines"""
+    """whether a picture has one digit or lines of digits"""
     limit: int = setting(100, least=1, most=1000)
     """draw at most this many pictures, one below the other"""
 
@@ -217,7 +217,7 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
     """output directory or URI"""
     model: Given[Place | None, str | None] = _MODEL
     digits: Digits = _pictures("one")
-    """whether a picture holds one digit or many, in lines, which are written to numbers/, too"""
+    """whether a picture has one digit or lines of digits; lines are written to numbers/, too"""
     # `keep` is not part of the identity: its columns depend on the files, so the job records them.
     keep: Names = _output(())
     """input column to copy to the output, or '*' for all but the images; may be repeated"""

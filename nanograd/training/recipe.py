@@ -1,4 +1,4 @@
-"""The recipe of a net: everything except the images that determines its parameters."""
+"""The recipe of a net: settings that, with the images, determine its parameters."""
 
 from dataclasses import dataclass, fields
 from math import ceil

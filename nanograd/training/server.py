@@ -240,7 +240,7 @@ class ParameterServer:
             total: sum of the gradients of all shards; it is not modified.
 
         Raises:
-            DivergedError: a parameter is not finite after the update.
+            DivergedError: the loss or a parameter is not finite after the update.
         """
         self._arrived = {}
         progress, vectors = self._update.add_loss([total], self.progress), self._vectors
