@@ -6,8 +6,10 @@ from PIL import Image, ImageDraw
 
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import Reason, UnreadableError
+from nanograd.images import sources
 from nanograd.numbers.locate import find_lines
 from nanograd.numbers.seams import LINE
+from simulators.strings import Style, write
 
 
 def draw_bars(
@@ -264,3 +266,14 @@ def test_paper_without_marks_is_refused(level: int) -> None:
         find_lines(Image.new("L", (300, 200), level))
 
     assert caught.value.reason is Reason.BLANK
+
+
+@pytest.mark.parametrize("seed", [42, 52, 82, 11])
+def test_two_digits_that_touch_and_fill_a_picture_are_no_turned_box(seed: int) -> None:
+    random, sample = np.random.default_rng(seed), sources.load(["sample"]).train
+    chosen = random.integers(0, len(sample), 2)
+    ink = write(sample.images[chosen].reshape(-1, 28, 28), Style(touching=True), random)
+
+    [line] = find_lines(Image.fromarray(255 - ink)).lines
+
+    assert line.ink.sum() * np.prod(line.step) == pytest.approx(ink.sum() / 255, rel=0.1)

@@ -85,17 +85,6 @@ def test_pale_digits_are_read_on_a_sheet_with_a_dark_edge() -> None:
     assert [number.text for number in nanograd.read_numbers(pale)] == texts
 
 
-@pytest.mark.parametrize("seed", [42, 52, 82])
-def test_two_digits_that_touch_and_fill_a_picture_are_no_turned_box(seed: int) -> None:
-    random, sample = np.random.default_rng(seed), sources.load(["sample"]).train
-    chosen = random.integers(0, len(sample), 2)
-    ink = write(sample.images[chosen].reshape(-1, 28, 28), Style(touching=True), random)
-
-    [number] = nanograd.read_numbers(Image.fromarray(255 - ink))
-
-    assert number.text == "".join(map(str, sample.labels[chosen]))
-
-
 @pytest.mark.parametrize("degrees", [0, 4])
 def test_pale_digits_are_read_on_a_sheet_on_a_dark_table(degrees: int) -> None:
     texts, sheet = sheet_of(2, 5)
