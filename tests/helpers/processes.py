@@ -43,7 +43,7 @@ def finish(process: "subprocess.Popen[str]", code: int = 0) -> tuple[dict[str, A
     """Wait until a command has ended with a code; return its last line, JSON, and its log."""
     output, log = process.communicate(timeout=240)
     assert process.returncode == code, output + log
-    assert "Traceback" not in log
+    assert "Traceback" not in log, log
     return json.loads(output.splitlines()[-1]), log
 
 
