@@ -50,7 +50,7 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
     places, middles = seams.last[:, row], np.clip(columns.astype(int), 0, width - 1)
     ink[row, middles] = np.maximum(ink[row, middles], np.float32(1e-6))  # no piece is empty
     free = (seams.cost <= FREE) & (places >= 0) & (places < width)
-    cuts, touching = list(seams.last[free]), list[tuple[int, list[Ints]]]()
+    cuts, touching = list(seams.last[free]), list[tuple[int, int, list[Ints]]]()
     for number, (left, right) in enumerate(pairwise(middles.tolist())):
         between = (places >= left) & (places < right)
         if not (between & free).any():
@@ -58,9 +58,10 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
             apart = (places[inner] + 0.5 - (left + right) / 2) / LINE
             inner = inner[np.argsort(seams.cost[inner] + CENTRAL * apart**2)][:TRIED]
             found = list(seams.last[inner]) or [np.full(height, (left + right) // 2)]
-            touching.append((number, found))
+            if len(found) > 1:
+                touching.append((len(cuts), number, found))
             cuts.append(found[0])
-    for place, (number, found) in enumerate(touching, len(cuts) - len(touching)):
+    for place, number, found in touching:
         images = list[Bytes]()
         for seam in found:
             labels = _label([*cuts[:place], seam, *cuts[place + 1 :]], ink)
