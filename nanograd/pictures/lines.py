@@ -36,9 +36,30 @@ def find_lines(
         return None
     across = list(trace(ink, most, covered))
     down = [line.T for line in trace(ink.T.copy(), most, covered)]
-    if max(len(across), len(down)) < tuning.IN_ONE or len(across) + len(down) < tuning.IN_BOTH:
+    if not _is_pattern(len(down), len(across)):
         return None
     return np.asarray(np.max([*across, *down], axis=0))
+
+
+def find_level_lines(ink: Floats, covered: float) -> Floats | None:
+    """Find printed lines that follow rows or columns of pixels, as `find_lines` does.
+
+    Strokes that touch such a line bend the course that `trace` finds, but hardly change the median
+    of a row.
+    """
+    lines, counts = list[Floats](), list[int]()
+    for axis in (0, 1):
+        strength = np.median(ink, axis, keepdims=True)
+        least = np.maximum(strength / 2, tuning.LEAST_LINE)
+        is_line = np.quantile(ink, 1 - covered, axis, keepdims=True) > least
+        is_line &= is_line.mean() <= tuning.THIN
+        lines.append(np.where(is_line, strength, np.zeros_like(ink)))
+        counts.append(int((np.diff(is_line, prepend=False, axis=1 - axis) & is_line).sum()))
+    return np.maximum(*lines) if _is_pattern(*counts) else None
+
+
+def _is_pattern(down: int, across: int) -> bool:
+    return max(down, across) >= tuning.IN_ONE and down + across >= tuning.IN_BOTH
 
 
 def trace(ink: Floats, most: float, least_covered: float) -> Iterator[Floats]:

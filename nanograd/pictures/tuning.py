@@ -122,6 +122,8 @@ LINE_QUANTILE = 0.7
 LEAST_LINE, ABOVE_MEDIAN, MOST_LINE = 0.04, 3.0, 0.9
 # Minimum number of lines in one direction, and in both, because a single line may be a stroke.
 IN_ONE, IN_BOTH = 2, 3
+# Maximum share of the rows of a box that its sides have; thicker sides are strokes of a digit.
+THIN = 0.17
 
 # Marks of a digit. Maximum gap between parts of a digit, as a share of the longest side of the
 # parts found so far.

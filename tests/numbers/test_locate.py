@@ -8,7 +8,7 @@ from nanograd.digits.dataset import Mnist
 from nanograd.errors import Reason, UnreadableError
 from nanograd.images import sources
 from nanograd.numbers.locate import find_lines
-from nanograd.numbers.seams import LINE
+from nanograd.numbers.seams import LINE, STRONG
 from simulators.strings import Style, write
 
 
@@ -207,6 +207,22 @@ def test_digit_that_touches_a_turned_box_is_found(
     (starts,) = starts_of(paper)
 
     assert len(starts) == number
+
+
+@pytest.mark.parametrize("space", [0, 10])
+@pytest.mark.parametrize("paper", [60, 170])
+def test_sides_of_boxes_are_removed_where_digits_touch_them(space: int, paper: int) -> None:
+    lefts = [60 + number * (44 + space) for number in range(5)]
+    picture = draw_bars([(left, 80, left + 30, 120) for left in lefts])
+    canvas = ImageDraw.Draw(picture)
+    for number, left in enumerate(lefts):
+        side = left - 2 * (number % 3)  # the digit touches it, or is a little to its right
+        canvas.rectangle((side, 70, left + 44, 130), outline=paper, width=2)
+
+    (line,) = find_lines(picture).lines
+
+    outside = line.ink[: round(line.top) - 4], line.ink[round(line.bottom) + 4 :]
+    assert max(float(each.max(initial=0)) for each in outside) < STRONG
 
 
 def test_digits_beside_a_taller_word_in_joined_letters_have_the_usual_size() -> None:
