@@ -30,6 +30,7 @@ class Pieces:
     boxes: Ints  # (D, 4) left, top, right and bottom, in pixels of the line
     images: Bytes  # (D, 784) in MNIST's form
     others: Ints  # (M, 4) boxes of the marks
+    apart: Mask  # (D,) whether there is a gap on both sides of a digit
 
 
 def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> Pieces:
@@ -51,12 +52,14 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
     ink[row, middles] = np.maximum(ink[row, middles], np.float32(1e-6))  # no piece is empty
     free = (seams.cost <= FREE) & (places >= 0) & (places < width)
     cuts, touching = list(seams.last[free]), list[tuple[int, int, list[Ints]]]()
+    apart = np.ones(len(digits), bool)
     for number, (left, right) in enumerate(pairwise(middles.tolist())):
         between = (places >= left) & (places < right)
         if not (between & free).any():
+            apart[number : number + 2] = False
             inner = np.flatnonzero(between)
-            apart = (places[inner] + 0.5 - (left + right) / 2) / LINE
-            inner = inner[np.argsort(seams.cost[inner] + CENTRAL * apart**2)][:TRIED]
+            distance = (places[inner] + 0.5 - (left + right) / 2) / LINE
+            inner = inner[np.argsort(seams.cost[inner] + CENTRAL * distance**2)][:TRIED]
             found = list(seams.last[inner]) or [np.full(height, (left + right) // 2)]
             if len(found) > 1:
                 touching.append((len(cuts), number, found))
@@ -75,9 +78,9 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
     for piece in np.setdiff1d(labels[ink > STRONG], own).tolist():
         mark = np.where(labels == piece, ink, 0)
         box = _box(mark)
-        apart = np.abs(box[[0, 2]].mean() - columns)
-        if apart.min() <= NEAR * LINE:
-            labels[labels == piece] = own[apart.argmin()]
+        distances = np.abs(box[[0, 2]].mean() - columns)
+        if distances.min() <= NEAR * LINE:
+            labels[labels == piece] = own[distances.argmin()]
         elif mark.sum() >= LEAST * line.pen**2:
             marks.append(box)
     pieces = [np.where(labels == each, ink, 0) for each in own]
@@ -85,6 +88,7 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
         boxes=np.array(list(map(_box, pieces))),
         images=np.array(list(map(_image, pieces))),
         others=np.array(marks, int).reshape(-1, 4),
+        apart=apart,
     )
 
 

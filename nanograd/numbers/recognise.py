@@ -41,7 +41,7 @@ _SLANTS = (0.1, -0.1)
 _CERTAIN, _LIKELY, _COMPARED = 0.9, 0.002, 3
 # A model is too sure of pieces that were cut badly, so its probabilities are _LEAST_PROBABILITY or
 # more here.
-_WEIGHT, _USUAL, _LEAST_PROBABILITY = 0.35, 0.18, 0.003
+_WEIGHT, _WEIGHT_APART, _USUAL, _LEAST_PROBABILITY = 0.35, 0.5, 0.18, 0.003
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def read_line(line: Line, model: Model) -> Number | None:
         pieces = divide(line, digits, STRIDE * (frames + 0.5), model)
         # How much the model's probabilities speak for each digit at each place, (D, 10).
         given = np.maximum(model.probabilities(pieces.images), _LEAST_PROBABILITY)
-        fits = (given / _USUAL) ** _WEIGHT
+        fits = (given / _USUAL) ** np.where(pieces.apart, _WEIGHT_APART, _WEIGHT)[:, None]
         ways.append((frames, pieces, fits))
         values.append(texts[text] + float(np.log(fits[np.arange(len(digits)), digits]).sum()))
     best = int(np.argmax(values))

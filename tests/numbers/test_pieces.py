@@ -41,6 +41,16 @@ def test_mark_between_digits_is_left_out_and_part_of_a_digit_is_not() -> None:
     assert other == pytest.approx([60, 26, 70, 31], abs=3)
 
 
+@pytest.mark.parametrize(("end", "apart"), [(80, True), (92, False)])
+def test_digits_without_a_gap_are_not_apart(end: int, apart: bool) -> None:
+    middle, arm = [(50, 10), (50, 46)], [(50, 28), (end, 28)]
+    columns = np.array([20.0, 50.0, 90.0])
+
+    pieces = divide(strokes(ONE, middle, arm, TWO), [1, 1, 1], columns, load_model())
+
+    assert pieces.apart.tolist() == [True, apart, apart]
+
+
 def test_digits_without_ink_or_a_seam_between_them_have_a_box_and_an_image() -> None:
     pieces = divide(strokes(ONE), [1, 1, 7], np.array([19.0, 21.0, 110.0]), load_model())
 
