@@ -3,7 +3,7 @@
 See `nanograd.commands` for their settings and errors. If a job takes long, Ray runs its parts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from time import perf_counter
@@ -16,7 +16,7 @@ from nanograd.jobs import predict as predict_parts
 from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.jobs.job import Job, JobResult, describe_job, run_job
 from nanograd.jobs.output import CORRECTIONS, SUMMARY
-from nanograd.jobs.part import DonePart, Part, RunParts, Work, run_local, run_part
+from nanograd.jobs.part import DonePart, DoneParts, Part, RunParts, Work, run_local, run_part
 from nanograd.jobs.receipts import Counts, PredictionCounts
 from nanograd.jobs.review import REVIEW
 from nanograd.models import model as model_io
@@ -234,7 +234,7 @@ def run_small(
     calls `start_ray`, and runs all other parts with the function that `start_ray` returns.
     """
 
-    def run(parts: Sequence[Part]) -> Iterator[DonePart]:
+    def run(parts: Sequence[Part]) -> DoneParts:
         num_done, num_left, seconds = 0, sum(part.num_rows for part in parts), 0.0
         for number, part in enumerate(parts, 1):
             with process.one_thread():

@@ -67,12 +67,14 @@ class _RayStdout(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write the first sentence to stderr."""
-        # Drop Ray's message about actors that end at SIGTERM, which is no failure. Drop its message
-        # about its raylet, which `_watched` reports; it may come before `_ended` sees the end.
-        of_raylet = "Raylet is terminated" in text
-        if not is_terminating() and not of_raylet and _ended(self._processes) is None:
+        # Drop Ray's messages about actors that end at SIGTERM or with a stopped job, which are no
+        # failures. Drop its message about its raylet, which `_watched` reports; it may come before
+        # `_ended` sees the end.
+        is_known = "Raylet is terminated" in text or "killed by `ray.kill`" in text
+        line = text.partition(" To troubleshoot")[0].strip("\n")  # Ray writes "\n" separately
+        if line and not is_known and not is_terminating() and _ended(self._processes) is None:
             with suppress(OSError):
-                sys.stderr.write(text.partition(" To troubleshoot")[0])
+                sys.stderr.write(f"{line}\n")
         return len(text)
 
 

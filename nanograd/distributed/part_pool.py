@@ -9,7 +9,7 @@ import logging
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -19,7 +19,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from nanograd.distributed.cluster import first_line
 from nanograd.errors import ClusterError, InternalError, NanogradError
-from nanograd.jobs.part import DonePart, Part, Work, run_part
+from nanograd.jobs.part import DonePart, DoneParts, Part, Work, run_part
 from nanograd.runtime import process
 from nanograd.runtime.events import count
 
@@ -47,7 +47,7 @@ class _PartActor:
         return {"done": pickle.dumps(done)}
 
 
-def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> Iterator[DonePart]:
+def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> DoneParts:
     """Run parts in a pool of one-CPU actors, and yield finished parts.
 
     Args:
@@ -85,13 +85,18 @@ def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> Iterator[D
         max_task_retries=MAX_DEATHS - 1,
     )
     left = {part.id: part for part in parts}
+    batch: Any
     try:
-        for row in done.iter_rows():
-            result = pickle.loads(row["done"])  # noqa: S301 - by this job
-            if isinstance(result, NanogradError):
-                raise result
-            del left[result.receipt.part]
-            yield result
+        # Without prefetching, Ray Data reads results in this thread. A thread of its own would call
+        # Ray after `ray.shutdown` if this generator is closed early, and Ray would then end this
+        # process without a word.
+        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in batch.column("done"):
+                result = pickle.loads(row.as_py())  # noqa: S301 - by this job
+                if isinstance(result, NanogradError):
+                    raise result
+                del left[result.receipt.part]
+                yield result
     except UserCodeException as error:
         last = str(error).strip().splitlines()[-1]
         raise InternalError(f"a part failed: {last}; please report this") from error

@@ -8,6 +8,7 @@ complete (see `output`). Such a change adds parts of new files, replaces parts (
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import inf
 from time import perf_counter
@@ -239,11 +240,12 @@ def _run_parts(
     # Parts of an earlier command may exceed the limit.
     _check_error_rate(job, folder, own, bad, num_rows)
     left = [replace(part, output=folder) for part in job.parts if part.id not in done]
-    for receipt, seconds in run_parts(left):
-        own.append(receipt)
-        meter.count(receipt, seconds=seconds)
-        bad += receipt.counts.quarantined * (receipt.part in limited)
-        _check_error_rate(job, folder, own, bad, num_rows)
+    with closing(run_parts(left)) as results:
+        for receipt, seconds in results:
+            own.append(receipt)
+            meter.count(receipt, seconds=seconds)
+            bad += receipt.counts.quarantined * (receipt.part in limited)
+            _check_error_rate(job, folder, own, bad, num_rows)
     _check_accounts(job, own)
     storage.remove_leftovers(folder)  # temporary files of workers that were killed in a commit
     lease.check()

@@ -12,7 +12,7 @@ quarantined rows with the next ones.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
@@ -83,7 +83,9 @@ class DonePart(NamedTuple):
 
 
 Work: TypeAlias = Callable[[Part], Receipt]
-RunParts: TypeAlias = Callable[[Sequence[Part]], Iterable[DonePart]]
+# Closed early, it ends what runs.
+DoneParts: TypeAlias = Generator[DonePart, None, None]
+RunParts: TypeAlias = Callable[[Sequence[Part]], DoneParts]
 
 
 def part_id(*what: Any) -> str:

@@ -2,6 +2,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -21,6 +22,7 @@ from nanograd.jobs.part import Part
 from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from nanograd.settings.specs import PredictSpec
+from simulators.waiting import wait_for
 from tests.helpers.folders import untimed_contents
 from tests.helpers.jobs import receipt_of
 from tests.helpers.models import some_model
@@ -102,6 +104,31 @@ def test_a_part_that_kills_its_process_ends_the_job_and_is_named(ray_cpus, capfd
 
     assert "Traceback" not in capfd.readouterr().err
     gc.collect()  # frames of the error hold an actor, which holds a CPU
+
+
+class WaitForFile:
+    """Work whose first part is done at once; the others wait for a file."""
+
+    def __init__(self, file: str) -> None:
+        self._file = Path(file)
+
+    def __call__(self, part: Part) -> Receipt:
+        while part != PARTS[0] and not self._file.exists():
+            sleep(0.01)
+        return receipt_of(part)
+
+
+def test_results_that_are_closed_early_leave_no_thread_that_waits_for_ray(ray_cpus, tmp_path):
+    results = run_on_ray(WaitForFile(f"{tmp_path}/done"), 1, PARTS)
+    assert next(results).receipt.part == PARTS[0].id
+
+    results.close()
+
+    # A thread that calls Ray after its end would end this process with exit code 1.
+    waiting = [thread.name for thread in threading.enumerate() if thread.name == "iter_threaded"]
+    Path(f"{tmp_path}/done").touch()
+    assert waiting == []
+    wait_for(lambda: ray.available_resources().get("CPU") == ray_cpus, "an actor is left", 20)
 
 
 class CannotArrive:
