@@ -35,9 +35,11 @@ _SLANTS = (0.1, -0.1)
 # If the best text has less than the share _CERTAIN, it is compared with the next ones of more than
 # _LIKELY, _COMPARED texts in all. A digit speaks for a text if the model gives it more than _USUAL,
 # and against it otherwise: by the difference of the logs, times _WEIGHT. So a text with one digit
-# more wins if the model recognises this digit well. Of 1,800 lines of training digits and 514
-# photos, 1,701 and 468 are right with 0.75, 1,706 and 470 with 0.18, and 1,687 and 465 without the
-# model (2026-12-01).
+# more wins if the model recognises this digit well. The weight is _WEIGHT_APART for a digit with a
+# gap on both sides, because its piece was not cut from a neighbour. Of 1,800 lines of training
+# digits and 514 photos, 1,721 and 479 are right with 0.5, and 1,717 and 480 with 0.35
+# (2026-12-01). With an earlier line net, they were 1,701 and 468 with _USUAL 0.75, 1,706 and 470
+# with 0.18, and 1,687 and 465 without the model.
 _CERTAIN, _LIKELY, _COMPARED = 0.9, 0.002, 3
 # A model is too sure of pieces that were cut badly, so its probabilities are _LEAST_PROBABILITY or
 # more here.
