@@ -83,7 +83,7 @@ class DonePart(NamedTuple):
 
 
 Work: TypeAlias = Callable[[Part], Receipt]
-# Closed early, it ends what runs.
+# A job that stops early closes it, which ends the threads of Ray Data.
 DoneParts: TypeAlias = Generator[DonePart, None, None]
 RunParts: TypeAlias = Callable[[Sequence[Part]], DoneParts]
 

@@ -14,8 +14,8 @@ from PIL import Image
 from nanograd.errors import Reason, UnreadableError
 from nanograd.numbers.seams import LINE, STRONG, Seams, find_seams
 from nanograd.pictures import morphology, normalise, tuning
-from nanograd.pictures.lines import find_level_lines, trace
 from nanograd.pictures.lines import find_lines as find_printed
+from nanograd.pictures.lines import find_sides, trace
 from nanograd.pictures.marks import is_frame, measure
 from nanograd.pictures.paper import Levels
 from nanograd.runtime.arrays import Floats, Ints, Mask
@@ -261,9 +261,7 @@ def _sides(part: Floats, is_rule: bool, is_wide: bool, strength: float) -> Float
     along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
     is_box = is_wide or np.sum(np.array(along) >= ALONG) >= 3  # it runs along three sides
     if min(own.shape) > LEAST_BOX and is_box:
-        both = find_printed(part, 1.0, FULL), find_level_lines(part, FULL)
-        found = [each for each in both if each is not None]
-        return np.maximum.reduce(found) if found else None
+        return find_sides(part, FULL)
     if not is_rule:
         return None
     is_bar = own.sum() > SOLID * (len(own) - own.argmax(0) - own[::-1].argmax(0)).sum()

@@ -41,12 +41,13 @@ def find_lines(
     return np.asarray(np.max([*across, *down], axis=0))
 
 
-def find_level_lines(ink: Floats, covered: float) -> Floats | None:
-    """Find printed lines that follow rows or columns of pixels, as `find_lines` does.
+def find_sides(ink: Floats, covered: float) -> Floats | None:
+    """Find the sides of a level box or of a row of boxes, as `find_lines` does.
 
-    Strokes that touch such a line bend the course that `trace` finds, but hardly change the median
-    of a row.
+    Digits that touch a side bend the course that `trace` finds, but hardly change the median of a
+    row. So rows and columns of pixels with ink along the share `covered` are sides, too.
     """
+    found = find_lines(ink, 1.0, covered)
     lines, counts = list[Floats](), list[int]()
     for axis in (0, 1):
         strength = np.median(ink, axis, keepdims=True)
@@ -55,7 +56,10 @@ def find_level_lines(ink: Floats, covered: float) -> Floats | None:
         is_line &= is_line.mean() <= tuning.THIN
         lines.append(np.where(is_line, strength, np.zeros_like(ink)))
         counts.append(int((np.diff(is_line, prepend=False, axis=1 - axis) & is_line).sum()))
-    return np.maximum(*lines) if _is_pattern(*counts) else None
+    if _is_pattern(*counts):
+        lines += [] if found is None else [found]
+        found = np.maximum.reduce(lines)
+    return found
 
 
 def _is_pattern(down: int, across: int) -> bool:
