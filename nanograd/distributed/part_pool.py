@@ -85,18 +85,20 @@ def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> DoneParts:
         max_task_retries=MAX_DEATHS - 1,
     )
     left = {part.id: part for part in parts}
-    batch: Any
     try:
-        # Without prefetching, Ray Data reads results in this thread. A thread of its own would call
-        # Ray after `ray.shutdown` if this generator is closed early, and Ray would then end this
-        # process without a word.
-        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for row in batch.column("done"):
-                result = pickle.loads(row.as_py())  # noqa: S301 - by this job
-                if isinstance(result, NanogradError):
-                    raise result
-                del left[result.receipt.part]
-                yield result
+        # `iter_rows` and `iter_batches` read in a thread. If this generator is closed early, the
+        # thread calls Ray after `ray.shutdown`, and Ray ends this process without a word.
+        bundles = done.iter_internal_ref_bundles()
+        try:
+            while bundle := next(bundles, None):
+                for row in (row for block in ray.get(bundle.block_refs) for row in block["done"]):
+                    result = pickle.loads(row.as_py())  # noqa: S301 - by this job
+                    if isinstance(result, NanogradError):
+                        raise result
+                    del left[result.receipt.part]
+                    yield result
+        finally:
+            del bundles  # ends Ray Data now; the frames of an error would keep it
     except UserCodeException as error:
         last = str(error).strip().splitlines()[-1]
         raise InternalError(f"a part failed: {last}; please report this") from error
