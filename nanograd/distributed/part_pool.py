@@ -90,7 +90,7 @@ def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> DoneParts:
         # thread calls Ray after `ray.shutdown`, and Ray ends this process without a word.
         bundles = done.iter_internal_ref_bundles()
         try:
-            while bundle := next(bundles, None):
+            while (bundle := next(bundles, None)) is not None:  # a bundle may be empty
                 for row in (row for block in ray.get(bundle.block_refs) for row in block["done"]):
                     result = pickle.loads(row.as_py())  # noqa: S301 - by this job
                     if isinstance(result, NanogradError):
