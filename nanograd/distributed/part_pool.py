@@ -10,6 +10,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import ray
@@ -91,7 +92,9 @@ def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> DoneParts:
         bundles = done.iter_internal_ref_bundles()
         try:
             while (bundle := next(bundles, None)) is not None:  # a bundle may be empty
-                for row in (row for block in ray.get(bundle.block_refs) for row in block["done"]):
+                for row in chain.from_iterable(
+                    block["done"] for block in ray.get(bundle.block_refs)
+                ):
                     result = pickle.loads(row.as_py())  # noqa: S301 - by this job
                     if isinstance(result, NanogradError):
                         raise result

@@ -48,7 +48,7 @@ def find_sides(ink: Floats, covered: float) -> Floats | None:
     row. So rows and columns of pixels with ink along the share `covered` are sides, too.
     """
     found = find_lines(ink, 1.0, covered)
-    lines, counts = list[Floats](), list[int]()
+    lines, counts = [] if found is None else [found], list[int]()
     for axis in (0, 1):
         strength = np.median(ink, axis, keepdims=True)
         least = np.maximum(strength / 2, tuning.LEAST_LINE)
@@ -56,10 +56,7 @@ def find_sides(ink: Floats, covered: float) -> Floats | None:
         is_line &= is_line.mean() <= tuning.THIN
         lines.append(np.where(is_line, strength, np.zeros_like(ink)))
         counts.append(int((np.diff(is_line, prepend=False, axis=1 - axis) & is_line).sum()))
-    if _is_pattern(*counts):
-        lines += [] if found is None else [found]
-        found = np.maximum.reduce(lines)
-    return found
+    return np.maximum.reduce(lines) if _is_pattern(*counts) else found
 
 
 def _is_pattern(down: int, across: int) -> bool:

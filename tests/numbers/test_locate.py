@@ -210,14 +210,14 @@ def test_digit_that_touches_a_turned_box_is_found(
 
 
 @pytest.mark.parametrize("space", [0, 10])
-@pytest.mark.parametrize("paper", [60, 170])
-def test_sides_of_boxes_are_removed_where_digits_touch_them(space: int, paper: int) -> None:
+@pytest.mark.parametrize("level", [60, 170])
+def test_sides_of_boxes_are_removed_where_digits_touch_them(space: int, level: int) -> None:
     lefts = [60 + number * (44 + space) for number in range(5)]
     picture = draw_bars([(left, 80, left + 30, 120) for left in lefts])
     canvas = ImageDraw.Draw(picture)
     for number, left in enumerate(lefts):
         side = left - 2 * (number % 3)  # the digit touches it, or is a little to its right
-        canvas.rectangle((side, 70, left + 44, 130), outline=paper, width=2)
+        canvas.rectangle((side, 70, left + 44, 130), outline=level, width=2)
 
     (line,) = find_lines(picture).lines
 
