@@ -52,8 +52,12 @@ def graph(model: Model) -> bytes:
         factor, offset = map(np.float32, affine(net.preparation))
         z1 = build("Gemm", each * factor + offset, params.w1, params.b1)
         z2 = build("Gemm", build(_ACTIVATIONS[architecture.activation], z1), params.w2, params.b2)
-        is_mse = architecture.loss == "mse"
-        scores.append(build("Sigmoid", z2) if is_mse else build("Softmax", z2, axis=1))
+        if architecture.loss == "mse":
+            # The operator Sigmoid of onnxruntime has no values below 1.5e-8.
+            one = np.float32(1)
+            scores.append(one / (build("Exp", build("Neg", z2)) + one))
+        else:
+            scores.append(build("Softmax", z2, axis=1))
     mean = scores[0] if len(scores) == 1 else build("Mean", *scores)
     best = build("ArgMax", mean, axis=1, keepdims=0)
     _measure_unfamiliarity(build, model.reference, pixels[0], best)

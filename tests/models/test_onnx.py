@@ -61,6 +61,20 @@ def test_graph_computes_what_the_model_computes(sample, nets):
     assert 0.1 < np.median(expected.unfamiliarity[:193]) < 0.9 < expected.unfamiliarity[193]
 
 
+def test_graph_computes_small_scores_of_a_squared_error(sample):
+    # A net with few training images has small scores and a high temperature.
+    weak = net(37, activation="sigmoid", loss="mse")
+    weak.params.b2[:] -= np.linspace(12, 48, 10, dtype=np.float32)
+    model = Model(nets=(weak,), about={}, reference=some_reference(5.0))
+    images = sample.test.images[:193]
+
+    found = run_graph(model, images)
+
+    expected = model.assess(images)
+    np.testing.assert_allclose(found[0], expected.probabilities, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[1], expected.unfamiliarity, rtol=0, atol=1e-5)
+
+
 def test_command_writes_the_graph_of_a_model_directory(tmp_path, monkeypatch):
     model, place, file = some_model(), tmp_path / "model", tmp_path / "out" / "m.onnx"
     model_io.save(model, str(place))

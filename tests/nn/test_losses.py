@@ -51,6 +51,16 @@ def test_loss_equals_a_sum_by_loops(name, num_images, dtype, rel):
     assert losses.sum() == pytest.approx(ORACLES[name](z2, rows), rel=rel)
 
 
+def test_scores_near_zero_and_one_are_exact():
+    z2 = np.float32([[-1e9, -60, -18, -1, 0, 1, 18, 60, 1e9]])
+
+    scores = LOSSES["mse"].output(z2)
+
+    wanted = [1 / (1 + math.exp(min(-z, 80))) for z in z2[0].tolist()]
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores[0], wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("first", "length"), [(0, 1), (1, 65), (7, 16), (64, 7)])
 def test_bits_of_an_image_do_not_depend_on_the_batch(name, first, length):
