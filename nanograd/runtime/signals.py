@@ -13,6 +13,10 @@ class Terminated(SystemExit):
     """Exit of a command after SIGTERM; not an `Exception`, so that no handler catches it."""
 
 
+def _ignore(number: int, _: object) -> None:
+    """Ignore a signal; with SIG_IGN, Python prints a traceback if it arrived with another one."""
+
+
 @contextmanager
 def stop_signals() -> Iterator[StopSignal]:
     """Set the stop signal on SIGTERM and on the first Ctrl-C; a second Ctrl-C interrupts."""
@@ -21,7 +25,7 @@ def stop_signals() -> Iterator[StopSignal]:
     def set_stop(number: int, _: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _ignore)
 
     with handled(set_stop, signal.SIGTERM, signal.SIGINT):
         yield stop
@@ -39,7 +43,7 @@ def sigterm_raises() -> Iterator[None]:
     """
 
     def terminate(number: int, _: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _ignore)
         raise Terminated(signal.SIGTERM)
 
     def raise_again(dropped: "sys.UnraisableHookArgs") -> None:
@@ -61,7 +65,7 @@ def sigterm_raises() -> Iterator[None]:
 
 def is_terminating() -> bool:
     """Return whether a signal arrived inside `stop_signals` or `sigterm_raises`."""
-    return signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    return signal.getsignal(signal.SIGTERM) == _ignore
 
 
 @contextmanager

@@ -1,4 +1,6 @@
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from threading import Event, Thread
 from types import FrameType
@@ -59,6 +61,20 @@ def test_sigterm_requests_a_stop_where_one_is_possible():
         signal.raise_signal(signal.SIGTERM)
 
         assert stop.is_set()
+
+
+def test_sigterm_that_arrives_with_ctrl_c_is_ignored_without_a_traceback(monkeypatch):
+    printed, both = list[object](), (signal.SIGINT, signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+
+    with signals.stop_signals() as stop:
+        signal.pthread_sigmask(signal.SIG_BLOCK, both)
+        for each in both:
+            os.kill(os.getpid(), each)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+
+    assert stop.is_set()
+    assert not printed
 
 
 @pytest.mark.parametrize(("before", "after"), [(ours, ours), (signal.SIG_DFL, exits)])
