@@ -3,9 +3,9 @@
 import sys
 
 try:  # `main` handles signals only after it is imported
-    from nanograd.runtime.signals import Terminated, sigterm_raises
+    from nanograd.runtime.signals import Terminated, signals_raise
 
-    with sigterm_raises():
+    with signals_raise():
         from nanograd.cli import main
 except KeyboardInterrupt:
     sys.stderr.write("nanograd: interrupted\n")

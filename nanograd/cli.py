@@ -28,7 +28,7 @@ from nanograd.errors import NanogradError, StorageError, UnavailableError, Usage
 from nanograd.runtime import kernel
 from nanograd.runtime.events import Event, ImageScored, Level, Listener, Message, info
 from nanograd.runtime.json_files import JsonObject
-from nanograd.runtime.signals import Terminated, sigterm_raises
+from nanograd.runtime.signals import Terminated, signals_raise
 from nanograd.settings import specs
 from nanograd.settings.fields import Spec
 from nanograd.settings.flags import Command, Places, SpecCommand
@@ -197,7 +197,7 @@ def run(arguments: Sequence[str]) -> int:
     # Ignore Pillow's warnings about metadata. Library functions such as Predictor set no filters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        with sigterm_raises():
+        with signals_raise():
             _refuse_unknown_variables()
             if not Path(__file__).is_file():  # the model, for example, is read as a file
                 place = Path(__file__).parents[1]

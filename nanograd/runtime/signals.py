@@ -4,8 +4,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import _bootstrap
 from threading import Event as StopSignal
 from threading import current_thread, main_thread
+from traceback import walk_stack
+from types import FrameType
 from typing import Any
 
 
@@ -32,28 +35,44 @@ def stop_signals() -> Iterator[StopSignal]:
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Raise an exception on SIGTERM, so that files are closed and Ray is stopped.
+def signals_raise() -> Iterator[None]:
+    """Raise an exception on SIGTERM and Ctrl-C, so that files are closed and Ray is stopped.
 
     If the signal arrives inside a finalizer (`__del__`), Python drops the exception of its handler.
-    The exception is then raised again 10 ms later.
+    The exception is then raised again 10 ms later. An exception inside an import could be dropped
+    by the C code that imports (pyarrow imports pandas), or leave Python's import lock locked. It is
+    raised when the import has ended.
 
     Raises:
         Terminated: SIGTERM arrived; another SIGTERM has no effect.
+        KeyboardInterrupt: Ctrl-C, if Python's own handler was set.
     """
+    error: BaseException = Terminated(signal.SIGTERM)
+    is_deferred, outer = False, _num_imports(sys._getframe())
 
-    def terminate(number: int, _: object) -> None:
-        signal.signal(signal.SIGTERM, _ignore)
-        raise Terminated(signal.SIGTERM)
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal error, is_deferred
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, _ignore)
+        elif number == signal.SIGINT:
+            error = KeyboardInterrupt()
+        if is_deferred := _num_imports(frame) > outer:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            raise error
 
     def raise_again(dropped: "sys.UnraisableHookArgs") -> None:
-        if dropped.exc_type is Terminated:
+        nonlocal error
+        if isinstance(dropped.exc_value, Terminated | KeyboardInterrupt):
+            error = dropped.exc_value
             signal.setitimer(signal.ITIMER_REAL, 0.01)
         else:
             before(dropped)
 
+    is_default = signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    interrupt = (signal.SIGINT,) if is_default else ()
     before = sys.unraisablehook
-    with handled(terminate, signal.SIGTERM, signal.SIGALRM):
+    with handled(handle, signal.SIGTERM, signal.SIGALRM, *interrupt):
         sys.unraisablehook = raise_again
         try:
             yield
@@ -61,10 +80,17 @@ def sigterm_raises() -> Iterator[None]:
             sys.unraisablehook = before
             if current_thread() is main_thread():
                 signal.setitimer(signal.ITIMER_REAL, 0)
+            if is_deferred:
+                raise error
+
+
+def _num_imports(frame: FrameType | None) -> int:
+    """Count the imports that run in a frame and its callers, in functions of Python's importer."""
+    return sum(each.f_globals is vars(_bootstrap) for each, _ in walk_stack(frame))
 
 
 def is_terminating() -> bool:
-    """Return whether a signal arrived inside `stop_signals` or `sigterm_raises`."""
+    """Return whether a signal arrived inside `stop_signals` or `signals_raise`."""
     return signal.getsignal(signal.SIGTERM) == _ignore
 
 

@@ -22,7 +22,7 @@ from nanograd.errors import DataError, StorageError
 from nanograd.models import model as model_io
 from nanograd.runtime import machine, storage
 from nanograd.runtime.events import Event
-from nanograd.runtime.signals import Terminated, sigterm_raises
+from nanograd.runtime.signals import Terminated, signals_raise
 from nanograd.training.run_directory import CheckpointSaver, RunDirectory, newest, save
 from tests.e2e.conftest import make_bucket, only_swift
 from tests.helpers.disk_faults import DEAD_OWNER, Disk, Killed, failing
@@ -286,7 +286,7 @@ def test_no_fault_of_a_store_loses_or_doubles_anything(proxy, tmp_path, make, st
 @contextmanager
 def terminated_after(proxy: Proxy, bucket: str, number: int) -> Iterator[None]:
     proxy.fail(bucket, Fault(lambda: os.kill(os.getpid(), signal.SIGTERM), number, 1))
-    with suppress(Terminated), sigterm_raises():
+    with suppress(Terminated), signals_raise():
         yield
     del proxy.faults[bucket]
 

@@ -1,3 +1,4 @@
+import importlib
 import os
 import signal
 import sys
@@ -26,10 +27,10 @@ def exits(number: int, frame: FrameType | None) -> None:
     raise SystemExit(number)
 
 
-def test_sigterm_raises_once_and_its_handler_is_restored():
+def test_signals_raise_once_and_its_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
 
-    with pytest.raises(signals.Terminated), signals.sigterm_raises():
+    with pytest.raises(signals.Terminated), signals.signals_raise():
         assert not signals.is_terminating()
         try:
             signal.raise_signal(signal.SIGTERM)
@@ -47,17 +48,39 @@ class InFinalizer:
 
 
 def test_sigterm_in_a_finalizer_is_raised_later_and_a_block_that_ended_first_stays_ended():
-    with pytest.raises(signals.Terminated), signals.sigterm_raises():
+    with pytest.raises(signals.Terminated), signals.signals_raise():
         InFinalizer()
         Event().wait(10)
-    with signals.sigterm_raises():
+    with signals.signals_raise():
         InFinalizer()
 
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("number", "type_"),
+    [(signal.SIGTERM, signals.Terminated), (signal.SIGINT, KeyboardInterrupt)],
+)
+def test_signal_in_an_import_is_raised_after_it(number, type_, tmp_path, monkeypatch):
+    """A module that C code imports, as pyarrow imports pandas, would drop the exception."""
+    (tmp_path / "signalled.py").write_text(
+        f"import signal\nsignal.raise_signal({number:d})\nis_complete = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for wait_s in (10, 0):  # later in the block, or at its end
+        monkeypatch.delitem(sys.modules, "signalled", raising=False)
+        imported = list[bool]()
+
+        with pytest.raises(type_), signals.signals_raise():
+            imported.append(importlib.import_module("signalled").is_complete)
+            Event().wait(wait_s)
+
+        assert imported == [True]
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
 def test_sigterm_requests_a_stop_where_one_is_possible():
-    with signals.sigterm_raises(), signals.stop_signals() as stop:
+    with signals.signals_raise(), signals.stop_signals() as stop:
         signal.raise_signal(signal.SIGTERM)
 
         assert stop.is_set()
@@ -89,7 +112,7 @@ def test_existing_handler_is_kept_but_a_first_one_stays(before, after):
 
 @pytest.mark.parametrize(("code", "type_"), [(signal.SIGTERM, signals.Terminated), (7, SystemExit)])
 def test_only_sigterm_during_the_block_raises_terminated(code, type_):
-    with pytest.raises(SystemExit) as exit_, signals.sigterm_raises(), signals.sigterm_kept():
+    with pytest.raises(SystemExit) as exit_, signals.signals_raise(), signals.sigterm_kept():
         raise SystemExit(code)
 
     assert (type(exit_.value), exit_.value.code) == (type_, code)
@@ -97,7 +120,7 @@ def test_only_sigterm_during_the_block_raises_terminated(code, type_):
 
 def test_other_threads_do_not_change_handlers():
     def record_handler() -> None:
-        with signals.sigterm_raises(), signals.sigterm_kept(), signals.stop_signals():
+        with signals.signals_raise(), signals.sigterm_kept(), signals.stop_signals():
             found.append(signal.getsignal(signal.SIGTERM))
 
     found, before = list[object](), signal.getsignal(signal.SIGTERM)
