@@ -158,7 +158,9 @@ def _choose_folder(job: Job, *, clean: bool = True) -> tuple[str | None, output.
     elif before.receipts:
         found = output.find_files(job.output)
         output.refuse_foreign(job.output, before.receipts, found)
+        empty = [each for each in before.receipts if not each.inputs]  # `find_earlier` skips it
         lost = output.find_lost(before.receipts, found)
+        lost |= output.find_lost(empty, found, verify=job.spec.verify)
         if lost and clean:
             storage.remove(storage.join(job.output, output.SUCCESS))
         listed = {receipt.part for receipt in before.receipts}

@@ -104,6 +104,18 @@ def test_lost_or_cut_file_is_made_again(case, then, damage, table, settings):
         assert sources(case.out) == every_row(*numbers)
 
 
+@pytest.mark.parametrize("damage", [delete, cut, change])
+def test_damaged_empty_table_is_made_again(case, damage):
+    case.write("good.parquet", {"image": [each.tobytes() for _, each in case.some(3)]})
+    case.run()
+    before = untimed_contents(case.out)
+    damage(first(case.out, "quarantine"))
+
+    case.run(verify=True)
+
+    assert untimed_contents(case.out) == before
+
+
 def test_lost_quarantine_of_a_file_without_a_usable_row_is_made_again(case):
     case.fill(2)
     case.write("bad.parquet", {"image": [b"no picture"] * 3})
