@@ -68,19 +68,24 @@ def divide(picture: Image.Image, light: Floats) -> Image.Image:
 def by_hue(reduced: Image.Image, least: float) -> tuple[float, float, float, float] | None:
     """Find the direction in colour space that separates ink from a coloured sheet.
 
-    Return it as the matrix of `Image.convert("L", ...)`; None if the picture is grey, the sheet has
-    little colour or there are not two hues that differ by `least` of the sheet's brightness.
+    Return it as the matrix of `Image.convert("L", ...)`; None if the picture is grey or there are
+    not two hues that differ by `least` of the sheet's brightness. A sheet of little colour has to
+    have ink that is darker than the sheet in one channel and brighter in another.
     """
     if reduced.mode != "RGB":
         return None
     pixels = np.asarray(reduced)[::2, ::2].reshape(-1, 3).astype(np.float32)
-    sheet = np.median(pixels, axis=0)
+    planes = np.ascontiguousarray(pixels.T)
+    sheet = np.median(planes, axis=1)
     bright = float(np.linalg.norm(sheet))
-    if np.ptp(sheet) <= tuning.COLOURED * bright:
+    is_darker = (planes < (1 - tuning.OTHER) * sheet[:, None]).any(0)
+    is_brighter = (planes > (1 + tuning.OTHER) * sheet[:, None]).any(0)
+    fewest, most = tuning.INK_SHARE
+    if np.ptp(sheet) <= tuning.COLOURED * bright and (is_darker & is_brighter).mean() <= fewest:
         return None
     sheet = sheet / bright
-    along = np.maximum(pixels @ sheet, 1)
-    beside = pixels / along[:, None] - sheet
+    along = pixels @ sheet
+    beside = (pixels - along[:, None] * sheet) / np.maximum(along, 1)[:, None]  # 0 for black
     direction = np.linalg.eigh(beside.T @ beside)[1][:, 2].astype(np.float32)
     hue = beside @ direction
     low, high = np.quantile(hue, (0.001, 0.999))
@@ -91,15 +96,14 @@ def by_hue(reduced: Image.Image, least: float) -> tuple[float, float, float, flo
     is_ink = scaled > threshold
     if is_ink.mean() > 0.5:
         is_ink = ~is_ink
-    fewest, most = tuning.INK_SHARE
     if separation < tuning.TWO_HUES or not fewest < is_ink.mean() < most:
         return None
-    ink, paper = np.median(pixels[is_ink], axis=0), np.median(pixels[~is_ink], axis=0)
-    away = float((ink / max(ink @ sheet, 1) - paper / max(paper @ sheet, 1)) @ direction)
-    if abs(away) < least:
+    medians = np.stack([np.median(pixels[tone], axis=0) for tone in (~is_ink, is_ink)])
+    brightness = medians @ sheet
+    if brightness.min() < 1 or abs(np.diff(medians @ direction / brightness)[0]) < least:
         return None
     # In the plane of `sheet` and `direction`, find weights that give paper and ink their levels.
     plane, levels = np.stack([sheet, direction]), (tuning.PAPER_LEVEL, tuning.INK_LEVEL)
-    weights = np.linalg.solve(np.stack([plane @ paper, plane @ ink]), levels)
+    weights = np.linalg.solve(medians @ plane.T, levels)
     red, green, blue = (weights @ plane).tolist()
     return red, green, blue, 0.0

@@ -83,8 +83,9 @@ CLOSE, ON_SURFACE, FLAT = 0.05, 0.6, 0.2
 BIWEIGHT, FIT_STEPS, DARKEST_LIGHT = 6.0, 6, 8.0
 
 # Ink by hue (simulated kind "equal light"): minimum range of the sheet's channels, and minimum
-# difference of hue between ink and sheet, as shares of the sheet's brightness.
-COLOURED, HUE = 0.25, 0.2
+# difference of hue between ink and sheet, as shares of the sheet's brightness. Minimum difference
+# in a channel that counts as darker, or brighter, than the sheet.
+COLOURED, HUE, OTHER = 0.25, 0.2, 0.15
 # Minimum of Otsu's criterion for ink and sheet by hue, the share of the picture that ink may cover,
 # and the grey levels of sheet and ink in the picture that is made from the hue.
 TWO_HUES, INK_SHARE, PAPER_LEVEL, INK_LEVEL = 0.75, (0.003, 0.4), 210, 50

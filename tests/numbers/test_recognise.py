@@ -68,6 +68,18 @@ def test_sheet_of_200_digits_has_its_lines_in_order() -> None:
     assert right >= 17
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_blue_digits_on_brown_paper_are_read(seed: int) -> None:
+    # The blue of the ink is brighter than that of the paper.
+    text, picture = list(draw_numbers(4, seed))[3]
+    ink = ImageOps.expand(ImageOps.invert(picture.convert("L")), 80)
+    coloured = Image.composite(
+        Image.new("RGB", ink.size, (70, 80, 140)), Image.new("RGB", ink.size, (165, 140, 110)), ink
+    )
+
+    assert [number.text for number in nanograd.read_numbers(coloured)] == [text]
+
+
 def test_first_row_of_a_page_with_columns_is_no_edge_of_a_sheet() -> None:
     page = Image.new("L", (1600, 1200), 255)
     for row in range(6):

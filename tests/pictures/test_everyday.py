@@ -40,11 +40,33 @@ def test_digit_is_found_in_every_kind_of_photo(kind, sample):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [((255, 140, 0), (160, 160, 160)), ((60, 150, 60), (230, 40, 60)), ("white", "goldenrod")],
+    [
+        ((255, 140, 0), (160, 160, 160)),
+        ((60, 150, 60), (230, 40, 60)),
+        ("white", "goldenrod"),
+        ("black", "yellow"),
+        ("black", (120, 160, 200)),
+        ((244, 186, 74), (162, 196, 215)),
+    ],
 )
 def test_ink_of_another_hue_is_found_whatever_its_brightness(one, other):
     for ink, sheet in ((one, other), (other, one)):
         assert likeness(normalise(coloured(ink, sheet)), normalise(seven())) > 0.85
+
+
+def test_seven_is_found_in_any_two_colours_of_other_brightness():
+    plain, draw = normalise(seven()), np.random.default_rng(0)
+    wrong = []
+    for _ in range(300):
+        ink, sheet = draw.choice([0, 2, 90, 170, 253, 255], (2, 3)).tolist()
+        ink_light, light = (np.dot(each, (0.3, 0.6, 0.1)) for each in (ink, sheet))
+        if (
+            abs(ink_light - light) > 50
+            and likeness(normalise(coloured(tuple(ink), tuple(sheet))), plain) < 0.85
+        ):
+            wrong.append((ink, sheet))
+
+    assert not wrong
 
 
 @pytest.mark.parametrize("inverted", [False, True], ids=["sheet", "board"])
