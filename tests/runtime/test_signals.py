@@ -71,7 +71,12 @@ def test_signal_in_an_import_is_raised_after_it(number, type_, tmp_path, monkeyp
         monkeypatch.delitem(sys.modules, "signalled", raising=False)
         imported = list[bool]()
 
-        with pytest.raises(type_), signals.signals_raise():
+        # A shell starts a process in the background with Ctrl-C ignored.
+        with (
+            signals.handled(signal.default_int_handler, signal.SIGINT),
+            pytest.raises(type_),
+            signals.signals_raise(),
+        ):
             imported.append(importlib.import_module("signalled").is_complete)
             Event().wait(wait_s)
 
