@@ -64,8 +64,13 @@ def _is_pattern(down: int, across: int) -> bool:
 
 
 def trace(ink: Floats, most: float, least_covered: float) -> Iterator[Floats]:
-    """Yield the light that each line from left to right absorbs, as `find_lines` does."""
+    """Yield the light that each line from left to right absorbs, as `find_lines` does.
+
+    Narrow ink, with less than a pixel for each strip, has none.
+    """
     height, width = ink.shape
+    if width < tuning.STRIPS:
+        return
     edges = np.linspace(0, width, tuning.STRIPS + 1).astype(int)
     pairs = list(pairwise(edges))
     strips = np.stack([np.median(ink[:, left:right], axis=1) for left, right in pairs], axis=1)

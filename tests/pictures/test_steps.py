@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from nanograd.pictures.lines import trace
 from nanograd.pictures.morphology import adjust_pen, label_marks, running_max
 from nanograd.pictures.paper import ink_levels
 from nanograd.runtime.arrays import Floats, Ints, Mask
@@ -80,3 +81,10 @@ def marked(digit: float, *, across: float) -> Floats:
 def test_pale_digit_beside_a_dark_edge_is_ink_and_a_pale_line_below_a_dark_digit_is_not():
     assert ink_levels(marked(0.4, across=0.9)).strong < 0.4
     assert 0.4 < ink_levels(marked(0.9, across=0.4)).strong < 0.9
+
+
+def test_a_line_needs_a_pixel_for_each_strip():
+    ink = np.zeros((40, 40), np.float32)
+    ink[20] = 1
+
+    assert [len(list(trace(ink[:, :width], 1.0, 0.5))) for width in (5, 15, 16, 40)] == [0, 0, 1, 1]
