@@ -30,7 +30,8 @@ class Loss(NamedTuple):
 def precise_sigmoid(z2: Floats) -> Floats:
     """Compute sigmoid(z2), with all digits even of a result near 0.
 
-    `sigmoid` has steps of 6e-8 near 0, but a temperature above 1 enlarges small scores.
+    `sigmoid` has steps of 6e-8 near 0, but a temperature above 1 enlarges small scores. Training
+    uses `sigmoid`, because its gradient needs no more digits.
     """
     return np.asarray(1 / (1 + np.exp(-np.maximum(z2, -80))))  # so that exp does not overflow
 

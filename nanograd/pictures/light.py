@@ -66,7 +66,7 @@ def divide(picture: Image.Image, light: Floats) -> Image.Image:
 
 
 def by_hue(reduced: Image.Image, least: float) -> tuple[float, float, float, float] | None:
-    """Find the direction in colour space that separates ink from a coloured sheet.
+    """Find the direction in colour space that separates ink from its sheet.
 
     Return it as the matrix of `Image.convert("L", ...)`; None if the picture is grey or there are
     not two hues that differ by `least` of the sheet's brightness. A sheet of little colour has to

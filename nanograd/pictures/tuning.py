@@ -84,7 +84,7 @@ BIWEIGHT, FIT_STEPS, DARKEST_LIGHT = 6.0, 6, 8.0
 
 # Ink by hue (simulated kind "equal light"): minimum range of the sheet's channels, and minimum
 # difference of hue between ink and sheet, as shares of the sheet's brightness. Minimum difference
-# in a channel that counts as darker, or brighter, than the sheet.
+# of ink that is darker, or brighter, than the sheet in a channel, as a share of the sheet's.
 COLOURED, HUE, OTHER = 0.25, 0.2, 0.15
 # Minimum of Otsu's criterion for ink and sheet by hue, the share of the picture that ink may cover,
 # and the grey levels of sheet and ink in the picture that is made from the hue.

@@ -27,7 +27,7 @@ def exits(number: int, frame: FrameType | None) -> None:
     raise SystemExit(number)
 
 
-def test_signals_raise_once_and_its_handler_is_restored():
+def test_a_signal_raises_once_and_its_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
 
     with pytest.raises(signals.Terminated), signals.signals_raise():
