@@ -34,7 +34,7 @@ from time import perf_counter
 from common import Row, arguments, report
 from contact_sheet import contact_sheet
 from PIL import Image
-from samples import KINDS, Result, as_png, classify, development, optdigits, photo, simulated
+from samples import Result, as_png, classify, development, optdigits, photo, simulated
 
 from nanograd.digits.dataset import Dataset
 from nanograd.images import sources
@@ -42,6 +42,7 @@ from nanograd.models.model import Model, load
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
 from nanograd.runtime import process
+from simulators.scenes import KINDS
 
 # A row of the report, and the misclassified pictures to draw.
 Group = tuple[Row, list[Result]]

@@ -5,6 +5,7 @@ them and prints the seconds.
 """
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def _connect(first: str, num_workers: int, **environment: str) -> None:
         address=f"{first}:{_RAY_PORT}",
         runtime_env={"env_vars": environment},
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     while ray.cluster_resources().get("CPU", 0) < num_workers:  # type: ignore[no-untyped-call]
         sleep(0.2)  # Ray has no event for this

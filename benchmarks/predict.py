@@ -138,7 +138,8 @@ def measure(options: Namespace) -> Iterator[Row]:
 
 def _png(space: Workspace, options: Namespace) -> Iterator[Row]:
     rows, model = space.rows("png", options.rows), space.model()
-    ours, peers = [space.ours(rows, model)], {"plain_loop": [], "ray_data": []}
+    ours = [space.ours(rows, model)]
+    peers: dict[str, list[Trial]] = {"plain_loop": [], "ray_data": []}
     for _ in range(options.repeats):
         for script, trials in peers.items():
             trials.append(space.peer(script, rows, model, "png"))
@@ -166,7 +167,8 @@ def _predictor(space: Workspace, options: Namespace) -> Iterator[Row]:
 def _files(space: Workspace, options: Namespace) -> Iterator[Row]:
     """Measure many files of ten rows: a bare pool that reads them and the command, taking turns."""
     rows, model = space.small_files(options.files), space.model("standard")
-    ours, peers = [space.ours(rows, model)], {"ParquetFile": [], "read_table": []}
+    ours = [space.ours(rows, model)]
+    peers: dict[str, list[Trial]] = {"ParquetFile": [], "read_table": []}
     for _ in range(options.repeats):
         for form, trials in peers.items():
             trials.append(space.peer("bare_pool", rows, model, form))

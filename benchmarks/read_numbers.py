@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from statistics import mean
@@ -43,14 +43,14 @@ from simulators.photos import photograph
 from simulators.scenes import KINDS
 from simulators.strings import HEIGHT, Style, write, write_in_boxes
 
-Draw = Callable[[Bytes, Generator], Image.Image]
+Draw = Callable[[Sequence[Bytes], Generator], Image.Image]
 LENGTHS = (2, 3, 5, 10)
 
 
 def on_white(touching: bool) -> Draw:
     """Return the function that draws digits on white paper."""
 
-    def draw(digits: Bytes, random: Generator) -> Image.Image:
+    def draw(digits: Sequence[Bytes], random: Generator) -> Image.Image:
         return Image.fromarray(255 - write(digits, Style(touching=touching), random))
 
     return draw
@@ -59,14 +59,14 @@ def on_white(touching: bool) -> Draw:
 def photo(kind: str) -> Draw:
     """Return the function that photographs a line."""
 
-    def draw(digits: Bytes, random: Generator) -> Image.Image:
+    def draw(digits: Sequence[Bytes], random: Generator) -> Image.Image:
         ink = write(digits, Style(), random)
         return Image.open(BytesIO(photograph(ink, kind, int(random.integers(2**31)), HEIGHT)))
 
     return draw
 
 
-def form(digits: Bytes, random: Generator) -> Image.Image:
+def form(digits: Sequence[Bytes], random: Generator) -> Image.Image:
     """Draw digits in the boxes of a form."""
     return Image.fromarray(write_in_boxes(digits, random))
 
@@ -93,7 +93,7 @@ def conditions(options: Namespace) -> Iterator[tuple[str, int | str, Pictures]]:
         random = np.random.default_rng([number, length])
         for _ in range(count):
             chosen = random.integers(0, len(images), length)
-            yield "".join(map(str, labels[chosen])), draw(images[chosen], random)
+            yield "".join(map(str, labels[chosen])), draw(list(images[chosen]), random)
 
     for number, (name, length, draw) in enumerate(named):
         count = options.photos if name.startswith("photo") else options.lines
@@ -137,7 +137,7 @@ def measure(options: Namespace, model: Model) -> Iterator[Row]:
     if photos:
         shares = [float(row["right"].split()[0]) for row in photos]
         columns = [name for name in ("right", "tesseract") if name in photos[0]]
-        means = {
+        means: Row = {
             name: f"{mean(float(each[name].split()[0]) for each in photos):.1f} %"
             for name in columns
         }

@@ -46,7 +46,7 @@ class TimedWorker(actors.WorkerActor):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._update = TimedUpdate(self._recipe)
+        self._update: TimedUpdate = TimedUpdate(self._recipe)
         self._depth, self._began = 0, 0.0
         self._times: list[tuple[int, float, float]] = []
 

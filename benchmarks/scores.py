@@ -16,7 +16,6 @@ choose settings.
 """
 
 import string
-import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +29,7 @@ from handwriting import train
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from samples import KINDS, classify, development, optdigits, simulated
+from samples import classify, development, optdigits, simulated
 
 from nanograd.digits.augment import Distortion, distort
 from nanograd.digits.dataset import Dataset, Mnist
@@ -44,6 +43,7 @@ from nanograd.nn import metrics
 from nanograd.pictures.decode import decode
 from nanograd.pictures.normalise import normalise
 from simulators.photos import photograph
+from simulators.scenes import KINDS
 
 Bytes = NDArray[np.uint8]
 
@@ -64,8 +64,9 @@ def measure(options: Namespace, models: Mapping[str, Model]) -> Iterator[Row]:
     others = dict(no_digits(data.test, options.number))
     for name, model in models.items():
         familiar = model.unfamiliarity(data.test.images)
-        for group, images in digits.items():
-            yield {"model": name, "group": group, "pictures": len(images)} | judge(model, images)
+        for group, labelled_images in digits.items():
+            row = {"model": name, "group": group, "pictures": len(labelled_images)}
+            yield row | judge(model, labelled_images)
         for group, images in others.items():
             unfamiliarity = model.unfamiliarity(images)
             yield {
@@ -123,8 +124,9 @@ def no_digits(test: Dataset, number: int) -> Iterator[tuple[str, Bytes]]:
     draw = np.random.default_rng(0)
     for name, make in (("frames", frame), ("bars", bars), ("noise", noise)):
         yield name, np.array([make(draw) for _ in range(number)]).reshape(-1, 784)
-    pairs = (test.images[draw.integers(0, len(test), 2)].reshape(2, 28, 28) for _ in range(number))
-    yield "two digits", np.array([side_by_side(*pair, draw) for pair in pairs]).reshape(-1, 784)
+    chosen = test.images[draw.integers(0, len(test), (number, 2))].reshape(-1, 2, 28, 28)
+    pairs = np.array([side_by_side(left, right, draw) for left, right in chosen])
+    yield "two digits", pairs.reshape(-1, 784)
     for name, find in (("letters of fonts", printed), ("drawn letters", drawn)):
         found = list(find(draw))
         unlike = [image for letter, image in found if letter not in _LIKE_DIGITS]
@@ -142,7 +144,7 @@ def frame(draw: Generator) -> Bytes:
     """Draw a rectangle with random sides and pen; one in five is around all 28 x 28 pixels."""
     if draw.random() < 0.2:
         image = np.zeros((28, 28), np.uint8)
-        inset, pen = draw.integers(0, 4), draw.integers(1, 4)
+        inset, pen = int(draw.integers(0, 4)), int(draw.integers(1, 4))
         image[inset : 28 - inset, inset : 28 - inset] = 255
         image[inset + pen : 28 - inset - pen, inset + pen : 28 - inset - pen] = 0
         return image
@@ -153,7 +155,7 @@ def frame(draw: Generator) -> Bytes:
 
 def bars(draw: Generator) -> Bytes:
     """Draw one to three horizontal bars, two or three vertical bars, or a cross."""
-    kind, number, pen = draw.integers(3), draw.integers(1, 4), int(draw.uniform(12, 50))
+    kind, number, pen = draw.integers(3), int(draw.integers(1, 4)), int(draw.uniform(12, 50))
 
     def paint(sketch: ImageDraw.ImageDraw) -> None:
         if kind == 0:
@@ -180,7 +182,8 @@ def noise(draw: Generator) -> Bytes:
         return np.where(draw.random((28, 28)) < draw.uniform(0.02, 0.5), 255, 0).astype(np.uint8)
     coarse = Image.fromarray(draw.normal(size=(7, 7)).astype(np.float32))
     smooth = np.asarray(coarse.resize((28, 28), Image.Resampling.BICUBIC))
-    return (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+    grey: Bytes = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+    return grey
 
 
 def side_by_side(left: Bytes, right: Bytes, draw: Generator) -> Bytes:
@@ -257,4 +260,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

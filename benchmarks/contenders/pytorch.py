@@ -69,7 +69,7 @@ class Pytorch:
         for _ in range(rounds):
             images, labels = self._next()
             self._optimizer.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(self._net(images), labels).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(self._net(images), labels).backward()
             self._update()
         return rounds * self._batch * self._workers
 

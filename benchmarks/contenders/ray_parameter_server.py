@@ -55,7 +55,7 @@ class _Worker(Pytorch):
         self._net.load_state_dict(weights)
         images, labels = self._next()
         self._net.zero_grad()
-        nn.functional.cross_entropy(self._net(images), labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(self._net(images), labels).backward()
         gradients = [each.grad for each in self._net.parameters()]
         return [each.numpy() for each in gradients if each is not None]
 
