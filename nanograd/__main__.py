@@ -11,7 +11,7 @@ except KeyboardInterrupt:
     sys.stderr.write("nanograd: interrupted\n")
     sys.exit(130)
 except Terminated:
-    sys.stderr.write("nanograd: stopped by SIGTERM; the same command continues\n")
+    sys.stderr.write("nanograd: stopped by SIGTERM; run the same command again to continue\n")
     sys.exit(75)
 
 if __name__ == "__main__":

@@ -251,14 +251,17 @@ def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> 
         code, reason = UsageError.exit_code, f"{error.format_message()} (--help lists all flags)"
     elif isinstance(error, KeyboardInterrupt | click.Abort):
         resumable = words[:1] in (["ingest"], ["predict"])
-        code, reason = 130, "interrupted" + "; the same command continues" * resumable
+        code, reason = 130, "interrupted" + "; run the same command again to continue" * resumable
     elif isinstance(error, OSError) and error.errno in _NOT_WRITTEN:  # of --help, --version
         code, reason = StorageError.exit_code, f"cannot write: {error.strerror}"
     elif isinstance(error, MemoryError) or str(error) == "can't start new thread":
         code, detail = UnavailableError.exit_code, str(error) or "an allocation failed"
         reason = f"not enough memory or threads: {detail}; lower the settings, or raise the limits"
     elif isinstance(error, Terminated):
-        code, reason = 75, "stopped by SIGTERM; the same command, with the same output, continues"
+        code, reason = (
+            75,
+            "stopped by SIGTERM; run the same command again, with the same output, to continue",
+        )
     reason = "; ".join([reason, *getattr(error, "__notes__", [])])
     log = (JsonLog if memory["log_format"] == "json" else TextLog)(_echo_error)
     log(Message(text=reason, level=Level.ERROR))

@@ -210,7 +210,12 @@ def test_settings_file_without_data_set_is_refused(nanograd):
     [
         ("broken", RuntimeError("seven"), 70, "RuntimeError: seven; please report this.*"),
         ("broken", KeyboardInterrupt(), 130, "interrupted"),
-        ("predict", KeyboardInterrupt(), 130, "interrupted; the same command continues"),
+        (
+            "predict",
+            KeyboardInterrupt(),
+            130,
+            "interrupted; run the same command again to continue",
+        ),
     ],
 )
 def test_unexpected_exception_is_one_line_and_its_code(
@@ -284,7 +289,7 @@ main(["--version"])
         (
             "import signal; signal.raise_signal(signal.SIGTERM)",
             75,
-            "stopped by SIGTERM; the same command continues",
+            "stopped by SIGTERM; run the same command again to continue",
         ),
     ],
     ids=["Ctrl-C", "SIGTERM"],

@@ -202,8 +202,8 @@ def _watched(processes: Processes) -> Iterator[None]:
                 for each in processes[_RAYLET].children(recursive=True):
                     each.kill()
             raise ClusterError(
-                f"Ray's {name} on this machine has ended, killed or out of memory; the same "
-                "command continues"
+                f"Ray's {name} on this machine has ended, killed or out of memory; run "
+                "the same command again to continue"
             ) from error
 
 

@@ -85,13 +85,14 @@ def write_review(
 ) -> None:
     """Write the list of doubtful rows when all parts are done, unless it is up to date.
 
-    If fewer rows were to be listed when a part was processed, it may keep too few doubtful rows; a
-    warning says so. With `verify`, the list is made anew, and written if it differs.
+    A part keeps only as many doubtful rows as the settings required when it was processed. If they
+    require more now, the list may lack rows; a warning says so. With `verify`, the list is made
+    anew, and written if it differs.
 
     Args:
         spec: settings of the job.
         predicted: columns of the predictions.
-        folder: receives the list: the output or its staging, which holds the new files of parts.
+        folder: receives the list: the output, or its staging folder if that holds the new parts.
         receipts: of all parts.
         listener: receives the warning.
     """

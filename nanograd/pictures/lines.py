@@ -25,12 +25,13 @@ def find_lines(
     """Find printed lines; return the share of the light that they absorb at each pixel.
 
     Args:
-        ink: (height, width) float32, the share that ink and lines absorb together.
-        most: maximum of the result.
-        covered: a line has ink along at least this share of the picture's width or height.
+        ink: (height, width) float32, the share that digits and lines absorb together.
+        most: a line that absorbs a larger share is left out, because it may be a stroke.
+        covered: a line is dark along at least this share of the picture's width or height.
 
     Returns:
-        (height, width) float32; None if there is no pattern of lines, or the picture is narrow.
+        (height, width) float32; None if there are too few lines for ruled or squared paper, or if
+        the picture is less than STRIPS pixels wide or high.
     """
     if min(ink.shape) < tuning.STRIPS:
         return None

@@ -152,7 +152,8 @@ def find(picture: Image.Image, how: Search) -> Candidate:
 def _find(picture: Image.Image, reduced: Image.Image, how: Search) -> Candidate:
     """Return the first candidate with a score of CLEAR, otherwise the one with the highest score.
 
-    If no candidate is CLEAR, marks that are fainter than noise or wider than a pen are no digit.
+    If no candidate is CLEAR, and the marks of the best one are fainter than noise or wider than a
+    pen, it is returned as refused.
     """
     plain = _locate(picture, reduced, how)
     is_bitmap = max(picture.size) <= tuning.BITMAP_SIDE

@@ -157,7 +157,7 @@ def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
 def inspect_pictures(
     files: Mapping[str, bytes | None], spec: InspectSpec, model: Model
 ) -> list[Inspection]:
-    """Decode, normalise and classify the pictures that `find_pictures` found; keep every result.
+    """Decode, normalise and classify the pictures that `find_pictures` found; return each step.
 
     Raises:
         StorageError: the storage fails, not only a single file.

@@ -417,7 +417,7 @@ def arrow_filesystem(place: str) -> tuple[Any, str]:
     """Return pyarrow's file system of a place, and the path in it.
 
     Raises:
-        UsageError: the URI has credentials, or a folder `..`, or is for models alone.
+        UsageError: the URI has credentials or a folder `..`, or is `hf://`, which only models use.
     """
     # Imported here, because it takes 0.1 s and half of the commands never need it.
     from pyarrow.fs import FileSystem, LocalFileSystem

@@ -146,7 +146,7 @@ class TrainSpec(ReportSpec):
     strict: bool = _workers(False)
     """stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable"""
     ports: str | None = _workers(None)
-    """range A-B of TCP ports for the parameter servers of several hosts [default: any free port]"""
+    """range A-B of TCP ports, used if the workers are on several hosts [default: any free port]"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,9 +1,10 @@
 """A run directory: settings, metrics, events, checkpoints and model of a run.
 
-Checkpoints and model contain the identity of the run: the settings and the checksums of the data
-and initial weights that determine its bits. A command with the same identity continues an
-unfinished run, and leaves a complete run as it is. A command with more epochs continues both, if
-the first epochs do not depend on their number. A command with another identity is refused.
+Checkpoints and model contain the identity of the run: the settings, and the checksums of the data
+and of the initial weights, which together determine the bits of the model. A command with the same
+identity continues an unfinished run, and leaves a complete run as it is. A command that only asks
+for more epochs continues either, unless the number of epochs influences the earlier epochs, as a
+schedule of the learning rate does. A command with another identity is refused.
 
 A checkpoint is a safetensors file `round-<next round>-<16 hex digits of its SHA-256>.safetensors`.
 If its content does not match its name, it is damaged, and the previous checkpoint is used.
