@@ -9,8 +9,9 @@ from time import time
 from typing import Any
 
 from nanograd.errors import UnavailableError, UsageError, needs_package
-from nanograd.runtime import storage
+from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import EpochFinished, Event, Listener, TrainingFinished, warning
+from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.train_spec import TrainSpec
 
 EXPERIMENT = "nanograd"
@@ -31,7 +32,7 @@ def trackers(folder: str, spec: TrainSpec, listener: Listener) -> Iterator[list[
     with ExitStack() as stack:
         found = []
         if spec.tensorboard:
-            found.append(stack.enter_context(_tensorboard(storage.join(folder, "tensorboard"))))
+            found.append(stack.enter_context(_tensorboard(folder)))
         if spec.mlflow is not None:
             found.append(stack.enter_context(_mlflow(spec.mlflow, folder, spec)))
         yield [guarded(each, listener) for each in found]
@@ -54,30 +55,46 @@ def guarded(tracker: Listener, listener: Listener) -> Listener:
     return relay
 
 
-def _scalars(event: EpochFinished) -> dict[str, float]:
-    """Return the scalars of an epoch by name, with a prefix for each net of an ensemble."""
-    prefix = f"net{event.net}/" if event.nets > 1 else ""
-    values = {name: getattr(event.metrics, name) for name in _SCALARS}
-    return {f"{prefix}{name}": float(each) for name, each in values.items() if each is not None}
+class _Epochs:
+    """The epochs of a run that a tracker has not received, those of earlier commands included."""
+
+    def __init__(self, folder: str) -> None:
+        self._file, self._num_received = storage.join(folder, "metrics.jsonl"), 0
+
+    def receive(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Yield round and scalars of each epoch; in an ensemble, their names begin with the net."""
+        rows: list[JsonObject] = json_files.read_lines(self._file)
+        for row in rows[self._num_received :]:
+            prefix = f"net{row['net']}/" if "net" in row else ""
+            values = {name: row[name] for name in _SCALARS if row[name] is not None}
+            yield row["round"], {f"{prefix}{name}": float(each) for name, each in values.items()}
+        self._num_received = len(rows)
 
 
 @contextmanager
 def _tensorboard(folder: str) -> Iterator[Listener]:
-    """Provide a listener that writes event files into a local folder; it creates the folder."""
+    """Provide a listener that writes event files into a local folder of a run.
+
+    It replaces those of earlier commands, which may lack an epoch if a command was killed.
+    """
     if storage.is_remote(folder):
         raise UsageError(f"--tensorboard writes to local folders; {folder} is not local")
     with needs_package("--tensorboard", "tensorboardX"):
         from tensorboardX import SummaryWriter
     with ExitStack() as stack:
         writer: Any = None
+        epochs, place = _Epochs(folder), storage.join(folder, "tensorboard")
 
         def write(event: Event) -> None:
             nonlocal writer
-            if not isinstance(event, EpochFinished):
+            if not isinstance(event, EpochFinished | TrainingFinished):
                 return
-            writer = writer or stack.enter_context(SummaryWriter(logdir=folder))
-            for name, value in _scalars(event).items():
-                writer.add_scalar(name, value, event.metrics.round)
+            if writer is None:
+                storage.remove(place)
+                writer = stack.enter_context(SummaryWriter(logdir=place))
+            for round_, values in epochs.receive():
+                for name, value in values.items():
+                    writer.add_scalar(name, value, round_)
             writer.flush()
 
         yield write
@@ -105,28 +122,29 @@ def _mlflow(uri: str, folder: str, spec: TrainSpec) -> Iterator[Listener]:
             text = f"--mlflow {uri}: the server does not answer as MLflow"
             raise UnavailableError(text) from error
         raise UsageError(f"--mlflow {uri}: {str(error).splitlines()[0]}") from error
-    run = ""
+    run, epochs = "", _Epochs(folder)
+
+    def log_metrics(step: int, values: dict[str, float]) -> None:
+        now = round(1000 * time())
+        client.log_batch(run, metrics=[Metric(*each, now, step) for each in values.items()])
 
     def log(event: Event) -> None:
         nonlocal run
-        values, step = dict[str, float](), 0
         if isinstance(event, EpochFinished):
-            values, step = _scalars(event), event.metrics.round
             if not run:
                 run = client.create_run(experiment, run_name=folder).info.run_id
                 params = [Param(name, str(value)) for name, value in spec.identity().items()]
                 client.log_batch(run, params=params)
+            for each in epochs.receive():
+                log_metrics(*each)
         elif isinstance(event, TrainingFinished) and run:
             result = event.result
-            values, step = {"test_accuracy": result["test_accuracy"]}, result["rounds"]
+            log_metrics(result["rounds"], {"test_accuracy": result["test_accuracy"]})
             with TemporaryDirectory() as copy:  # the model may be in an object store
                 for name in storage.names(result["model"]):
                     data = storage.read(storage.join(result["model"], name))
                     Path(copy, name).write_bytes(data)
                 client.log_artifacts(run, copy, "model")
-        if values:
-            now = round(1000 * time())
-            client.log_batch(run, metrics=[Metric(*each, now, step) for each in values.items()])
 
     status = "FAILED"
     try:

@@ -1,7 +1,7 @@
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from nanograd.errors import UnavailableError, UsageError
 from nanograd.models.model import load
 from nanograd.report.trackers import EXPERIMENT, guarded, trackers
 from nanograd.runtime.events import Event, Level, info
+from nanograd.runtime.json_files import encode_lines
 from nanograd.settings.train_spec import TrainSpec
 from tests.helpers.events import EPOCH
 
@@ -67,6 +68,19 @@ def test_tensorboard_has_the_figures_of_every_epoch_of_the_last_training(tmp_pat
     assert {step for step, _, _ in events(tmp_path / "run/tensorboard")} == {8}
 
 
+def test_trackers_of_a_continued_run_have_the_epochs_before(tmp_path):
+    uri, continued = (tmp_path / "mlruns").as_uri(), {"schedule": "constant", "cool_down": 0}
+    train(tmp_path, **continued, epochs=1)
+
+    rows = train(tmp_path, **continued, mlflow=uri, tensorboard=True)
+
+    assert len(rows) == 2
+    client, run = mlflow_run(uri)
+    found = [each.step for each in client.get_metric_history(run.info.run_id, "loss")]
+    written = [step for step, name, _ in events(tmp_path / "run/tensorboard") if name == "loss"]
+    assert found == written == [row["round"] for row in rows]
+
+
 def test_mlflow_has_settings_figures_and_the_end(tmp_path):
     uri = (tmp_path / "mlruns").as_uri()
 
@@ -87,10 +101,11 @@ def test_mlflow_has_settings_figures_and_the_end(tmp_path):
 
 def test_mlflow_marks_a_run_that_failed(tmp_path):
     spec = TrainSpec(mlflow=(tmp_path / "mlruns").as_uri())
-    epoch = replace(EPOCH, metrics=replace(EPOCH.metrics, val_accuracy=None))
+    row = asdict(replace(EPOCH.metrics, val_accuracy=None))
+    (tmp_path / "metrics.jsonl").write_bytes(encode_lines([row]))
 
-    with pytest.raises(KeyboardInterrupt), trackers("run", spec, [].append) as [tracker]:
-        tracker(epoch)
+    with pytest.raises(KeyboardInterrupt), trackers(str(tmp_path), spec, [].append) as [tracker]:
+        tracker(EPOCH)
         raise KeyboardInterrupt
 
     _, run = mlflow_run(str(spec.mlflow))
