@@ -52,6 +52,10 @@ _IDX = re.compile(r"[-.]idx[13]-ubyte(\.gz)?$", re.IGNORECASE)
 _DEFAULTS = ReadOptions()
 
 
+class _UnlabelledError(DataError):
+    """Images were read, but none has a label."""
+
+
 def load(
     sources: Sequence[str],
     listener: Listener = ignore,
@@ -70,7 +74,11 @@ def load(
       such a folder or with a name that begins with `test`, are test images, if other files exist.
     - `arrays`, the result of `separate_arrays`, replaces all of these.
 
-    If a data set has no test images, the last images of each digit are held out.
+    With several data sets, the names of files and folders that are a data set of their own count,
+    too: `train.csv` and `test.csv` have training images and test images.
+
+    If a data set has no test images, and no other one has test images alone, the last images of
+    each digit are held out.
 
     Raises:
         DataError: data is missing or damaged, or has no labels; there are too few images to hold
@@ -80,12 +88,13 @@ def load(
     """
     found = [arrays] if arrays else list(_load_each(sources, listener, options))
     name = " + ".join(each.name for each in found)
-    if test_split is not None and all(each.test is not None for each in found):
+    has_tests = any(not len(each.train) for each in found)
+    if test_split is not None and (has_tests or all(each.test is not None for each in found)):
         raise UsageError(f"{name} has test images of its own; leave --test-split out")
     share, pairs = None, list[tuple[Dataset, Dataset]]()
     for source, train, test in found:
-        if test is not None:
-            pairs.append((train, test))
+        if test is not None or has_tests:
+            pairs.append((train, train.take(slice(0)) if test is None else test))
             continue
         share = _TEST_SPLIT if test_split is None else test_split
         pairs.append(hold_out(train, share))
@@ -146,9 +155,7 @@ def reload_test(
     names = about["data"] if isinstance(about["data"], list) else [about["data"]]
     image, label = settings.get("image_column"), settings.get("label_column")
     options = ReadOptions(image_column=image, label_column=label)
-    if (share := about.get("test_split")) is None:
-        return load_test(names, listener, options)
-    found = load(names, listener, share, options)
+    found = load(names, listener, about.get("test_split"), options)
     if found.sha256 != about["identity"]["data_sha256"]:
         raise DataError(f"{found.name} has changed since the run; name test images with --data")
     return found.test
@@ -172,21 +179,33 @@ def separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | 
 def _load_each(
     sources: Sequence[str], listener: Listener, options: ReadOptions, *, only_test: bool = False
 ) -> Iterator[Source]:
-    """Load data sets. With `only_test`, do not load training images if there are test images."""
+    """Load data sets; one that has only test images has no images for training.
+
+    With `only_test`, do not load training images if there are test images.
+    """
     if not sources:
         raise UsageError("--data names no data set")
-    files = [_find_files(source, listener) for source in sources]
+    by_name = len(sources) > 1 and not only_test
+    files = [_find_files(source, listener, by_name=by_name) for source in sources]
+    if by_name and all(each["test"] and not each["train"] for each in files):
+        by_name = False
+        files = [_find_files(source, listener) for source in sources]
     kinds = {_kind(place) for each in files for place in each["train"]}
     if options != _DEFAULTS and kinds.isdisjoint(("rows", "csv")):
         flags = "--image-column and --label-column"
         raise UsageError(f"{', '.join(sources)}: there are no tables; leave {flags} out")
 
-    def load_one(source: str, places: Mapping[str, Sequence[str]]) -> Source:
+    def load_one(source: str, places: Mapping[str, Sequence[str]]) -> Source | None:
         name = source if source in WORDS else storage.absolute(source)
 
         def read(part: str) -> Dataset | None:
             if name != "mnist":
-                return _read_part(name, places[part], part, listener, options)
+                try:
+                    return _read_part(name, places[part], listener, options)
+                except _UnlabelledError:
+                    if part == "train":
+                        raise
+                    return None
             cache, files = mnist.cache_folder(), mnist.FILES[part]
             found = mnist.fetch(cache, mnist.MIRRORS, listener, files)
             return mnist.parse_pair(*((data, each) for each, data in found.items()))
@@ -194,6 +213,8 @@ def _load_each(
         train, test = None if only_test else read("train"), read("test")
         if only_test:
             train = read("train") if test is None else test
+        if train is None and by_name and places["test"]:
+            return None if test is None else Source(name, test.take(slice(0)), test)
         if train is None:
             both = " and ".join(mnist.FILES["train"])
             expected = f"expected a folder with {both} (or .gz) or mnist_train.csv"
@@ -202,18 +223,24 @@ def _load_each(
 
     for source, places in zip(sources, files, strict=True):
         try:
-            yield load_one("mnist" if source == "auto" else source, places)
+            found = load_one("mnist" if source == "auto" else source, places)
         except (DataError, StorageError) as error:
             if source != "auto":
                 raise
             listener(warning(str(error)))
             text = "using the built-in sample of 4,000 + 1,000 images INSTEAD OF MNIST"
             listener(warning(f"{text}; its accuracy is not MNIST's"))
-            yield load_one("sample", _find_files("sample", listener))
+            found = load_one("sample", _find_files("sample", listener))
+        if found:
+            yield found
 
 
-def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
-    """List the `train` and `test` files of a source; none for `mnist` and `auto`."""
+def _find_files(source: str, listener: Listener, *, by_name: bool = False) -> dict[str, list[str]]:
+    """List the `train` and `test` files of a source; none for `mnist` and `auto`.
+
+    With `by_name`, the name of the source itself also says whether its files are `test` files, and
+    there may be no others. Otherwise, these are `train` files.
+    """
     if not source:
         raise UsageError("--data is empty; name a data set")
     if source in ("auto", "mnist"):
@@ -249,7 +276,10 @@ def _find_files(source: str, listener: Listener) -> dict[str, list[str]]:
         below = each.removeprefix(root)
         below = below.rpartition("/")[0] if kind == "pictures" else below
         files["test" if _TEST.search(below) else "train"].append(each)
-    return files if files["train"] else {"train": files["test"], "test": []}
+    is_picture = kind == "pictures" and storage.is_file(place)
+    if by_name and not files["test"] and not is_picture and _TEST.search(place.rpartition("/")[2]):
+        return {"train": [], "test": files["train"]}
+    return files if files["train"] or by_name else {"train": files["test"], "test": []}
 
 
 def _named_files(place: str, part: str) -> list[str]:
@@ -275,9 +305,9 @@ def _kind(place: str) -> str:
 
 
 def _read_part(
-    name: str, places: Sequence[str], part: str, listener: Listener, options: ReadOptions
+    name: str, places: Sequence[str], listener: Listener, options: ReadOptions
 ) -> Dataset | None:
-    """Read the `train` or `test` images from their files; None if test images have no labels."""
+    """Read the `train` or `test` images from their files; None without files."""
     if not places:
         return None
     kind = _kind(places[0])
@@ -289,10 +319,8 @@ def _read_part(
         for place in places:
             table, label = CsvFile(place), options.label_column
             if columns.find_label_column(table.schema, label) is None:
-                if part == "test":
-                    return None
                 what = f"column {label!r}" if label else "labels"
-                raise DataError(
+                raise _UnlabelledError(
                     f"{place} has no {what}: name a column label, digit or target, choose a "
                     "--label-column, or put labels first in a file without a header"
                 )
@@ -368,7 +396,7 @@ def _collect(
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
         about = f" ({counts}; first {place(Origin.of(rejected[0]))}: {rejected[0]['detail']})"
     if not has_label.any():
-        raise DataError(
+        raise (_UnlabelledError if len(rejected) < total else DataError)(
             f"{source}: none of {total:,} {what} has a label and can be read; labels come from "
             f"{_LABELS_FROM[what]}{about}"
         )

@@ -1,0 +1,119 @@
+"""Which images of `--data` are test images."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanograd.digits.dataset import Dataset, Mnist
+from nanograd.digits.form import to_png
+from nanograd.errors import DataError, UsageError
+from nanograd.images import sources
+from nanograd.runtime.events import ignore
+from tests.helpers.image_columns import FLAT_NAMES
+
+
+def take(sample: Mnist, first: int, number: int) -> Dataset:
+    return sample.train.take(slice(first, first + number))
+
+
+def write(data: Dataset, file: Path, labels: pa.Array | None = None) -> str:
+    """Write images as CSV or Parquet, or as pictures in a folder, with other labels if given."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".parquet":
+        images = [image.tobytes() for image in data.images]
+        pq.write_table(pa.table({"image": images, "label": _or(labels, data)}), file)
+    elif file.suffix == ".csv":
+        rows = zip(_or(labels, data).to_pylist(), data.images, strict=True)
+        lines = [",".join(map(str, ["" if label is None else label, *row])) for label, row in rows]
+        file.write_text("\n".join([f"label,{','.join(FLAT_NAMES['pixel0'])}", *lines]))
+    else:
+        for number, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+            name = f"{label}/{number}.png" if labels is None else f"img{number}.png"
+            (file / name).parent.mkdir(parents=True, exist_ok=True)
+            (file / name).write_bytes(to_png(image))
+    return str(file)
+
+
+def _or(labels: pa.Array | None, data: Dataset) -> pa.Array:
+    return pa.array(data.labels) if labels is None else labels
+
+
+@pytest.fixture
+def parts(sample: Mnist) -> tuple[Dataset, Dataset]:
+    return take(sample, 0, 60), take(sample, 60, 20)
+
+
+def has(data: Mnist, train: Dataset, test: Dataset) -> bool:
+    """Whether the images are those expected, in any order."""
+    return all(
+        sorted(map(bytes, found.images)) == sorted(map(bytes, expected.images))
+        for found, expected in ((data.train, train), (data.test, test))
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.parquet", "test.parquet"),
+        ("train.csv", "test.csv"),
+        ("digits.csv", "test-0.parquet"),
+        ("train", "test"),
+        ("letters", "Testing"),
+        ("train.parquet", "own/test"),
+    ],
+)
+def test_data_set_named_test_is_not_trained_on_beside_others(parts, tmp_path, names):
+    places = [write(each, tmp_path / name) for each, name in zip(parts, names, strict=True)]
+
+    data = sources.load(places)
+
+    assert has(data, *parts)
+    about = {"data": data.sources, "identity": {"data_sha256": data.sha256}}
+    again = sources.reload_test([], {**about, "data": list(data.sources)}, {}, ignore)
+    assert again.sha256() == data.test.sha256()
+    with pytest.raises(UsageError, match="--test-split"):
+        sources.load(places, test_split=0.1)
+
+
+def test_data_sets_with_names_of_tests_alone_are_split(parts, tmp_path):
+    places = [write(each, tmp_path / f"test-{n}.parquet") for n, each in enumerate(parts)]
+
+    alone, both = sources.load(places[:1]), sources.load(places)
+
+    assert len(alone.train) + len(alone.test) == 60
+    assert len(both.train) + len(both.test) == 80
+    assert min(len(alone.train), len(both.train)) > len(both.test) > 0
+
+
+def test_evaluation_uses_every_data_set_whatever_its_name(parts, tmp_path):
+    names = ("train.parquet", "test.parquet")
+    places = [write(each, tmp_path / name) for each, name in zip(parts, names, strict=True)]
+
+    assert len(sources.load_test(places)) == 80
+
+
+@pytest.mark.parametrize("labels", [-1, None, np.nan, ""])
+@pytest.mark.parametrize("names", [("train.parquet", "test.parquet"), ("train.csv", "test.csv")])
+def test_test_images_without_labels_are_none(parts, tmp_path, names, labels):
+    write(parts[0], tmp_path / names[0])
+    write(parts[1], tmp_path / names[1], pa.array([labels] * 20))
+
+    data = sources.load([str(tmp_path)])
+
+    assert len(data.train) + len(data.test) == 60
+    assert len(data.test) > 0
+    with pytest.raises(DataError, match="none of 20 rows has a label"):
+        sources.load([str(tmp_path / names[1])])
+
+
+def test_pictures_of_tests_without_labels_are_none(parts, tmp_path):
+    write(parts[0], tmp_path / "train")
+    write(parts[1], tmp_path / "test", pa.array([]))
+
+    assert len(sources.load_test([str(tmp_path)])) == 60
+    for places in ([tmp_path], [tmp_path / "train", tmp_path / "test"]):
+        data = sources.load(list(map(str, places)))
+        assert len(data.train) + len(data.test) == 60
