@@ -208,7 +208,9 @@ def find_earlier(
         if spec.sync and files:
             number = count(len(files), f"{kind} input file")
             listener(info(f"--sync {verb} the rows of {number}, such as {min(files)}"))
-    kept = (receipt for receipt in receipts if again.isdisjoint(receipt.inputs))
+    # A retry reads files again that have the same content and another time.
+    same = {file: versions[file] for file in read.keys() & versions.keys() - changed}
+    kept = (each.with_versions(same) for each in receipts if again.isdisjoint(each.inputs))
     return Earlier(tuple(kept), stale)
 
 

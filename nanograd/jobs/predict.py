@@ -273,10 +273,7 @@ def plan(
         kept=pa.schema(keep.values()).serialize().to_pybytes(),
         partitions=partitions,
     )
-    columns = {
-        "keep": {name: str(field.type) for name, field in keep.items()},
-        "folders": {field.name: str(field.type) for field in partitions.schema},
-    }
+    columns = {"keep": {name: str(field.type) for name, field in keep.items()}}
     # Divide the rows into parts.
     own, before, together = spec.reading(), earlier.readings(), [r.inputs for r in earlier.stale]
     to_read = defaultdict[tuple[bool, tuple[ReadOptions, ...]], list[ScannedFile]](list)

@@ -258,6 +258,12 @@ class Receipt:
         is_whole = self.counts.details[:1] and self.counts.details[0].source_row is None
         return self.inputs[0] if is_whole else None
 
+    def with_versions(self, versions: Mapping[str, Version]) -> "Receipt":
+        """Return the receipt with the first values of the versions of input files replaced."""
+        news = [versions.get(file, ()) for file in self.inputs]
+        pairs = zip(news, self.versions, strict=True)
+        return replace(self, versions=tuple((*new, *old[len(new) :]) for new, old in pairs))
+
     def without_quarantine(self) -> "Receipt":
         """Return the receipt without the quarantined rows and their files."""
         files = {n: each for n, each in self.files.items() if not n.startswith("quarantine/")}

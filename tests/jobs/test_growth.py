@@ -66,6 +66,17 @@ def test_nothing_to_do_starts_no_ray(case, monkeypatch):
         case.run(workers=2, overwrite=True)
 
 
+def test_new_folders_may_define_other_columns_unless_these_are_kept(case):
+    case.add(0)
+    case.run()
+    case.add(1, "batch=2/1.parquet")
+    case.run()
+    case.add(2, "batch=two/2.parquet")
+
+    assert case.run()["rows"] == 3 * FILE_ROWS
+    case.refuse(OutputExistsError, "other keep: batch", keep=("batch",))
+
+
 def test_stopped_command_whose_input_grows_is_completed_by_the_next(case):
     case.fill(3)
     case.run()

@@ -163,6 +163,15 @@ def test_changed_file_of_a_retry_is_replaced_by_sync_and_read_in_both_ways(case,
     assert sources(case.out) == every_row(0)
 
 
+def test_retry_reads_a_file_with_another_time_and_the_same_content(case):
+    case.add(0)
+    os.utime(case.add_scan(1), ns=(0, 0))
+    first = case.run()
+    os.utime(case.add_scan(1), ns=(1, 1))
+
+    assert accounts(first, case.run(), case.run(**SCAN)) == [(6, 8), (6, 8), (13, 1)]
+
+
 def test_retry_with_growth_reads_both(case, retried):
     case.add(2)
     case.add_scan(3)
