@@ -10,8 +10,9 @@ StorageError if a file cannot be read or written. Ray is imported only if `worke
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from os import fsdecode
-from time import perf_counter, strftime
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,10 @@ def train(
     plain, arrays = sources.separate_arrays({"workers": workers, **settings})
     with resolved(TrainSpec, spec, plain) as chosen, shown(listener, progress) as audience:
         chosen.require_shared(chosen.output)
-        place = chosen.output or f"runs/{chosen.preset}-{strftime('%Y%m%d-%H%M%S')}"
+        # Microseconds, because several runs may start in a second.
+        place = (
+            chosen.output or f"runs/{chosen.preset}-{datetime.now().astimezone():%Y%m%d-%H%M%S-%f}"
+        )
         if chosen.kernel == kernel.PORTABLE:
             process.require_portable()
         initial = load_initial(chosen)
@@ -193,7 +197,8 @@ def evaluate(
     with resolved(specs.EvaluateSpec, spec, plain) as chosen:
         loaded = model if isinstance(model, Model) else model_io.load(chosen.model)
         options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
-        test = sources.load_test(chosen.data, listener, options, arrays)
+        known = loaded.about.get("data", ())
+        test = sources.load_test(chosen.data, listener, options, arrays, trained_on=known)
         began = perf_counter()
         with process.one_thread():
             probabilities = loaded.probabilities(test.images)

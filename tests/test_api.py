@@ -17,7 +17,7 @@ from nanograd.errors import ArgumentError, Stopped
 from nanograd.images import writers
 from nanograd.pictures import normalise
 from nanograd.runtime import process
-from nanograd.runtime.events import EpochFinished, Event, Level, broadcast
+from nanograd.runtime.events import EpochFinished, Event, Level, broadcast, ignore
 from nanograd.settings.fields import flag_name
 from tests.conftest import Nanograd
 from tests.helpers.drawings import drawings, painted
@@ -206,6 +206,19 @@ def test_warnings_are_logged_unless_a_listener_receives_them(tmp_path, caplog):
     assert logged == [("nanograd", "WARNING", warning)]
     assert warning.startswith("the warm-up takes the whole run of 16 rounds: ")
     assert len(caplog.records) == 1
+
+
+def test_runs_without_an_output_have_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = np.zeros((20, 784), np.uint8), np.arange(20) % 10
+
+    found = [
+        nanograd.train(data=few, hidden=1, epochs=1, learning_rate=rate, listener=ignore).directory
+        for rate in (0.1, 0.2, 0.3)
+    ]
+
+    assert sorted(found) == [str(each) for each in sorted(Path("runs").iterdir())]
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("own", [False, True])

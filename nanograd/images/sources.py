@@ -124,12 +124,22 @@ def load_test(
     listener: Listener = ignore,
     options: ReadOptions = _DEFAULTS,
     arrays: Source | None = None,
+    trained_on: Sequence[str] | str = (),
 ) -> Dataset:
-    """Load and join test images, as `load` does. Without test images, use all images of a set."""
+    """Load and join test images, as `load` does. Without test images, use all images of a set.
+
+    `trained_on` names the training data of the model to measure. A warning says if these images are
+    among it.
+    """
     if arrays is not None:
         return arrays.train
     parts = list[Dataset]()
     for name, train, test in _load_each(sources, listener, options, only_test=True):
+        if name == "sample" and "mnist" in trained_on:
+            text = (
+                "the test images of sample are training images of MNIST, which the model has seen"
+            )
+            listener(warning(f"{text}; use --data mnist"))
         if test is None:
             text = "are used, including any that the model was trained on"
             listener(info(f"all {len(train):,} images of {name} {text}"))
@@ -185,6 +195,8 @@ def _load_each(
     """
     if not sources:
         raise UsageError("--data names no data set")
+    if {"sample", "mnist"} <= set(sources):
+        raise UsageError("--data sample is a part of --data mnist; name one of them")
     by_name = len(sources) > 1 and not only_test
     files = [_find_files(source, listener, by_name=by_name) for source in sources]
     if by_name and all(each["test"] and not each["train"] for each in files):
@@ -271,7 +283,7 @@ def _find_files(source: str, listener: Listener, *, by_name: bool = False) -> di
     elif others := sum(map(len, by_kind.values())) - len(by_kind[kind]):
         what = "parquet" if kind == "rows" else kind
         listener(warning(f"{source}: not used beside {what}: {count(others, 'file')}"))
-    root = re.split(r"[*?[]", place)[0]
+    [root] = inputs.roots_of([place])
     for each in by_kind[kind]:
         below = each.removeprefix(root)
         below = below.rpartition("/")[0] if kind == "pictures" else below

@@ -103,6 +103,8 @@ def _tensorboard(folder: str) -> Iterator[Listener]:
 @contextmanager
 def _mlflow(uri: str, folder: str, spec: TrainSpec) -> Iterator[Listener]:
     """Provide a listener that logs a run, with its settings, to an MLflow server or folder."""
+    if not uri:
+        raise UsageError("--mlflow is empty; name a folder or the URI of a server")
     # Otherwise MLflow reports each run to its makers.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # By default MLflow repeats failed requests for minutes. A failure ends only the tracking.

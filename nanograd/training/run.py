@@ -28,15 +28,25 @@ from nanograd.training.recipe import make_recipe
 from nanograd.training.run_directory import History, RunDirectory
 
 
+def _is_in(place: str, folder: str) -> bool:
+    return f"{storage.absolute(place)}/".startswith(f"{storage.absolute(folder)}/")
+
+
 def load_initial(spec: TrainSpec) -> Model | None:
     """Load the model whose weights a run starts from; None for random weights.
 
     Raises:
         DataError: `--resume-from` names no model or run, or it is damaged.
-        UsageError: the nets of the run differ from the model in number, size or activation.
+        UsageError: the nets of the run differ from the model in number, size or activation, or
+            `--overwrite` would remove the model.
     """
     if spec.resume_from is None:
         return None
+    if spec.overwrite and spec.output and _is_in(spec.resume_from, spec.output):
+        raise UsageError(
+            f"--overwrite removes --output {spec.output}, and with it --resume-from "
+            f"{spec.resume_from}; choose another --output"
+        )
     model = model_io.load(spec.resume_from)
     net, preparation = model.nets[0].architecture, model.nets[0].preparation
     needed: JsonObject = {

@@ -11,7 +11,7 @@ from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import DataError, UsageError
 from nanograd.images import sources
-from nanograd.runtime.events import ignore
+from nanograd.runtime.events import Event, Level, ignore
 from tests.helpers.image_columns import FLAT_NAMES
 
 
@@ -78,6 +78,16 @@ def test_data_set_named_test_is_not_trained_on_beside_others(parts, tmp_path, na
         sources.load(places, test_split=0.1)
 
 
+@pytest.mark.parametrize(
+    "pattern", ["*/*.parquet", "t*/*.parquet", "t[er]*", "t*/t*", "**/*.parquet"]
+)
+def test_globs_find_test_images_as_folders_do(parts, tmp_path, pattern):
+    for name, part in zip(("train", "test"), parts, strict=True):
+        write(part, tmp_path / name / f"{name}.parquet")
+
+    assert has(sources.load([f"{tmp_path}/{pattern}"]), *parts)
+
+
 def test_data_sets_with_names_of_tests_alone_are_split(parts, tmp_path):
     places = [write(each, tmp_path / f"test-{n}.parquet") for n, each in enumerate(parts)]
 
@@ -93,6 +103,19 @@ def test_evaluation_uses_every_data_set_whatever_its_name(parts, tmp_path):
     places = [write(each, tmp_path / name) for each, name in zip(parts, names, strict=True)]
 
     assert len(sources.load_test(places)) == 80
+
+
+def test_model_that_has_seen_the_sample_is_not_measured_on_it_without_a_warning():
+    warnings = list[Event]()
+
+    sources.load_test(["sample"], warnings.append, trained_on=["mnist", "own"])
+    sources.load_test(["sample"], warnings.append, trained_on="sample")
+
+    [warning] = warnings
+    assert warning.level is Level.WARNING
+    assert "which the model has seen" in str(warning)
+    with pytest.raises(UsageError, match="is a part of"):
+        sources.load(["mnist", "sample"])
 
 
 @pytest.mark.parametrize("labels", [-1, None, np.nan, ""])

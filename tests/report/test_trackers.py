@@ -152,6 +152,7 @@ def test_missing_package_is_named_before_anything_is_trained(
     [
         ({"mlflow": "https://ann:secret@example.org"}, UsageError, "MLFLOW_TRACKING_PASSWORD"),
         ({"mlflow": "nosuchscheme://x"}, UsageError, "--mlflow"),
+        ({"mlflow": ""}, UsageError, "--mlflow is empty"),
         ({"mlflow": "http://127.0.0.1:9"}, UnavailableError, "--mlflow http"),
         ({"tensorboard": True}, UsageError, "local folders"),
     ],

@@ -147,6 +147,19 @@ def test_warm_start_begins_with_the_weights_of_a_run_and_resumes_exactly(
             train(few_digits, tmp_path / place, initial=other, **settings)
 
 
+@pytest.mark.parametrize(("start", "output"), [("run", "run"), ("run/model", "run/"), ("run", "")])
+def test_warm_start_from_a_run_that_overwrite_removes_is_refused(
+    few_digits, tmp_path, start, output
+):
+    train(few_digits, tmp_path / "run")
+    settings = {"overwrite": True, "output": f"{tmp_path}/{output}"}
+
+    with pytest.raises(UsageError, match=r"--overwrite removes .* choose another --output"):
+        initial_of(tmp_path / start, **settings)
+
+    assert initial_of(tmp_path / start, **{**settings, "output": f"{tmp_path}/run2"})
+
+
 def test_warm_start_with_nets_of_another_kind_names_the_settings(few_digits, tmp_path):
     train(few_digits, tmp_path / "first", hidden=7)
 
