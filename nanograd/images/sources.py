@@ -197,6 +197,9 @@ def _load_each(
         raise UsageError("--data names no data set")
     if {"sample", "mnist"} <= set(sources):
         raise UsageError("--data sample is a part of --data mnist; name one of them")
+    if ARRAYS in sources:
+        text = "means arrays that were passed in Python; name a data set (a folder needs ./ before)"
+        raise UsageError(f"--data {ARRAYS} {text}")
     by_name = len(sources) > 1 and not only_test
     files = [_find_files(source, listener, by_name=by_name) for source in sources]
     if by_name and all(each["test"] and not each["train"] for each in files):

@@ -61,7 +61,8 @@ class Decisions:
     Threads may call the methods at the same time.
 
     Raises:
-        DataError: the file of decisions is damaged, or another program wrote it.
+        DataError: the file of decisions is damaged, another program wrote it, or a kept column has
+            got another type.
     """
 
     def __init__(self, output: str, rows: pa.Table, lease: Lease) -> None:
@@ -71,7 +72,11 @@ class Decisions:
         self._table = rows.select(self._saved).slice(0, 0)
         if storage.exists(self.file):
             old = _read(self.file, _SAVED)
-            self._table = pa.concat_tables([old, self._table], promote_options="permissive")
+            try:
+                self._table = pa.concat_tables([old, self._table], promote_options="permissive")
+            except pa.ArrowTypeError as error:
+                text = f"{self.file} has columns that do not fit the list ({error})"
+                raise DataError(f"{text}; move it to another folder") from error
         numbers = {picture: number for number, picture in enumerate(_pictures(rows))}
         # The row of each decision; None if the list does not have it.
         self._order = [numbers.get(picture) for picture in _pictures(self._table)]

@@ -80,7 +80,8 @@ def local_path(place: str) -> Path:
     """Return the path of a local place; `~` is the home folder, and `%20` in a URI is a space."""
     if place.startswith("file://"):
         return Path(unquote(place.removeprefix("file://"), errors="surrogateescape"))
-    return Path(place).expanduser() if place.startswith("~") else Path(place)
+    # Path.expanduser raises RuntimeError for an unknown user.
+    return Path(os.path.expanduser(place)) if place.startswith("~") else Path(place)  # noqa: PTH111
 
 
 def local_name(place: str) -> str:

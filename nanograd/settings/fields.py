@@ -228,8 +228,9 @@ class Spec:
         for name, value in vars(self).items():
             if value is not None:
                 plain = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-                # TOML spells basic strings, numbers, booleans and arrays as JSON does.
-                lines.append(f"{name} = {dumps(plain, ensure_ascii=False)}\n")
+                # TOML spells basic strings, numbers, booleans and arrays as JSON does, but for DEL.
+                text = dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
+                lines.append(f"{name} = {text}\n")
         return "".join(lines)
 
 

@@ -116,6 +116,8 @@ def test_model_that_has_seen_the_sample_is_not_measured_on_it_without_a_warning(
     assert "which the model has seen" in str(warning)
     with pytest.raises(UsageError, match="is a part of"):
         sources.load(["mnist", "sample"])
+    with pytest.raises(UsageError, match="passed in Python"):
+        sources.load(["arrays"])
 
 
 @pytest.mark.parametrize("labels", [-1, None, np.nan, ""])

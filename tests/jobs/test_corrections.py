@@ -197,6 +197,23 @@ def test_decisions_have_the_columns_to_keep(output, sample, tmp_path):
     assert state["place"].endswith(f"row {listed['source_row']} · id: {listed['id']}")
 
 
+def test_decisions_with_another_type_of_a_kept_column_are_to_be_moved_away(
+    output, sample, tmp_path
+):
+    def predict_with(ids: list[object]) -> None:
+        file = tmp_path / "in" / f"{ROWS}.parquet"
+        images = pq.read_table(file, columns=["image"])
+        pq.write_table(images.append_column("id", [ids]), file)
+        predict(sample.test.take(slice(0, ROWS)), tmp_path, keep=("id",), overwrite=True)
+
+    predict_with(list(range(ROWS)))
+    open_decisions(output).decide(0, 7)
+    predict_with([f"id {number}" for number in range(ROWS)])
+
+    with pytest.raises(DataError, match=r"_corrections.pq has columns .*id.*; move it to another"):
+        open_decisions(output)
+
+
 @pytest.mark.parametrize(
     ("type_", "value"),
     [(pa.date32(), 2**30), (pa.timestamp("ms", "Mars/X"), 0), (pa.time64("ns"), 1)],

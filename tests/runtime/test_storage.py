@@ -172,6 +172,14 @@ def test_hub_for_models_is_refused_for_other_files(use):
         use("hf://datasets/user/name")
 
 
+def test_tilde_is_the_home_of_a_user_or_a_name(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    assert storage.absolute("~/a") == "/home/ada/a"
+    for name in ("~$a.png", "~no user/a"):
+        assert storage.absolute(name) == str(Path.cwd() / name)
+
+
 def test_address_with_a_container_or_a_user_holds_no_credentials():
     for place in (
         "abfs://container@account.dfs.core.windows.net/runs",

@@ -164,6 +164,7 @@ def test_refusal_of_a_prediction_names_the_setting(values, named):
         (TrainSpec, {"learning_rate": 1, "ema": 0}),
         (TrainSpec, {"learning_rate": 1e-05, "workers": 0, "momentum": 0.1 + 0.2}),
         (TrainSpec, {"output": 'a "quoted"\\path\nüber', "data": ("mnist", "a folder")}),
+        (TrainSpec, {"output": "\x1f\x7f\x80"}),
         (TrainSpec, {"output": "beyond/the/basic/plane/\N{INPUT SYMBOL FOR NUMBERS}"}),
         (PredictSpec, {**GIVEN, "keep": ("a", "b"), "review_share": 1, "max_error_rate": 1}),
         (PredictSpec, {**GIVEN, "digits": "many", "label_from": "auto", "normalise": "auto"}),
