@@ -169,7 +169,10 @@ def inspect_pictures(
         small.thumbnail((side, side))
         found: dict[str, Any] = {"picture": small, "size": picture.size, "steps": Candidate()}
         if spec.digits == "many":
-            return {**found, "numbers": read_numbers(picture, model, spec.polarity)}
+            try:
+                return {**found, "numbers": read_numbers(picture, model, spec.polarity)}
+            except UnreadableError as error:
+                return {**found, "steps": Candidate(refused=error)}
         found["steps"] = steps = normalise.trace(picture, polarity=spec.polarity)
         if steps.image is not None:
             [[row], [unfamiliarity]] = model.assess(steps.image.reshape(1, -1))

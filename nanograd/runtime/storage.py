@@ -80,8 +80,7 @@ def local_path(place: str) -> Path:
     """Return the path of a local place; `~` is the home folder, and `%20` in a URI is a space."""
     if place.startswith("file://"):
         return Path(unquote(place.removeprefix("file://"), errors="surrogateescape"))
-    # Path.expanduser raises RuntimeError for an unknown user.
-    return Path(os.path.expanduser(place)) if place.startswith("~") else Path(place)  # noqa: PTH111
+    return Path(os.path.expanduser(place))  # noqa: PTH111 - Path's raises for an unknown user
 
 
 def local_name(place: str) -> str:
@@ -95,9 +94,12 @@ def absolute(place: str) -> str:
     >>> absolute("s3a://bucket/runs/")  # Spark's and Hadoop's name
     's3://bucket/runs'
     """
-    if not is_remote(place):
-        return str(local_path(place).absolute())
-    return re.sub(r"^s3[an]?://", "s3://", place, flags=re.IGNORECASE).rstrip("/")
+    if is_remote(place):
+        return re.sub(r"^s3[an]?://", "s3://", place, flags=re.IGNORECASE).rstrip("/")
+    path = local_path(place).absolute()
+    ups = (each for each in (path, *path.parents) if each.name == "..")
+    up = next(ups, path.parent)
+    return str(Path(os.path.realpath(up), path.relative_to(up)) if up.name == ".." else path)
 
 
 def join(place: str, *names: str) -> str:

@@ -4,6 +4,7 @@ A run trains one net, or the nets of an ensemble one after the other. Each net o
 the same bits as if it were trained alone.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -29,7 +30,8 @@ from nanograd.training.run_directory import History, RunDirectory
 
 
 def _is_in(place: str, folder: str) -> bool:
-    return f"{storage.absolute(place)}/".startswith(f"{storage.absolute(folder)}/")
+    inner, outer = (os.path.realpath(storage.absolute(each)) for each in (place, folder))
+    return f"{inner}/".startswith(f"{outer}/")
 
 
 def load_initial(spec: TrainSpec) -> Model | None:

@@ -78,6 +78,18 @@ def test_result_has_prediction_or_reason_of_each_picture(folder, model_directory
     assert json.loads(json.dumps(figures)) == figures
 
 
+def test_sheet_shows_a_picture_in_which_no_number_is_read(tmp_path):
+    shade = Image.fromarray(np.tile(np.arange(100, 200, dtype=np.uint8), (100, 1)))
+    shade.save(tmp_path / "shade.png")
+
+    figures, image, _ = inspect(tmp_path / "shade.png", digits="many")
+
+    assert (figures["refused"], figures["results"][0]["reason"]) == (1, "blank")
+    top = sheet.HEAD + sheet.NAME + sheet.CAPTION
+    shown = image.crop((sheet.MARGIN, top, sheet.MARGIN + sheet.SIDE, top + sheet.SIDE))
+    assert len(set(shown.convert("L").tobytes()).intersection(range(110, 190))) > 50
+
+
 def test_sheet_has_the_exact_input_of_the_net(folder):
     _, image, _ = inspect(folder / "drawing.png")
 

@@ -180,6 +180,18 @@ def test_tilde_is_the_home_of_a_user_or_a_name(monkeypatch):
         assert storage.absolute(name) == str(Path.cwd() / name)
 
 
+def test_place_above_another_is_named_as_itself(tmp_path, monkeypatch):
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "deep")
+    monkeypatch.chdir(tmp_path / "in")
+
+    assert storage.absolute("../in/a") == storage.absolute("a/../a") == f"{tmp_path}/in/a"
+    assert storage.absolute("..") == storage.absolute("../in/..") == str(tmp_path)
+    assert storage.absolute("../link/../deep/new") == f"{tmp_path}/far/deep/new"
+    assert storage.absolute("../link/new") == f"{tmp_path}/link/new"
+
+
 def test_address_with_a_container_or_a_user_holds_no_credentials():
     for place in (
         "abfs://container@account.dfs.core.windows.net/runs",

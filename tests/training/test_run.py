@@ -157,6 +157,9 @@ def test_warm_start_from_a_run_that_overwrite_removes_is_refused(
     with pytest.raises(UsageError, match=r"--overwrite removes .* choose another --output"):
         initial_of(tmp_path / start, **settings)
 
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(UsageError, match="--overwrite removes"):
+        initial_of(tmp_path / start, **{**settings, "output": f"{tmp_path}/link"})
     assert initial_of(tmp_path / start, **{**settings, "output": f"{tmp_path}/run2"})
 
 
