@@ -80,6 +80,20 @@ def test_blue_digits_on_brown_paper_are_read(seed: int) -> None:
     assert [number.text for number in nanograd.read_numbers(coloured)] == [text]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_blue_digits_under_a_yellow_highlighter_are_read(seed: int) -> None:
+    text, picture = list(draw_numbers(4, seed))[3]
+    ink = ImageOps.expand(ImageOps.invert(picture.convert("L")), 80)
+    blue, sheet = Image.new("RGB", ink.size, (25, 30, 150)), Image.new("RGB", ink.size, "white")
+    left, top, right, bottom = ink.getbbox() or (0, 0, 0, 0)
+    box = left - 9, top - 9, right + 9, bottom + 9
+    ImageDraw.Draw(sheet).rectangle(box, (248, 232, 48))
+
+    read = nanograd.read_numbers(Image.composite(blue, sheet, ink))
+
+    assert [number.text for number in read] == [text]
+
+
 def test_first_row_of_a_page_with_columns_is_no_edge_of_a_sheet() -> None:
     page = Image.new("L", (1600, 1200), 255)
     for row in range(6):
