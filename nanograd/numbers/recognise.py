@@ -24,8 +24,9 @@ from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
-# Minimum lead of a text over having no digit: for each digit, and for all of them.
-_LEAD_OF_A_DIGIT, _LEAD = 2.0, 12.0
+# Minimum lead of a text over having no digit: for each digit, and for all of them. For the line
+# net, a single stroke may be a one or no digit; if a picture has nothing else, it is a one.
+_LEAD_OF_A_DIGIT, _LEAD, _LEAD_ALONE = 2.0, 12.0, 0.0
 # A picture is searched in other ways unless each line has more than the confidence _SURE. A line
 # with less than _DOUBTFUL counts against a result, and each line must be worth _LEAST certain
 # digits. Longest sides in pixels of the other copies. Of 740 photos of training digits, 644 were
@@ -79,8 +80,8 @@ class Number:
     left_out: tuple[Box, ...]  # marks between the digits that are no digits
 
 
-def read_line(line: Line, model: Model) -> Number | None:
-    """Read a line; None without a digit."""
+def read_line(line: Line, model: Model, *, is_alone: bool = False) -> Number | None:
+    """Read a line, which may be all that is in a picture; None without a digit."""
     net, small = load_line_net(), shrink(line.ink, (line.top + line.bottom) / 2)
     probabilities = net.read(small)
     texts = find_texts(probabilities)
@@ -88,7 +89,9 @@ def read_line(line: Line, model: Model) -> Number | None:
         probabilities = net.read(small, *(slant(small, columns) for columns in _SLANTS))
         texts = find_texts(probabilities)
     text = max(texts, key=texts.__getitem__)
-    if not text or texts[text] - texts[""] <= min(_LEAD, _LEAD_OF_A_DIGIT * len(text)):
+    least = min(_LEAD, _LEAD_OF_A_DIGIT * len(text))
+    least = _LEAD_ALONE if is_alone and text == "1" else least
+    if not text or texts[text] - texts[""] <= least:
         return None
     likely = [each for each in texts if each and texts[each] > log(_LIKELY)]
     likely = nlargest(_COMPARED if texts[text] < log(_CERTAIN) else 1, likely, texts.__getitem__)
@@ -137,7 +140,7 @@ def around(boxes: Sequence[Box]) -> Box:
 
 def read_lines(lines: Sequence[Line], model: Model) -> list[Number]:
     """Read lines that were found, without those that have no digit."""
-    numbers = (read_line(line, model) for line in lines)
+    numbers = (read_line(line, model, is_alone=len(lines) == 1) for line in lines)
     return [number for number in numbers if number]
 
 
@@ -169,8 +172,10 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
         sure = sum(len(each.text) for each in numbers) > 1
         sure = sure and min(each.confidence for each in numbers) > _SURE
         if not number:
-            # Marks that are no digits in the first way are not read with doubts in another.
-            most = 0.0 if found and not numbers else most
+            # If marks are no digits in the first way, or a single stroke, they are not read with
+            # doubts in another: in a tight crop, the paper around a one looks like a light zero.
+            is_stroke = [each.text for each in numbers] == ["1"]
+            most = 0.0 if found and (is_stroke or not numbers) else most
             others = _other_ways(polarity, found, bool(numbers), sure)
             ways += [(picture, each) for each in others]
             if not sure:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,19 @@ def test_blue_digits_under_a_yellow_highlighter_are_read(seed: int) -> None:
     read = nanograd.read_numbers(Image.composite(blue, sheet, ink))
 
     assert [number.text for number in read] == [text]
+
+
+def test_one_that_is_alone_is_read() -> None:
+    sample, random = sources.load(["sample"]).test, np.random.default_rng(0)
+    ones = sample.images[sample.labels == 1][:20].reshape(-1, 28, 28)
+
+    pictures = [Image.fromarray(255 - write([one], Style(), random)) for one in ones]
+    read = list[str]()
+    for picture in pictures:
+        with suppress(UnreadableError):
+            read += [number.text for number in nanograd.read_numbers(picture)]
+
+    assert read.count("1") == len(read) >= 18
 
 
 def test_first_row_of_a_page_with_columns_is_no_edge_of_a_sheet() -> None:
