@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from nanograd import __version__
-from nanograd.errors import NanogradError, StorageError, UnavailableError, UsageError
+from nanograd.errors import NanogradError, Stopped, StorageError, UnavailableError, UsageError
 from nanograd.runtime import kernel
 from nanograd.runtime.events import Event, ImageScored, Level, Listener, Message, info
 from nanograd.runtime.json_files import JsonObject
@@ -258,10 +258,8 @@ def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> 
         code, detail = UnavailableError.exit_code, str(error) or "an allocation failed"
         reason = f"not enough memory or threads: {detail}; lower the settings, or raise the limits"
     elif isinstance(error, Terminated):
-        code, reason = (
-            75,
-            "stopped by SIGTERM; run the same command again, with the same output, to continue",
-        )
+        code = Stopped.exit_code
+        reason = "stopped by SIGTERM; run the same command again, with the same output, to continue"
     reason = "; ".join([reason, *getattr(error, "__notes__", [])])
     log = (JsonLog if memory["log_format"] == "json" else TextLog)(_echo_error)
     log(Message(text=reason, level=Level.ERROR))

@@ -83,10 +83,8 @@ def train(
     plain, arrays = sources.separate_arrays({"workers": workers, **settings})
     with resolved(TrainSpec, spec, plain) as chosen, shown(listener, progress) as audience:
         chosen.require_shared(chosen.output)
-        # Microseconds, because several runs may start in a second.
-        place = (
-            chosen.output or f"runs/{chosen.preset}-{datetime.now().astimezone():%Y%m%d-%H%M%S-%f}"
-        )
+        now = datetime.now().astimezone()  # with microseconds, because runs may start together
+        place = chosen.output or f"runs/{chosen.preset}-{now:%Y%m%d-%H%M%S-%f}"
         if chosen.kernel == kernel.PORTABLE:
             process.require_portable()
         initial = load_initial(chosen)
@@ -197,8 +195,7 @@ def evaluate(
     with resolved(specs.EvaluateSpec, spec, plain) as chosen:
         loaded = model if isinstance(model, Model) else model_io.load(chosen.model)
         options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
-        known = loaded.about.get("data", ())
-        test = sources.load_test(chosen.data, listener, options, arrays, trained_on=known)
+        test = sources.load_test(chosen.data, listener, options, arrays, about=loaded.about)
         began = perf_counter()
         with process.one_thread():
             probabilities = loaded.probabilities(test.images)

@@ -124,22 +124,19 @@ def load_test(
     listener: Listener = ignore,
     options: ReadOptions = _DEFAULTS,
     arrays: Source | None = None,
-    trained_on: Sequence[str] | str = (),
+    about: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Load and join test images, as `load` does. Without test images, use all images of a set.
 
-    `trained_on` names the training data of the model to measure. A warning says if these images are
-    among it.
+    `about` is the manifest of the model to measure. A warning says if it was trained on the images.
     """
     if arrays is not None:
         return arrays.train
     parts = list[Dataset]()
     for name, train, test in _load_each(sources, listener, options, only_test=True):
-        if name == "sample" and "mnist" in trained_on:
-            text = (
-                "the test images of sample are training images of MNIST, which the model has seen"
-            )
-            listener(warning(f"{text}; use --data mnist"))
+        if name == "sample" and "mnist" in _names(about or {}):
+            text = "the model was trained on MNIST, and so on the test images of sample"
+            listener(warning(f"{text}; measure it with --data mnist"))
         if test is None:
             text = "are used, including any that the model was trained on"
             listener(info(f"all {len(train):,} images of {name} {text}"))
@@ -162,13 +159,19 @@ def reload_test(
         return load_test(data, listener)
     if about["data"] == ARRAYS:
         raise UsageError("the run was trained on arrays; name its test images with --data")
-    names = about["data"] if isinstance(about["data"], list) else [about["data"]]
+    names = _names(about)
     image, label = settings.get("image_column"), settings.get("label_column")
     options = ReadOptions(image_column=image, label_column=label)
     found = load(names, listener, about.get("test_split"), options)
     if found.sha256 != about["identity"]["data_sha256"]:
         raise DataError(f"{found.name} has changed since the run; name test images with --data")
     return found.test
+
+
+def _names(about: Mapping[str, Any]) -> Sequence[str]:
+    """Return the names of the training data in the manifest of a model."""
+    found = about.get("data", [])
+    return [found] if isinstance(found, str) else found
 
 
 def separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | None]:

@@ -29,6 +29,8 @@ def trackers(folder: str, spec: TrainSpec, listener: Listener) -> Iterator[list[
         UsageError: a package is not installed, or the URI of the MLflow server is invalid.
         UnavailableError: the tracking server does not answer.
     """
+    if spec.mlflow == "":
+        raise UsageError("--mlflow is empty; name a folder or the URI of a server")
     with ExitStack() as stack:
         found = []
         if spec.tensorboard:
@@ -103,8 +105,6 @@ def _tensorboard(folder: str) -> Iterator[Listener]:
 @contextmanager
 def _mlflow(uri: str, folder: str, spec: TrainSpec) -> Iterator[Listener]:
     """Provide a listener that logs a run, with its settings, to an MLflow server or folder."""
-    if not uri:
-        raise UsageError("--mlflow is empty; name a folder or the URI of a server")
     # Otherwise MLflow reports each run to its makers.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # By default MLflow repeats failed requests for minutes. A failure ends only the tracking.
@@ -117,13 +117,17 @@ def _mlflow(uri: str, folder: str, spec: TrainSpec) -> Iterator[Listener]:
         from mlflow.exceptions import MlflowException
     try:
         client = MlflowClient(tracking_uri=uri)
+        if not client.get_experiment_by_name(EXPERIMENT):
+            with suppress(MlflowException):  # another run may create it at the same moment
+                client.create_experiment(EXPERIMENT)
         known = client.get_experiment_by_name(EXPERIMENT)
-        experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT)
     except (MlflowException, OSError) as error:
         if uri.startswith(("http://", "https://")):
             text = f"--mlflow {uri}: the server does not answer as MLflow"
             raise UnavailableError(text) from error
         raise UsageError(f"--mlflow {uri}: {str(error).splitlines()[0]}") from error
+    if known is None:
+        raise UsageError(f"--mlflow {uri}: the experiment {EXPERIMENT!r} cannot be created")
     run, epochs = "", _Epochs(folder)
 
     def log_metrics(step: int, values: dict[str, float]) -> None:
@@ -134,7 +138,7 @@ def _mlflow(uri: str, folder: str, spec: TrainSpec) -> Iterator[Listener]:
         nonlocal run
         if isinstance(event, EpochFinished):
             if not run:
-                run = client.create_run(experiment, run_name=folder).info.run_id
+                run = client.create_run(known.experiment_id, run_name=folder).info.run_id
                 params = [Param(name, str(value)) for name, value in spec.identity().items()]
                 client.log_batch(run, params=params)
             for each in epochs.receive():

@@ -108,12 +108,12 @@ def test_evaluation_uses_every_data_set_whatever_its_name(parts, tmp_path):
 def test_model_that_has_seen_the_sample_is_not_measured_on_it_without_a_warning():
     warnings = list[Event]()
 
-    sources.load_test(["sample"], warnings.append, trained_on=["mnist", "own"])
-    sources.load_test(["sample"], warnings.append, trained_on="sample")
+    for trained_on in (["mnist", "own"], "sample", "/data/mnist", []):
+        sources.load_test(["sample"], warnings.append, about={"data": trained_on})
 
     [warning] = warnings
     assert warning.level is Level.WARNING
-    assert "which the model has seen" in str(warning)
+    assert "trained on MNIST" in str(warning)
     with pytest.raises(UsageError, match="is a part of"):
         sources.load(["mnist", "sample"])
     with pytest.raises(UsageError, match="passed in Python"):

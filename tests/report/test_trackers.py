@@ -1,6 +1,7 @@
 import struct
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ def test_mlflow_has_settings_figures_and_the_end(tmp_path):
     assert load(copy).sha256() == load(str(tmp_path / "run/model")).sha256()
     assert 0 < run.data.metrics["test_accuracy"] <= 1
     assert run.info.status == "FINISHED"
+
+
+def test_runs_that_start_together_share_a_new_store(tmp_path):
+    spec = TrainSpec(mlflow=(tmp_path / "mlruns").as_uri())
+
+    def start(number: int) -> int:
+        with trackers(str(tmp_path / f"{number}"), spec, [].append):
+            return number
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(start, range(16))) == list(range(16))
 
 
 def test_mlflow_marks_a_run_that_failed(tmp_path):
