@@ -1,0 +1,96 @@
+"""Printed lines and boxes around digits: ruled and squared paper, boxes of forms, underlines."""
+
+import numpy as np
+
+from nanograd.pictures import morphology, normalise, tuning
+from nanograd.pictures.lines import find_lines, find_sides, trace
+from nanograd.pictures.marks import measure
+from nanograd.runtime.arrays import Floats, Ints, Mask
+
+# Minimum side in pixels of a printed box. Its sides are in a rim of RIM of its height or width, and
+# cover the share ALONG of it.
+LEAST_BOX, RIM, ALONG = 16, 0.15, 0.8
+# A mark with more than this share of the picture's height and width may be squared paper. Lines are
+# looked for in the whole picture if no digit has more than the share LOWER of its height.
+ACROSS, LOWER = 0.75, 0.5
+# Sides of boxes, and underlines, have ink along the share FULL of their mark; a one in a box is no
+# side. An underline, alone or with digits that it touches, is at least RULE times as wide as
+# high, and has LONG of the picture's width. Alone, its columns are SOLID.
+FULL, RULE, LONG, SOLID = 0.85, 2.5, 0.25, 0.9
+# Slopes of lines that are tried, up to 11 degrees, and minimum width in pixels of a mark to turn.
+SLOPES, TURNED = np.arange(-20, 21) / 100, 48
+
+
+def find_printed(found: normalise.Candidate, weak: float) -> Floats | None:
+    """Find the share of light that printed lines and boxes absorb, as `pictures.lines.find_lines`.
+
+    The lines of ruled and squared paper go from one side of the picture to the other. The sides of
+    a box, or of a row of boxes, and an underline that touches digits are shorter: each goes from
+    one side of its mark (connected ink) to the other.
+    """
+    ink = found.ink
+    labels, count = morphology.label_marks(ink > weak)
+    _, _, boxes = measure(ink, labels, count, weak)
+    printed = np.zeros_like(ink)
+    heights, widths = 1 - boxes[:, 0] - boxes[:, 2], 1 - boxes[:, 1] - boxes[:, 3]
+    chosen = slice(0) if found.marks is None else np.unique(labels[found.marks]) - 1
+    if found.lines is None and (heights[chosen] < LOWER * len(ink)).all():
+        lines = find_lines(ink)
+        printed = printed if lines is None else lines
+    is_rule = widths >= np.maximum(RULE * heights, LONG * ink.shape[1])
+    for mark in np.flatnonzero(is_rule | (np.minimum(heights, widths) > LEAST_BOX)).tolist():
+        top, left, bottom, right = boxes[mark].astype(int).tolist()
+        place = slice(top, 1 - bottom), slice(left, 1 - right)
+        own = labels[place] == mark + 1
+        # Make a wide mark level, and turn back what was found in it, a pixel wider.
+        slope = _slope(own) if widths[mark] > TURNED else 0.0
+        rows, columns = _level(own, slope)
+        level = np.zeros((2, rows.max() + 1, columns.max() + 1), np.float32)
+        level[0, rows[own], columns[own]] = ink[place][own]
+        inner = tuple(slice(each[own].min(), each[own].max() + 1) for each in (rows, columns))
+        # Digits that touch may fill a picture, too, and have level strokes after a turn.
+        is_wide = not slope and bool((np.array(own.shape) > ACROSS * np.array(ink.shape)).all())
+        sides = _sides(level[0][inner], is_rule[mark], is_wide, found.strength)
+        if sides is not None:
+            if slope:  # a turned line has steps, which make its mean course paler
+                on_line = sides > sides.max() / 2
+                most = np.quantile(level[0][inner][on_line], tuning.LINE_QUANTILE)
+                sides[on_line] = np.maximum(sides[on_line], most)
+            level[1][inner] = sides
+            sides = morphology.running_max(level[1], int(slope != 0))[rows, columns]
+            np.maximum(printed[place], sides, out=printed[place])
+    return printed if printed.any() else None
+
+
+def _slope(mark: Mask) -> float:
+    """Return the slope of most of the strokes of a mark."""
+    y, x = np.nonzero(mark)
+
+    def concentration(slope: float) -> int:
+        level = y - np.round(slope * x).astype(int)
+        return int((np.bincount(level - level.min()) ** 2).sum())
+
+    return float(max(SLOPES, key=concentration))
+
+
+def _level(mark: Mask, slope: float) -> tuple[Ints, Ints]:
+    """Return the row and the column of each pixel after a turn that makes a slope level."""
+    rows, columns = np.indices(mark.shape)
+    rows -= np.round(slope * columns).astype(int)
+    columns += np.round(slope * rows).astype(int)
+    return rows - rows.min(), columns - columns.min()
+
+
+def _sides(part: Floats, is_rule: bool, is_wide: bool, strength: float) -> Floats | None:
+    """Find the light that the sides of a box, or an underline, absorb in a level mark."""
+    own = part > 0
+    turned = (np.rot90(own, turns) for turns in range(4))
+    along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
+    is_box = is_wide or np.sum(np.array(along) >= ALONG) >= 3  # it runs along three sides
+    if min(own.shape) > LEAST_BOX and is_box:
+        return find_sides(part, FULL)
+    if not is_rule:
+        return None
+    is_bar = own.sum() > SOLID * (len(own) - own.argmax(0) - own[::-1].argmax(0)).sum()
+    rules = (each for each in trace(part, 1.0, FULL) if each.max() > strength)
+    return part if is_bar else max(rules, key=np.sum, default=None)
