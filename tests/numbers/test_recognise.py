@@ -95,6 +95,19 @@ def test_blue_digits_under_a_yellow_highlighter_are_read(seed: int) -> None:
     assert [number.text for number in read] == [text]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_digit_that_a_pale_line_across_the_paper_touches_is_read(seed: int) -> None:
+    text, picture = list(draw_numbers(4, seed))[3]
+    ink = ImageOps.expand(ImageOps.invert(picture.convert("L")), 120)
+    left, _, right, _ = ink.getbbox() or (0, 0, 0, 0)
+    paper = Image.new("L", ink.size, 240)
+    ImageDraw.Draw(paper).line(((left + right) // 2, 0, (left + right) // 2, ink.height), 160, 3)
+
+    read = nanograd.read_numbers(Image.composite(Image.new("L", ink.size, 30), paper, ink))
+
+    assert [number.text for number in read] == [text]
+
+
 def test_one_that_is_alone_is_read() -> None:
     sample, random = sources.load(["sample"]).test, np.random.default_rng(0)
     ones = sample.images[sample.labels == 1][:20].reshape(-1, 28, 28)
