@@ -245,9 +245,6 @@ def test_kept_column_that_gets_another_type_is_named(case, images):
     case.write("b.parquet", {"image": raw(images), "id": range(ROWS)})
 
     case.refuse(OutputExistsError, r"\(other keep: id was int32 and is int64\)", keep=("id",))
-    (case.folder / "day=1").mkdir()
-    (case.folder / "b.parquet").rename(case.folder / "day=1/b.parquet")
-    case.refuse(OutputExistsError, r", folders: day was missing and is int64\)", keep=("id",))
 
 
 def test_all_columns_are_kept_but_those_of_the_images(case, images):
