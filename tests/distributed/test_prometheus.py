@@ -40,7 +40,10 @@ def metrics_of(output: str, *others: str, **expected: object) -> dict[str, float
                 found[name] = float(value)
         return found.keys() >= set(others) and found.items() >= expected.items()
 
-    wait_for(has_arrived, f"no {expected} and {others}", every_s=0.5)
+    try:
+        wait_for(has_arrived, f"no {expected} and {others}", timeout_s=120, every_s=0.5)
+    except AssertionError as error:
+        raise AssertionError(f"{error}, but {found}") from None
     return found
 
 
