@@ -33,6 +33,8 @@ _LEAD_OF_A_DIGIT, _LEAD, _LEAD_ALONE = 2.0, 12.0, 0.0
 # right with _SURE 0.5 and _LEAST 0, and 657 with 0.7 and 1 (2026-11-29). With _DOUBTFUL 0.3, fields
 # whose ticks are read as ones won, because a long text was worth more (2026-12-01).
 _SURE, _DOUBTFUL, _LEAST, _OTHER_SIDES = 0.7, 0.5, 1.0, (240, 960)
+# If marks are no digits in the first way, another result needs this value: two digits with 0.8.
+_LEAST_AGAIN = -0.4
 # A picture is coloured if the channels of one pixel in a hundred differ by more than this. Then its
 # channels are searched, too: red ink is bright in the red one, yellow in red and green. Of 308
 # numbers under a highlighter or in fields with ticks, 217 are right without it and 274 with it.
@@ -175,7 +177,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             # If marks are no digits in the first way, or a single stroke, they are not read with
             # doubts in another: in a tight crop, the paper around a one looks like a light zero.
             is_stroke = [each.text for each in numbers] == ["1"]
-            most = 0.0 if found and (is_stroke or not numbers) else most
+            most = _LEAST_AGAIN if found and (is_stroke or not numbers) else most
             others = _other_ways(polarity, found, bool(numbers), sure)
             ways += [(picture, each) for each in others]
             if not sure:
