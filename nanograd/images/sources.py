@@ -162,7 +162,10 @@ def reload_test(
     names = _names(about)
     image, label = settings.get("image_column"), settings.get("label_column")
     options = ReadOptions(image_column=image, label_column=label)
-    found = load(names, listener, about.get("test_split"), options)
+    share = about.get("test_split")
+    if share is None and len(names) == 1:  # its test images are found without the others
+        return load_test(names, listener, options)
+    found = load(names, listener, share, options)
     if found.sha256 != about["identity"]["data_sha256"]:
         raise DataError(f"{found.name} has changed since the run; name test images with --data")
     return found.test

@@ -91,10 +91,11 @@ def _tensorboard(folder: str) -> Iterator[Listener]:
             nonlocal writer
             if not isinstance(event, EpochFinished | TrainingFinished):
                 return
+            received = list(epochs.receive())  # before earlier files are removed
             if writer is None:
                 storage.remove(place)
                 writer = stack.enter_context(SummaryWriter(logdir=place))
-            for round_, values in epochs.receive():
+            for round_, values in received:
                 for name, value in values.items():
                     writer.add_scalar(name, value, round_)
             writer.flush()

@@ -97,9 +97,9 @@ def absolute(place: str) -> str:
     if is_remote(place):
         return re.sub(r"^s3[an]?://", "s3://", place, flags=re.IGNORECASE).rstrip("/")
     path = local_path(place).absolute()
-    ups = (each for each in (path, *path.parents) if each.name == "..")
-    up = next(ups, path.parent)
-    return str(Path(os.path.realpath(up), path.relative_to(up)) if up.name == ".." else path)
+    # A link may be before `..`, so this part is resolved.
+    up = next((each for each in (path, *path.parents) if each.name == ".."), None)
+    return str(Path(os.path.realpath(up), path.relative_to(up)) if up else path)
 
 
 def join(place: str, *names: str) -> str:

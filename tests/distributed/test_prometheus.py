@@ -41,7 +41,7 @@ def metrics_of(output: str, *others: str, **expected: object) -> dict[str, float
         return found.keys() >= set(others) and found.items() >= expected.items()
 
     try:
-        wait_for(has_arrived, f"no {expected} and {others}", timeout_s=120, every_s=0.5)
+        wait_for(has_arrived, f"no {expected} and {others}", every_s=0.5)
     except AssertionError as error:
         raise AssertionError(f"{error}, but {found}") from None
     return found
