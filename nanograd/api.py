@@ -24,23 +24,7 @@ from nanograd.settings.arguments import resolved
 from nanograd.settings.fields import Place
 from nanograd.settings.specs import Polarity, ReadOptions
 
-
-def load_model(place: Place | None = None) -> Model:
-    """Load a model.
-
-    Args:
-        place: model or run directory, its URI, or hf://USER/NAME for a model on the Hugging Face
-            hub, which needs the package huggingface_hub; None for the model in this package.
-
-    Raises:
-        DataError: the directory is missing or damaged, or this version does not know its format.
-        StorageError: the directory cannot be read.
-    """
-    if not isinstance(place, str | PathLike | None) or place == "":
-        raise ArgumentError(f"{place!r} is no path or URI")
-    return model_io.load(None if place is None else fsdecode(place))
-
-
+load_model = model_io.load
 Picture: TypeAlias = Place | bytes | IO[bytes] | Image.Image | ArrayLike
 Found = TypeVar("Found")
 
@@ -83,8 +67,7 @@ def read_numbers(
         UsageError: an argument has another type or value.
     """
     with process.one_thread():
-        model = model if isinstance(model, Model) else load_model(model)
-        convert = partial(recognise.read_numbers, model=model, polarity=polarity)
+        convert = partial(recognise.read_numbers, model=load_model(model), polarity=polarity)
         return _convert(picture, convert, polarity, whole=True)
 
 
@@ -96,7 +79,7 @@ def _convert(
     whole: bool = False,
 ) -> Found:
     """Decode a picture, `whole` or reduced as in `decode`, and convert it."""
-    with resolved(ReadOptions, None, {"polarity": polarity}) as options:
+    with resolved(ReadOptions, {"polarity": polarity}) as options:
         if hasattr(picture, "read"):
             with suppress(UnicodeDecodeError):
                 picture = picture.read(options.max_bytes + 1)

@@ -40,10 +40,8 @@ _SMALL_S, _MEASURED_S = 20.0, 1.0
 def ingest(
     inputs: Place | Sequence[Place],
     *,
-    workers: int | None = 0,
     listener: Listener = log_warnings,
     progress: bool = False,
-    spec: specs.IngestSpec | None = None,
     **settings: Any,
 ) -> Ingestion:
     """Convert pictures to Parquet.
@@ -51,54 +49,45 @@ def ingest(
     Arguments and errors are as for `predict`; the setting `output` is required.
     """
     called = perf_counter()
-    with (
-        resolved(specs.IngestSpec, spec, {"workers": workers, **settings}) as chosen,
-        shown(listener, progress) as audience,
-    ):
-        chosen.require_shared(chosen.output)
-        job, work = ingest_parts.plan(places(inputs), chosen, audience)
-        if chosen.dry_run:
+    with resolved(specs.IngestSpec, settings) as spec, shown(listener, progress) as audience:
+        spec.require_shared(spec.output)
+        job, work = ingest_parts.plan(places(inputs), spec, audience)
+        if spec.dry_run:
             return Ingestion(plan=Plan(**describe_job(job)))
         done = run_parts(job, work, audience)
         times = _times(called, done, "ingest_s")
-        return Ingestion(**Counts.total(done.receipts).result(), **times, output=chosen.output)
+        return Ingestion(**Counts.total(done.receipts).result(), **times, output=spec.output)
 
 
 @takes_input(specs.PredictSpec)
 def predict(
     inputs: Place | Sequence[Place],
     *,
-    workers: int | None = 0,
     listener: Listener = log_warnings,
     progress: bool = False,
-    spec: specs.PredictSpec | None = None,
     **settings: Any,
 ) -> Prediction:
     """Classify the digits in pictures, or in Parquet or CSV files.
 
     Args:
         inputs: files, folders or globs, local or in an object store.
-        workers: number of Ray actors; 0 works in this process, without Ray; None starts in this
-            process, and then uses one actor per free CPU if the job takes long.
         listener: see `train`.
         progress: see `train`.
-        spec: settings in place of all keyword arguments.
-        settings: `model="runs/1"`, `output="read"`, ...
+        settings: `model="runs/1"`, `output="read"`, ... With `workers=0`, the default, the job runs
+            in this process, without Ray. With None, it starts in this process, and then uses one
+            Ray actor per free CPU if it takes long.
 
     Raises:
         OutputExistsError: the output holds the result of another job.
         StorageError: the storage failed; the same call continues the job.
     """
     called = perf_counter()
-    with (
-        resolved(specs.PredictSpec, spec, {"workers": workers, **settings}) as chosen,
-        shown(listener, progress) as audience,
-    ):
-        chosen.require_shared(chosen.output)
-        job, work = predict_parts.plan(places(inputs), chosen, audience)
-        if chosen.dry_run:
+    with resolved(specs.PredictSpec, settings) as spec, shown(listener, progress) as audience:
+        spec.require_shared(spec.output)
+        job, work = predict_parts.plan(places(inputs), spec, audience)
+        if spec.dry_run:
             return Prediction(plan=Plan(**describe_job(job)))
-        done, output = run_parts(job, work, audience), chosen.output
+        done, output = run_parts(job, work, audience), spec.output
         counts = PredictionCounts.total(done.receipts)
         for text in counts.remarks():
             audience(warning(text))
@@ -109,40 +98,35 @@ def predict(
             ingest_quarantined=job.about["ingest_quarantined"],
             files=len({file for part in job.parts for file in part.files} | job.earlier.files()),
             summary=storage.join(output, SUMMARY),
-            review=storage.join(output, REVIEW) if chosen.review_share else None,
-            report=write_report(output, build, audience, as_png=chosen.plots, again=done.changed),
+            review=storage.join(output, REVIEW) if spec.review_share else None,
+            report=write_report(output, build, audience, as_png=spec.plots, again=done.changed),
             output=output,
-            format=chosen.format,
+            format=spec.format,
         )
 
 
 @takes_input(specs.InspectSpec)
 def inspect(
-    inputs: Place | Sequence[Place],
-    *,
-    listener: Listener = log_warnings,
-    spec: specs.InspectSpec | None = None,
-    **settings: Any,
+    inputs: Place | Sequence[Place], *, listener: Listener = log_warnings, **settings: Any
 ) -> Inspections:
     """Draw the main steps from a picture to the probabilities.
 
     Args:
         inputs: files, folders or globs, local or in an object store.
         listener: see `train`.
-        spec: settings in place of all keyword arguments.
         settings: `output="sheet.png"` is required; `digits="many"` draws a box around each digit.
     """
-    with resolved(specs.InspectSpec, spec, settings) as chosen:
-        output = storage.absolute(chosen.output)
+    with resolved(specs.InspectSpec, settings) as spec:
+        output = storage.absolute(spec.output)
         sheet.check_output(output)
-        model = model_io.load(chosen.model)
-        pictures, total = sheet.find_pictures(places(inputs), chosen.limit, output)
-        if total > chosen.limit:
-            text = f"{total:,} pictures; the sheet shows the first {chosen.limit} (--limit)"
+        model = model_io.load(spec.model)
+        pictures, total = sheet.find_pictures(places(inputs), spec.limit, output)
+        if total > spec.limit:
+            text = f"{total:,} pictures; the sheet shows the first {spec.limit} (--limit)"
             listener(info(text))
         with process.one_thread():
-            found = sheet.inspect_pictures(pictures, chosen, model)
-        storage.commit(output, sheet.draw_sheet(found, chosen.model or model_io.BUILT_IN))
+            found = sheet.inspect_pictures(pictures, spec, model)
+        storage.commit(output, sheet.draw_sheet(found, spec.model or model_io.BUILT_IN))
         refused = sum(each.steps.refused is not None for each in found)
         return Inspections(
             pictures=len(found),
@@ -150,31 +134,24 @@ def inspect(
             refused=refused,
             results=[each.to_json() for each in found],
             left_out=total - len(found),
-            output=chosen.output,
+            output=spec.output,
         )
 
 
 @takes_input(specs.ReviewSpec)
-def review(
-    output: Place,
-    *,
-    listener: Listener = print,
-    spec: specs.ReviewSpec | None = None,
-    **settings: Any,
-) -> Corrections:
+def review(output: Place, *, listener: Listener = print, **settings: Any) -> Corrections:
     """Serve a page to correct the least certain rows of a finished prediction, until Ctrl-C.
 
     Args:
         output: folder or URI of the prediction.
         listener: receives the address of the page; see `train`. By default it is printed.
-        spec: settings in place of all keyword arguments.
         settings: `port=8000`, `no_browser=True`.
 
     Raises:
         OutputExistsError: another process writes the output.
         UnavailableError: the port is not free.
     """
-    with resolved(specs.ReviewSpec, spec, settings) as chosen:
+    with resolved(specs.ReviewSpec, settings) as spec:
         [given] = places([output])
         place = storage.absolute(given)
         rows = read_list(place)
@@ -182,7 +159,7 @@ def review(
             return Corrections(rows=0)
         with exclusive(place, listener) as lease:
             decisions = Decisions(place, rows, lease)
-            review_server.serve(decisions, chosen, listener)
+            review_server.serve(decisions, spec, listener)
             counts = decisions.close()
         file = storage.join(given, CORRECTIONS) if counts["reviewed"] else None
         return Corrections(**counts, corrections=file)

@@ -1,10 +1,10 @@
 """The commands as Python functions: settings in, a result out; `nanograd.batch` has four of them.
 
 Settings are keyword arguments, named like the flags with underscores; the environment variables
-that set flags have no effect. The command line passes a `spec` instead, a dataclass of the
-settings. All commands may raise these errors of `nanograd.errors`: UsageError for an invalid
-setting or a missing package, DataError for an input or model that is missing or damaged, and
-StorageError if a file cannot be read or written. Ray is imported only if `workers` is not 0.
+that set flags have no effect. The command line passes `spec`, a dataclass of the settings, in place
+of all keyword arguments. All commands may raise these errors of `nanograd.errors`: UsageError for
+an invalid setting or a missing package, DataError for an input or model that is missing or damaged,
+and StorageError if a file cannot be read or written. Ray is imported only if `workers` is not 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,55 +52,49 @@ from nanograd.training.run import TrainingRun, load_initial
 
 @takes(TrainSpec)
 def train(
-    *,
-    workers: int | None = 0,
-    listener: Listener = log_warnings,
-    progress: bool = False,
-    spec: TrainSpec | None = None,
-    **settings: Any,
+    *, listener: Listener = log_warnings, progress: bool = False, **settings: Any
 ) -> Training:
     """Train a net, or an ensemble, in its run directory; the bits do not depend on `workers`.
 
     If the run directory holds the same run, a complete run is loaded and a stopped run continues.
 
     Args:
-        workers: number of Ray actors; 0 trains in this process, without Ray; None uses one actor
-            per free CPU.
         listener: called with each event (`nanograd.runtime.events`): messages, progress, finished
             epochs, failures of workers. `nanograd.TextLog(print)` prints them as lines. By default,
             warnings go to Python's `logging`.
         progress: show messages and a progress bar, on stderr or below the cell of a notebook.
-        spec: settings in place of all keyword arguments.
         settings: `data="mnist"`, `preset="accurate"`, `output="runs/1"`, `batch_size=128`, ...
             The preset provides all other settings. `data` is a data set, a list of data sets, or a
-            pair of arrays (images, labels) with images as for `Model.predict`.
+            pair of arrays (images, labels) with images as for `Model.predict`. `workers` is the
+            number of Ray actors; 0, the default, trains in this process, without Ray; None uses one
+            actor per free CPU.
 
     Raises:
         OutputExistsError: the run directory holds another run.
         Stopped: Ctrl-C was pressed; the same call with the same output continues.
         DivergedError: a gradient, loss or parameter is not finite.
     """
-    plain, arrays = sources.separate_arrays({"workers": workers, **settings})
-    with resolved(TrainSpec, spec, plain) as chosen, shown(listener, progress) as audience:
-        chosen.require_shared(chosen.output)
+    settings, arrays = sources.separate_arrays(settings)
+    with resolved(TrainSpec, settings) as spec, shown(listener, progress) as audience:
+        spec.require_shared(spec.output)
         now = datetime.now().astimezone()  # with microseconds, because runs may start together
-        place = chosen.output or f"runs/{chosen.preset}-{now:%Y%m%d-%H%M%S-%f}"
-        if chosen.kernel == kernel.PORTABLE:
+        place = spec.output or f"runs/{spec.preset}-{now:%Y%m%d-%H%M%S-%f}"
+        if spec.kernel == kernel.PORTABLE:
             process.require_portable()
-        initial = load_initial(chosen)
-        options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
-        data = sources.load(chosen.data, audience, chosen.test_split, options, arrays)
+        initial = load_initial(spec)
+        options = ReadOptions(image_column=spec.image_column, label_column=spec.label_column)
+        data = sources.load(spec.data, audience, spec.test_split, options, arrays)
         images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
         audience(info(f"{images}; run directory {place}"))
         with (
-            trackers(place, chosen, audience) as tracking,
-            _workers(chosen, place, audience) as (actors, start_group, metered),
+            trackers(place, spec, audience) as tracking,
+            _workers(spec, place, audience) as (actors, start_group, metered),
             stop_signals() as stop,
         ):
             everyone = broadcast([audience, *tracking, *metered])
-            run = TrainingRun(replace(chosen, workers=actors), place, data, initial)
+            run = TrainingRun(replace(spec, workers=actors), place, data, initial)
             recipe = run.recipes[0]
-            if chosen.warmup >= recipe.num_rounds:
+            if spec.warmup >= recipe.num_rounds:
                 rounds = events.count(recipe.num_rounds, "round")
                 text = f"the warm-up takes the whole run of {rounds}"
                 audience(warning(f"{text}: lower --warmup or raise --epochs"))
@@ -112,7 +106,7 @@ def train(
         def build() -> Report:
             return training_report.build(training_report.read_run(place), data.test)
 
-        return replace(found, report=write_report(place, build, audience, as_png=chosen.plots))
+        return replace(found, report=write_report(place, build, audience, as_png=spec.plots))
 
 
 @contextmanager
@@ -176,31 +170,26 @@ def compare(runs: Place | Sequence[Place], *, listener: Listener = log_warnings)
 
 @takes_input(specs.EvaluateSpec)
 def evaluate(
-    model: Place | Model | None = None,
-    *,
-    listener: Listener = log_warnings,
-    spec: specs.EvaluateSpec | None = None,
-    **settings: Any,
+    model: Place | Model | None = None, *, listener: Listener = log_warnings, **settings: Any
 ) -> Evaluation:
     """Measure a model on labelled images.
 
     Args:
         model: model or run directory, or its URI, or a model; None for the model in this package.
         listener: see `train`; with `verbose=True` it receives an `ImageScored` for each image.
-        spec: settings in place of all keyword arguments.
         settings: `data` as for `train`, ...
     """
     name = repr(model) if isinstance(model, Model) else model
-    plain, arrays = sources.separate_arrays({"model": name, **settings})
-    with resolved(specs.EvaluateSpec, spec, plain) as chosen:
-        loaded = model if isinstance(model, Model) else model_io.load(chosen.model)
-        options = ReadOptions(image_column=chosen.image_column, label_column=chosen.label_column)
-        test = sources.load_test(chosen.data, listener, options, arrays, about=loaded.about)
+    settings, arrays = sources.separate_arrays({"model": name, **settings})
+    with resolved(specs.EvaluateSpec, settings) as spec:
+        loaded = model_io.load(model if isinstance(model, Model) else spec.model)
+        options = ReadOptions(image_column=spec.image_column, label_column=spec.label_column)
+        test = sources.load_test(spec.data, listener, options, arrays, about=loaded.about)
         began = perf_counter()
         with process.one_thread():
             probabilities = loaded.probabilities(test.images)
         best = np.argmax(probabilities, axis=1)
-        if chosen.verbose:
+        if spec.verbose:
             found = test.labels.tolist(), probabilities.tolist(), best.tolist()
             for label, row, digit in zip(*found, strict=True):
                 listener(events.ImageScored(label=label, scores=tuple(row), prediction=digit))
@@ -231,7 +220,7 @@ def export(
         listener: see `train`.
         spec: settings in place of `model` and `output`.
     """
-    with resolved(specs.ExportSpec, spec, {"model": model, "output": output}) as chosen:
+    with resolved(specs.ExportSpec, {"model": model, "output": output, "spec": spec}) as chosen:
         loaded = model_io.load(chosen.model)
         with needs_package("nanograd export", "onnx"):
             from nanograd.models.onnx import OPSET, graph

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from os import fsdecode
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +21,7 @@ from nanograd.images.columns import (
 from nanograd.images.reader import Batch, read_table
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
-from nanograd.runtime import process, storage
+from nanograd.runtime import process
 from nanograd.settings.arguments import as_arguments, method_takes, resolved
 from nanograd.settings.fields import Place
 from nanograd.settings.specs import ReadOptions
@@ -55,14 +54,8 @@ class Predictor:
 
     @method_takes(ReadOptions)
     def __init__(self, model: Place | Model | None = None, **options: Any) -> None:
-        if not isinstance(model, Model):
-            try:
-                place = None if model is None else storage.absolute(fsdecode(model))
-                model = model_io.load(place)
-            except TypeError as error:
-                raise ArgumentError(f"the model is no directory, URI or Model: {error}") from error
-        self._model = model
-        with resolved(ReadOptions, None, options) as self._options:
+        self._model = model_io.load(model)
+        with resolved(ReadOptions, options) as self._options:
             pass
 
     def __call__(self, batch: Table) -> Table:
@@ -83,7 +76,7 @@ class Predictor:
             raise ArgumentError(f"{first.dtype} loses zeros at the end; pass a list of bytes")
         with process.one_thread():
             assessed = self._model.assess(found.images)
-        columns = _align(found, assessed, rejected, table.num_rows)
+        columns = _align(found, assessed, rejected)
         names = [name for name in given if name not in images]
         kept = dict(zip(rename_taken(names, OWN), map(given.get, names), strict=True))
         return _like(batch, names, kept, columns)
@@ -125,19 +118,12 @@ def _like(
     return same.set_axis(list(kept), axis=1).assign(**arrays)
 
 
-def _align(
-    found: Batch, assessed: Assessment, rejected: pa.Table, num_rows: int
-) -> dict[str, pa.Array]:
-    """Return the new columns with one value per row of the batch; null where a row has none."""
-    places, told = np.full(num_rows, -1), np.full((2, num_rows), None)
-    places[found.rows] = np.arange(len(found.rows))
-    told[:, rejected["source_row"]] = [rejected[name].to_pylist() for name in ("reason", "detail")]
-    where = pa.array(places, mask=places < 0)
-    return {
-        **{name: each.take(where) for name, each in found.predicted(*assessed).items()},
-        "reason": pa.array(told[0], pa.string()),
-        "detail": pa.array(told[1], pa.string()),
-    }
+def _align(found: Batch, assessed: Assessment, rejected: pa.Table) -> dict[str, pa.Array]:
+    """Return the new columns in the order of the rows of the batch; null where a row has none."""
+    read, reasons = pa.table(found.predicted(*assessed)), rejected.select(["reason", "detail"])
+    rows = np.concatenate([found.rows, rejected["source_row"]])
+    table = pa.concat_tables([read, reasons], promote_options="default").take(np.argsort(rows))
+    return {name: table[name].combine_chunks() for name in table.column_names}
 
 
 def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:

@@ -113,7 +113,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         if params["optimizer"] != "momentum":
             params["momentum"] = None
         # TrainSpec has settings of these names. Parameter searches may pass numpy scalars.
-        with resolved(TrainSpec, None, params | {"seed": seed, "pixels": "unit"}) as spec:
+        with resolved(TrainSpec, params | {"seed": seed, "pixels": "unit"}) as spec:
             recipe = make_recipe(spec, len(dataset))
         layers = {"inputs": rows.shape[1], "classes": len(self.classes_)}
         recipe = replace(

@@ -180,7 +180,7 @@ def test_named_label_column_that_is_missing_is_an_error(images, model):
 def test_models_of_another_kind_are_errors(tmp_path):
     with pytest.raises(DataError, match="is not a model directory"):
         nanograd.Predictor(tmp_path)
-    with pytest.raises(TypeError, match="not int"):
+    with pytest.raises(TypeError, match="7 is no path or URI"):
         nanograd.Predictor(7)  # type: ignore[arg-type]
 
 

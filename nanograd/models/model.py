@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from os import PathLike, fsdecode
 from platform import python_version
 from typing import Any, NamedTuple
 
@@ -28,13 +29,14 @@ from safetensors.numpy import save as save_tensors
 from nanograd import __version__
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.digits.preparation import Preparation, as_rows, deskew_images, scale
-from nanograd.errors import DataError, StorageError, needs_package
+from nanograd.errors import ArgumentError, DataError, StorageError, needs_package
 from nanograd.models.reference import REFERENCE_TENSORS, Reference, to_probabilities
 from nanograd.nn import mlp
 from nanograd.nn.mlp import Architecture, Params
 from nanograd.runtime import json_files, process, storage
 from nanograd.runtime.arrays import Bytes, Floats, Ints
 from nanograd.runtime.json_files import JsonObject
+from nanograd.settings.fields import Place
 
 FORMAT = "nanograd-model-2"
 MANIFEST = "manifest.json"
@@ -250,21 +252,27 @@ def find(place: str) -> str:
     raise DataError(f"{place} {problem}: there is no {MANIFEST}; check the path")
 
 
-def load(place: str | None = None) -> Model:
-    """Read a model directory and verify its checksums.
+def load(place: Place | Model | None = None) -> Model:
+    """Load a model and verify its checksums.
 
-    The place is a model or run directory, or its URI, or hf://USER/NAME of a model on the Hugging
-    Face hub; None is the model in this package.
+    Args:
+        place: model or run directory, its URI, or hf://USER/NAME for a model on the Hugging Face
+            hub, which needs the package huggingface_hub; None for the model in this package. A
+            model is returned as it is.
 
     Raises:
-        DataError: the place is no such directory, a checksum does not match, or the manifest has an
-            unknown format or entry.
-        StorageError: the place cannot be read, or the hub is unreachable.
-        UsageError: the package huggingface_hub is needed and missing.
+        DataError: the directory is missing or damaged, or this version does not know its format.
+        StorageError: the directory cannot be read, or the hub is unreachable.
+        UsageError: the package huggingface_hub is needed and missing, or the place is no path.
     """
+    if isinstance(place, Model):
+        return place
+    if not isinstance(place, str | PathLike | None) or place == "":
+        raise ArgumentError(f"{place!r} is no path or URI")
     if place is None:
         with resources.as_file(resources.files("nanograd.models").joinpath("digits")) as own:
-            return load(str(own))
+            return load(own)
+    place = fsdecode(place)
     folder = _download(place) if place.startswith(HUB) else find(place)
     manifest = json_files.read_manifest(storage.join(folder, MANIFEST))
     try:

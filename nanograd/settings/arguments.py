@@ -18,14 +18,18 @@ S = TypeVar("S", bound=Spec)
 
 
 def takes(spec_class: Callable[P, Spec]) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """Replace `**settings` in the signature of a function by the fields of a spec."""
+    """Replace `**settings` in the signature of a function by `spec` and the fields of a spec."""
 
     def decorate(function: Any) -> Any:
         signature, spec = inspect.signature(function), cast("type[Spec]", spec_class)
-        *own, _ = signature.parameters.values()
+        *own, settings = signature.parameters.values()
+        if "listener" in signature.parameters:
+            own.append(settings.replace(name="spec", kind=settings.KEYWORD_ONLY, default=None))
         hidden = {*signature.parameters, *(e.name for e in spec.settings() if e.terminal)}
-        fields = inspect.signature(spec).parameters.values()
-        own += [e.replace(annotation=e.empty) for e in fields if e.name not in hidden]
+        for each in inspect.signature(spec).parameters.values():
+            default = 0 if each.name == "workers" else each.default
+            if each.name not in hidden:
+                own.append(each.replace(annotation=each.empty, default=default))
         function.__signature__ = signature.replace(parameters=own)
         return function
 
@@ -47,25 +51,28 @@ def method_takes(
 
 
 @contextmanager
-def resolved(spec_class: type[S], spec: S | None, arguments: Mapping[str, Any]) -> Iterator[S]:
-    """Provide the given spec or, if it is None, a spec made of keyword arguments.
+def resolved(spec_class: type[S], arguments: Mapping[str, Any]) -> Iterator[S]:
+    """Provide the argument `spec` or, if it is missing, a spec made of the keyword arguments.
 
-    If keyword arguments are used, errors in the block name arguments instead of flags:
-    `max_pixels`, not `--max-pixels`.
+    If keyword arguments are used, `workers` is 0 by default, and errors in the block name arguments
+    instead of flags: `max_pixels`, not `--max-pixels`.
 
     Raises:
         ArgumentError: an argument is unknown or invalid, or has an effect on a terminal only.
     """
+    spec = arguments.get("spec")
     if isinstance(spec, spec_class):
         yield spec
         return
     if spec is not None:
         raise ArgumentError(f"spec is {spec!r}: it must be a {spec_class.__name__}")
     try:
-        for each in spec_class.settings():
-            if each.terminal and each.name in arguments:
-                raise UsageError(f"{each.name} is for the terminal; pass listener= instead")
-        yield spec_class.resolve(arguments)
+        settings = {each.name: each for each in spec_class.settings()}
+        given = {name: value for name, value in arguments.items() if name != "spec"}
+        for name in given:
+            if name in settings and settings[name].terminal:
+                raise UsageError(f"{name} is for the terminal; pass listener= instead")
+        yield spec_class.resolve({"workers": 0} if "workers" in settings else {}, given)
     except UsageError as error:
         raise ArgumentError(as_arguments(str(error))) from error
     except NanogradError as error:
