@@ -171,14 +171,22 @@ class ServerActor(ParameterServer):
         self.stop()
         with self._changed:
             self._leave_mesh()
-            self.own(frozenset(shard for node in nodes for shard in range(*node)))
-            self.forget()
             before = self._memory
             number, length = self._vectors.shape
             self._memory = shared_memory.create(length, number, nodes, is_alone=is_alone)
             self.use_memory(self._memory.states[0])
             if before is not None:
                 before.close()
+            if is_alone:  # a mesh without peers
+                plan = MeshPlan(
+                    generation=0,
+                    me=0,
+                    hosts=(gethostname(),),
+                    nodes=(nodes,),
+                    root=self._root,
+                    num_parameters=length,
+                )
+                self.connect(plan, {})
             return self._memory.address
 
     def listen(self, ports: Sequence[int]) -> Endpoint | MeshError:
@@ -205,6 +213,10 @@ class ServerActor(ParameterServer):
         """Use these sockets, one for each peer, to exchange sums from now on."""
         self._mesh = Mesh(plan, sockets, self.round, _present(self._memory).bell)
 
+    def reached(self) -> int:
+        """Return the current round."""
+        return self.round
+
     def stop(self) -> None:
         """End the running segment of rounds, if any; may be called during a segment."""
         with self._changed:
@@ -215,22 +227,20 @@ class ServerActor(ParameterServer):
     def waiting(self) -> Wait | None:
         """Return what the current round waits for, or None; may be called during a segment."""
         began, mesh, memory = self._began, self._mesh, self._memory
-        if began is None or memory is None:
+        if began is None or mesh is None or memory is None:
             return None
         round_, seconds = max(self.round, memory.complete), monotonic() - began
-        plan = mesh.machine.plan if mesh else None
+        plan = mesh.machine.plan
         if late := memory.late_slot(round_):
-            name = plan.hosts[plan.me] if plan else gethostname()
-            here = (f"{name_shards(range(*late))} on host {name}",)
+            here = (f"{name_shards(range(*late))} on host {plan.hosts[plan.me]}",)
             return Wait(round_, seconds, here, is_remote=False)
-        hosts = sorted(mesh.machine.waiting_for()) if mesh else []
-        names = tuple(f"host {plan.hosts[each]}" for each in hosts if plan)
+        names = tuple(f"host {plan.hosts[each]}" for each in sorted(mesh.machine.waiting_for()))
         return Wait(round_, seconds, names, is_remote=True)
 
     def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
         """Apply all rounds below `until`, each within `deadline_s`; return the first failure."""
-        memory, mesh = _present(self._memory), self._mesh
-        is_shared = mesh is None and memory.can_share
+        memory, mesh = _present(self._memory), _present(self._mesh)
+        is_shared = not mesh.machine.plan.peers and memory.can_share
         try:
             while self.round < until:
                 with self._changed:
@@ -240,16 +250,10 @@ class ServerActor(ParameterServer):
                     memory.publish(self.round)
                     self._changed.notify_all()
                 self._began = monotonic()
-                deadline = self._began + deadline_s
-                failure: SegmentFailure | None
                 if is_shared:
                     failure = self._follow(memory, until, deadline_s)
-                elif mesh is not None:
-                    failure = self._exchange_round(mesh, memory, deadline)
-                elif late := memory.wait_for_slots(self.round, deadline):
-                    failure = LateShards(late)
                 else:
-                    failure = self._submit_all(memory)
+                    failure = self._exchange_round(mesh, memory, self._began + deadline_s)
                 if failure is not None:
                     self.stop()
                     self._leave_mesh()
@@ -259,7 +263,7 @@ class ServerActor(ParameterServer):
         # Send queued frames now: another host may wait for them, and nothing is sent between two
         # segments. If sending fails, that host reports it. If sending takes too long, the driver
         # stops the segment.
-        while mesh and mesh.is_sending and mesh.machine.failure is None and not memory.stopped:
+        while mesh.is_sending and mesh.machine.failure is None and not memory.stopped:
             mesh.poll(_POLL_S)
         return None
 
@@ -281,7 +285,7 @@ class ServerActor(ParameterServer):
         if now >= until:
             return None
         if memory.is_doubtful:
-            return self._submit_all(memory)
+            return self.submit(memory.all_sent())
         return LateShards(memory.late_slot(now) or memory.address.nodes[0])
 
     def exchange(
@@ -325,10 +329,11 @@ class ServerActor(ParameterServer):
         while (total := mesh.machine.ready) is None:
             if not is_sent and memory.late_slot(self.round) is None:
                 is_sent = True
-                if refusal := self._submit_all(memory):
+                sums = self.sums(memory.all_sent())
+                if isinstance(sums, Refusal):
                     mesh.machine.fail(FailureCause.STOPPED)
-                    return refusal
-                mesh.machine.add_local(self.sums)
+                    return sums
+                mesh.machine.add_local(sums)
                 continue
             mesh.poll(_POLL_S)
             if memory.stopped:
@@ -346,12 +351,6 @@ class ServerActor(ParameterServer):
             if each is not None:
                 each.close()
         self._listener = self._mesh = None
-
-    def _submit_all(self, memory: MemorySegment) -> Refusal | None:
-        for slot in range(len(memory.address.nodes)):
-            if refusal := self.submit(memory.sent(slot)):
-                return refusal
-        return None
 
 
 def this_process() -> ActorIdentity:

@@ -224,7 +224,7 @@ class Servers:
 
     def level(self, reply_s: float) -> int:
         """Bring all servers to the round of the server that is furthest, and return this round."""
-        reached = self._call("forget")
+        reached = self._call("reached")
         ahead = max(reached, key=reached.__getitem__)
         if behind := [host for host, round_ in reached.items() if round_ < reached[ahead]]:
             # Send the state through this process, because servers may not reach each other.

@@ -36,7 +36,6 @@ import select
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,7 +249,7 @@ class MemorySegment:
             round_: the round.
             update: computes the next state from the sums.
         """
-        sums = [self.sent(each) for each in range(len(self._slots))]
+        sums = self.all_sent()
         before, after = self.states[round_ % 2], self.states[(round_ + 1) % 2]
         progress = update.add_loss(sums, self.progress(round_))
         is_finite = update.apply(sums, self._parts[slot], before, after)
@@ -289,13 +288,6 @@ class MemorySegment:
             late = self._slices[:, 0] <= round_
         return next(itertools.compress(self.address.nodes, late), None)
 
-    def wait_for_slots(self, round_: int, deadline: float) -> TreeNode | None:
-        """Wait for all gradients of a round; return the tree node of a late one, or None."""
-        while (late := self.late_slot(round_)) is not None:
-            if not self.wait_for_bell() and (self.stopped or monotonic() >= deadline):
-                return late
-        return None
-
     def wait_for_bell(self) -> bool:
         """Wait for the bell, at most _CHECK_S seconds; return whether it has rung."""
         rung, _, _ = select.select([self.bell], [], [], _CHECK_S)
@@ -308,6 +300,10 @@ class MemorySegment:
         line, node, gradient = self._slots[slot], self.address.nodes[slot], self.gradients[slot]
         loss = float(line[1:2].view(np.float64)[0])
         return Contribution(int(line[0]) - 1, node, gradient, loss, int(line[2]))
+
+    def all_sent(self) -> list[Contribution]:
+        """Return the contributions in all slots."""
+        return [self.sent(slot) for slot in range(len(self._slots))]
 
 
 def create(

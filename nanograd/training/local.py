@@ -107,12 +107,11 @@ class LocalGroup:
                     self._pool.submit(contribute, rank) for rank in range(1, len(self._workers))
                 ]
                 computed = [contribute(0), *(other.result() for other in others)]
-                for contribution in [each for sent in computed for each in sent]:
-                    if refusal := self._server.submit(contribution):
-                        text = f"round {self._server.round}: {refusal}"
-                        if refusal is Refusal.NOT_FINITE:
-                            raise DivergedError(f"{text}: lower --learning-rate")
-                        raise InternalError(f"{text}; please report this")
+                if refusal := self._server.submit([each for sent in computed for each in sent]):
+                    text = f"round {self._server.round}: {refusal}"
+                    if refusal is Refusal.NOT_FINITE:
+                        raise DivergedError(f"{text}: lower --learning-rate")
+                    raise InternalError(f"{text}; please report this")
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state of training."""

@@ -1,7 +1,8 @@
 """The parameter server: checks, sums, the update of the parameters, snapshots.
 
-The server is synchronous and idempotent. It applies a round once, when valid contributions of all
-shards have arrived. It refuses a repeated, late or malformed contribution without any effect.
+The server is synchronous. It gets the contributions of all shards to a round together, and applies
+the round, or refuses it without any effect. A repeated or late contribution has no effect, because
+each round has one place for the contribution of a worker (see `distributed.actors`).
 
 References:
     Li et al. (2014), "Scaling distributed machine learning with the parameter server".
@@ -19,7 +20,7 @@ from nanograd.errors import DivergedError
 from nanograd.nn import mlp
 from nanograd.nn.optimizers import Vector, update_average
 from nanograd.training.recipe import Recipe
-from nanograd.training.tree import TreeNode, cover, nodes, tree_sum
+from nanograd.training.tree import TreeNode, cover, tree_sum
 from nanograd.training.worker import Contribution, add
 
 # Parameters updated at a time, so that all arrays of the optimiser fit into the cache. With 800
@@ -69,12 +70,8 @@ def first_snapshot(recipe: Recipe, initial: Vector | None = None) -> Snapshot:
 
 
 class Refusal(StrEnum):
-    """Why a contribution is refused."""
+    """Why a round is refused."""
 
-    WRONG_ROUND = "a contribution of another round"
-    UNKNOWN_NODE = "a contribution of shards that are no tree node"
-    REPEATED = "a contribution of shards that have already arrived"
-    WRONG_SHAPE = "a gradient of another shape or dtype"
     WRONG_COUNT = "a contribution of another number of images"
     NOT_FINITE = "gradient or loss is not finite"
 
@@ -148,18 +145,12 @@ class ParameterServer:
     """Owner of the parameters; it starts from a copy of a snapshot and updates once per round."""
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
-        self._recipe = recipe
+        self._recipe, self._root = recipe, (0, recipe.plan.num_shards)
         # The arrays of the state, (n, P), in the order of the names.
         self._vectors: Vector = np.array([snapshot.arrays[name] for name in recipe.state_names])
-        self._root = (0, recipe.plan.num_shards)
-        self._nodes = frozenset(nodes(self._root))
-        self._arrived: dict[TreeNode, Contribution] = {}
-        self._buffers = {node: np.empty_like(snapshot.vector) for node in self._nodes}
+        self._buffers: dict[TreeNode, Vector] = {}  # for the sums of tree nodes
         self._update = Update(recipe)
-        # The sums over the largest tree nodes of the own shards, if the round is complete.
-        self.sums: list[Contribution] = []
-        self.own(frozenset(range(recipe.plan.num_shards)))
-        # The server collects the contributions of this round; the loss is that of its epoch so far.
+        # The round to compute next; the loss is that of its epoch so far.
         self.round, self.progress = snapshot.round, snapshot.progress
 
     def parameters(self) -> Vector:
@@ -176,62 +167,53 @@ class ParameterServer:
     def adopt(self, round_: int, vectors: Vector, progress: LossSum) -> None:
         """Continue from a state in this array, which is not copied."""
         self.round, self._vectors, self.progress = round_, vectors, progress
-        self._arrived = {}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from another state; its arrays are copied."""
         self._vectors[...] = [snapshot.arrays[name] for name in self._recipe.state_names]
         self.adopt(snapshot.round, self._vectors, snapshot.progress)
 
-    def own(self, shards: frozenset[int]) -> None:
-        """Collect contributions of these shards only.
+    def submit(self, contributions: Sequence[Contribution]) -> Refusal | None:
+        """Apply the current round (None) or refuse it; the contributions have each shard once."""
+        sums = self.sums(contributions)
+        if isinstance(sums, Refusal):
+            return sums
+        self.apply(sums[0])
+        return None
 
-        If these are not all shards, the servers of other hosts collect the other contributions. The
-        caller must add the `sums` of all servers, and call `apply` with the total.
+    def sums(self, contributions: Sequence[Contribution]) -> list[Contribution] | Refusal:
+        """Add contributions to the current round along the tree, or refuse them without effect.
+
+        If they have only the shards of one host, the caller must add the sums of all hosts, and
+        call `apply` with the total.
+
+        Returns:
+            The sums of the largest tree nodes; their arrays are reused by the next call.
         """
-        self._own = shards
-        self._own_nodes = cover(self._root, shards)
-
-    def forget(self) -> int:
-        """Drop the contributions to the current round; return the number of the round."""
-        self._arrived = {}
-        return self.round
-
-    def missing(self) -> frozenset[int]:
-        """Return the own shards whose contributions to the current round are missing."""
-        return self._own - {shard for node in self._arrived for shard in range(*node)}
-
-    def submit(self, contribution: Contribution) -> Refusal | None:
-        """Accept a contribution (None) or refuse it; apply the round if it is complete.
-
-        A gradient that is not finite is refused when the contributions of all own shards have
-        arrived, because checking the sum alone takes less time.
-        """
-        if refusal := self._check(contribution):
-            return refusal
-        first, end = contribution.node
-        for node in [n for n in self._arrived if first <= n[0] and n[1] <= end]:
-            del self._arrived[node]  # the new sum includes it, with the same bits
-        self._arrived[contribution.node] = contribution
-        if self.missing():
-            return None
+        plan = self._recipe.plan
+        for each in contributions:
+            if not np.isfinite(each.loss):
+                return Refusal.NOT_FINITE
+            parts = [plan.micro_batch(self.round, shard) for shard in range(*each.node)]
+            if each.num_images != sum(part.stop - part.start for part in parts):
+                return Refusal.WRONG_COUNT
 
         def add_in_place(left: Contribution, right: Contribution) -> Contribution:
-            return add(left, right, out=self._buffers[left.node[0], right.node[1]])
+            node = left.node[0], right.node[1]
+            total = add(left, right, out=self._buffers.get(node))
+            self._buffers[node] = total.gradient
+            return total
 
+        known = {each.node: each for each in contributions}
+        shards = frozenset(shard for node in known for shard in range(*node))
         with np.errstate(over="ignore", invalid="ignore"):
-            self.sums = [tree_sum(n, self._arrived.get, add_in_place) for n in self._own_nodes]
-            # A sum of finite gradients may overflow; `apply` detects this.
-            if not all(_is_finite(total.gradient) for total in self.sums):
-                arrived = self._arrived.items()
-                faulty = [node for node, each in arrived if not _is_finite(each.gradient)]
-                for node in faulty:
-                    del self._arrived[node]
-                if faulty:
-                    return Refusal.NOT_FINITE
-        if self._own_nodes == [self._root]:
-            self.apply(self.sums[0])
-        return None
+            sums = [tree_sum(node, known.get, add_in_place) for node in cover(self._root, shards)]
+            # Checking the sums alone takes less time. A sum of finite gradients may overflow, which
+            # `apply` detects.
+            is_finite = all(_is_finite(each.gradient) for each in sums) or all(
+                _is_finite(each.gradient) for each in contributions
+            )
+        return sums if is_finite else Refusal.NOT_FINITE
 
     def apply(self, total: Contribution) -> None:
         """Update the parameters, which ends the round.
@@ -242,7 +224,6 @@ class ParameterServer:
         Raises:
             DivergedError: the loss or a parameter is not finite after the update.
         """
-        self._arrived = {}
         progress, vectors = self._update.add_loss([total], self.progress), self._vectors
         self.round += 1
         is_finite = self._update.apply([total], slice(0, vectors.shape[1]), vectors, vectors)
@@ -261,22 +242,6 @@ class ParameterServer:
         """Return a checksum of the whole state, which must be equal on all servers."""
         about = f"{self.round} {self.progress}"
         return sha256(about.encode() + self._vectors.tobytes()).hexdigest()
-
-    def _check(self, contribution: Contribution) -> Refusal | None:
-        gradient, vector, node = contribution.gradient, self._vectors[0], contribution.node
-        if contribution.round != self.round:
-            return Refusal.WRONG_ROUND
-        if node not in self._nodes:
-            return Refusal.UNKNOWN_NODE
-        if self.missing().isdisjoint(range(*node)):
-            return Refusal.REPEATED
-        if (gradient.shape, gradient.dtype) != (vector.shape, vector.dtype):
-            return Refusal.WRONG_SHAPE
-        if not np.isfinite(contribution.loss):
-            return Refusal.NOT_FINITE
-        parts = [self._recipe.plan.micro_batch(self.round, shard) for shard in range(*node)]
-        planned = sum(part.stop - part.start for part in parts)
-        return None if contribution.num_images == planned else Refusal.WRONG_COUNT
 
 
 def _is_finite(vector: Vector) -> bool:

@@ -25,18 +25,6 @@ def children(node: TreeNode) -> tuple[TreeNode, TreeNode]:
     return (first, middle), (middle, end)
 
 
-def nodes(node: TreeNode) -> list[TreeNode]:
-    """Return a tree node and all its descendants.
-
-    >>> nodes((0, 3))
-    [(0, 3), (0, 2), (0, 1), (1, 2), (2, 3)]
-    """
-    if node[1] - node[0] == 1:
-        return [node]
-    left, right = children(node)
-    return [node, *nodes(left), *nodes(right)]
-
-
 def cover(node: TreeNode, shards: frozenset[int]) -> list[TreeNode]:
     """Return the largest tree nodes within `node` that contain only the given shards.
 

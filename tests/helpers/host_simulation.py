@@ -82,7 +82,7 @@ def task_of(net: tuple[int, int, int]) -> tuple[Recipe, list[Snapshot]]:
     start = first_snapshot(recipe, vector)
     server, root, history = ParameterServer(recipe, start), (0, NUM_SHARDS), [start]
     for round_ in range(NUM_ROUNDS):
-        server.submit(node_sum(recipe, round_, root, server.parameters()))
+        server.submit([node_sum(recipe, round_, root, server.parameters())])
         history.append(server.snapshot())
     return recipe, history
 
@@ -151,13 +151,6 @@ class Memory(MemorySegment):
     def wait_for_bell(self) -> bool:
         self._gate.wait(1.0)
         return False
-
-    def wait_for_slots(self, round_: int, deadline: float) -> TreeNode | None:
-        while (late := self.late_slot(round_)) is not None:
-            if self.stopped or self._world.now >= deadline:
-                return late
-            self._gate.wait(1.0)
-        return None
 
 
 class Formation:

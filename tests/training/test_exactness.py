@@ -56,8 +56,8 @@ def trained(recipe: Recipe, owners: Iterable[Collection[int]], seed: int = 0) ->
     server = ParameterServer(recipe, first_snapshot(recipe))
     for round_ in range(recipe.num_rounds):
         contributions = [c for w in workers for c in w.contribute(round_, server.parameters())]
-        for index in generator.permutation(len(contributions)):
-            assert server.submit(contributions[index]) is None
+        order = generator.permutation(len(contributions))
+        assert server.submit([contributions[index] for index in order]) is None
         assert server.round == round_ + 1
     return server.snapshot()
 

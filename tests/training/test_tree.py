@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nanograd.training.tree import TreeNode, children, cover, nodes, tree_sum
+from nanograd.training.tree import TreeNode, children, cover, tree_sum
 
 HELD = st.integers(1, 40).flatmap(
     lambda num_shards: st.tuples(st.just(num_shards), st.frozensets(st.integers(0, num_shards - 1)))
@@ -11,6 +11,11 @@ HELD = st.integers(1, 40).flatmap(
 
 def is_leaf(node: TreeNode) -> bool:
     return node[1] - node[0] == 1
+
+
+def nodes(node: TreeNode) -> list[TreeNode]:
+    below = () if is_leaf(node) else children(node)
+    return [node, *(each for child in below for each in nodes(child))]
 
 
 def test_tree_is_the_documented_one():
