@@ -26,7 +26,7 @@ import click
 from nanograd import __version__
 from nanograd.errors import NanogradError, Stopped, StorageError, UnavailableError, UsageError
 from nanograd.runtime import kernel
-from nanograd.runtime.events import Event, ImageScored, Level, Listener, Message, info
+from nanograd.runtime.events import ImageScored, Level, Listener, Message, info
 from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.signals import Terminated, signals_raise
 from nanograd.settings import specs
@@ -245,7 +245,7 @@ def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> 
     if isinstance(error, NanogradError):
         code, reason = error.exit_code, str(error)
     elif isinstance(error, click.exceptions.NoArgsIsHelpError):
-        _echo(info(error.format_message()))
+        _echo_error(error.format_message())
         code, reason = UsageError.exit_code, "name a command (--help lists them)"
     elif isinstance(error, click.ClickException):
         code, reason = UsageError.exit_code, f"{error.format_message()} (--help lists all flags)"
@@ -275,28 +275,21 @@ def _print_error(words: list[str], error: BaseException, memory: JsonObject) -> 
 
 @contextmanager
 def _listener(spec: Spec | None) -> Iterator[Listener]:
-    """Provide the listener for stderr, and remember the log format for errors."""
-    if not isinstance(spec, specs.JobSpec):
-        yield _echo
-        return
+    """Provide the listener for stderr, and remember the log format for errors.
+
+    Scored images are printed to stdout.
+    """
     from nanograd.console.terminal import stderr_listener
 
-    click.get_current_context().ensure_object(dict)["log_format"] = spec.log_format
-    with stderr_listener(spec.log_format, quiet=spec.quiet, stream=sys.stderr) as listener:
-        yield listener
+    log_format, quiet = "text", False
+    if isinstance(spec, specs.JobSpec):
+        log_format, quiet = spec.log_format, spec.quiet
+        click.get_current_context().ensure_object(dict)["log_format"] = log_format
+    with stderr_listener(log_format, quiet=quiet, stream=sys.stderr) as listener:
+        yield lambda event: click.echo(event) if isinstance(event, ImageScored) else listener(event)
 
 
-def _echo(event: Event) -> None:
-    """Print an event as text: scored images to stdout, all other events to stderr."""
-    from nanograd.console.log_lines import sentence
-
-    if isinstance(event, ImageScored):
-        click.echo(sentence(event))
-    else:
-        _echo_error(sentence(event))
-
-
-def _echo_error(line: str | None) -> None:
+def _echo_error(line: str) -> None:
     """Print to stderr; ignore errors, because a log must not end a command."""
     with suppress(OSError):
         click.echo(line, err=True)

@@ -17,15 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from nanograd.console.results import (
-    Comparison,
-    Done,
-    Evaluation,
-    Export,
-    Result,
-    Training,
-    describe_demo,
-)
+from nanograd.console import results
+from nanograd.console.results import Done, Result
 from nanograd.console.terminal import shown
 from nanograd.digits import mnist
 from nanograd.digits.dataset import NUM_CLASSES
@@ -53,7 +46,7 @@ from nanograd.training.run import TrainingRun, load_initial
 @takes(TrainSpec)
 def train(
     *, listener: Listener = log_warnings, progress: bool = False, **settings: Any
-) -> Training:
+) -> results.Training:
     """Train a net, or an ensemble, in its run directory; the bits do not depend on `workers`.
 
     If the run directory holds the same run, a complete run is loaded and a stopped run continues.
@@ -100,7 +93,9 @@ def train(
                 audience(warning(f"{text}: lower --warmup or raise --epochs"))
             model = run.train(start_group, everyone, stop)
             written = storage.join(place, "metrics.jsonl")
-            found = Training(model=model, metrics=json_files.read_lines(written), directory=place)
+            found = results.Training(
+                model=model, metrics=json_files.read_lines(written), directory=place
+            )
             everyone(events.TrainingFinished(result=found.to_json()))
 
         def build() -> Report:
@@ -158,20 +153,24 @@ def report(
     return Done(summary=f"written in {seconds:.1f} s: {written}", values=values)
 
 
-def compare(runs: Place | Sequence[Place], *, listener: Listener = log_warnings) -> Comparison:
+def compare(
+    runs: Place | Sequence[Place], *, listener: Listener = log_warnings
+) -> results.Comparison:
     """Compare finished training runs: the settings that differ, results and curves.
 
     Args:
         runs: run directories, folders or URIs.
         listener: see `train`.
     """
-    return Comparison(**training_report.compare(list(map(training_report.read_run, places(runs)))))
+    return results.Comparison(
+        **training_report.compare(list(map(training_report.read_run, places(runs))))
+    )
 
 
 @takes_input(specs.EvaluateSpec)
 def evaluate(
     model: Place | Model | None = None, *, listener: Listener = log_warnings, **settings: Any
-) -> Evaluation:
+) -> results.Evaluation:
     """Measure a model on labelled images.
 
     Args:
@@ -195,7 +194,7 @@ def evaluate(
                 listener(events.ImageScored(label=label, scores=tuple(row), prediction=digit))
         seconds = perf_counter() - began
         confidence, is_right = probabilities.max(axis=1), best == test.labels
-        return Evaluation(
+        return results.Evaluation(
             images=len(test),
             accuracy=metrics.accuracy(best, test.labels),
             calibration_error=metrics.calibration(confidence, is_right, 15).error,
@@ -211,7 +210,7 @@ def export(
     *,
     listener: Listener = log_warnings,
     spec: specs.ExportSpec | None = None,
-) -> Export:
+) -> results.Export:
     """Write a model as an ONNX graph.
 
     Args:
@@ -226,7 +225,7 @@ def export(
             from nanograd.models.onnx import OPSET, graph
         data = graph(loaded)
         storage.commit(chosen.output, data)
-        return Export(
+        return results.Export(
             format="onnx",
             opset=OPSET,
             nets=len(loaded.nets),
@@ -295,6 +294,6 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
     seconds = round(perf_counter() - began, 3)
     accuracies = {"test_accuracy": trained.test_accuracy, "accuracy": predicted.accuracy}
     values = {**accuracies, "predicted": predicted.predicted, "demo_s": seconds, "output": output}
-    result = Done(summary=describe_demo(output, predicted), values=values)
+    result = Done(summary=results.describe_demo(output, predicted), values=values)
     listener(info(str(result)))
     yield "demo", result

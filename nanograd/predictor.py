@@ -9,15 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanograd.errors import ArgumentError, DataError
-from nanograd.images.columns import (
-    IMAGE_NAMES,
-    LABEL_NAMES,
-    NO_LABELS,
-    find_image_column,
-    flat_columns,
-    list_names,
-    rename_taken,
-)
+from nanograd.images import columns
 from nanograd.images.reader import Batch, read_table
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
@@ -63,10 +55,10 @@ class Predictor:
         given = _columns(batch)
         table = _to_table(given, self._options)
         try:
-            images = find_image_column(table.schema, self._options.image_column).names
+            images = columns.find_image_column(table.schema, self._options.image_column).names
             labels = self._options.label_column
-            if labels not in (None, NO_LABELS, *table.column_names):
-                listed = list_names(table.column_names)
+            if labels not in (None, columns.NO_LABELS, *table.column_names):
+                listed = columns.list_names(table.column_names)
                 raise DataError(f"there is no column {labels!r} among {listed}")
             found, rejected = read_table(table, self._options)
         except DataError as error:
@@ -76,10 +68,10 @@ class Predictor:
             raise ArgumentError(f"{first.dtype} loses zeros at the end; pass a list of bytes")
         with process.one_thread():
             assessed = self._model.assess(found.images)
-        columns = _align(found, assessed, rejected)
+        added = _align(found, assessed, rejected)
         names = [name for name in given if name not in images]
-        kept = dict(zip(rename_taken(names, OWN), map(given.get, names), strict=True))
-        return _like(batch, names, kept, columns)
+        kept = dict(zip(columns.rename_taken(names, OWN), map(given.get, names), strict=True))
+        return _like(batch, names, kept, added)
 
 
 def _columns(batch: Table) -> dict[str, Any]:
@@ -100,17 +92,15 @@ def _columns(batch: Table) -> dict[str, Any]:
 
 
 def _like(
-    batch: Table, names: Sequence[str], kept: Mapping[str, Any], columns: Mapping[str, pa.Array]
+    batch: Table, names: Sequence[str], kept: Mapping[str, Any], added: Mapping[str, pa.Array]
 ) -> Table:
     """Return renamed columns of a batch and new columns, in the format of the batch."""
-    if isinstance(batch, pa.Table):
-        return pa.table({**kept, **columns})
-    if isinstance(batch, pa.RecordBatch):
-        return pa.record_batch({**kept, **columns})
+    if isinstance(batch, pa.Table | pa.RecordBatch):
+        return type(batch).from_pydict({**kept, **added})
     if hasattr(batch, "columns") and not hasattr(batch, "assign"):  # polars
-        own = type(batch)(pa.table(columns))
-        return type(batch)({**kept, **{name: own[name] for name in columns}})
-    arrays: dict[str, Any] = {name: _to_numpy(column) for name, column in columns.items()}
+        own = type(batch)(pa.table(added))
+        return type(batch)({**kept, **{name: own[name] for name in added}})
+    arrays: dict[str, Any] = {name: _to_numpy(column) for name, column in added.items()}
     if isinstance(batch, Mapping):
         return {**kept, **arrays}
     arrays["probabilities"] = list(arrays["probabilities"])
@@ -134,8 +124,8 @@ def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
             columns differ in length.
     """
     arrays, lengths = dict[str, pa.Array | pa.ChunkedArray](), set[int]()
-    images = {*IMAGE_NAMES, str(options.image_column).lower()}
-    needed = {*images, *LABEL_NAMES, str(options.label_column).lower()}
+    images = {*columns.IMAGE_NAMES, str(options.image_column).lower()}
+    needed = {*images, *columns.LABEL_NAMES, str(options.label_column).lower()}
     problem: ArgumentError | None = None
     for name, values in given.items():
         try:
@@ -151,7 +141,7 @@ def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
         raise problem
     # A column without a value may have no type, or that of NaN.
     usual = [name for name in arrays if name.lower() in images]
-    if not flat_columns(list(arrays)) and all(_is_untyped(arrays[name]) for name in usual):
+    if not columns.flat_columns(list(arrays)) and all(_is_untyped(arrays[name]) for name in usual):
         arrays |= {name: pa.nulls(len(arrays[name]), pa.binary()) for name in usual}
     return pa.table(arrays)
 

@@ -9,8 +9,8 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from math import floor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -62,8 +62,10 @@ load_font = cache(ImageFont.load_default)  # Pillow's own font; the argument is 
 class Inspection:
     """One picture, step by step."""
 
-    file: str  # path or URI
-    steps: Candidate  # results of the normaliser's steps, or the reason why it refused
+    file: str = ""  # path or URI
+    steps: Candidate = field(
+        default_factory=Candidate
+    )  # results of the normaliser's steps, or why it refused
     # The decoded picture, reduced to _SMALL_SIDE; None if decoding failed.
     picture: Image.Image | None = None
     size: tuple[int, int] = (0, 0)  # width and height as decoded
@@ -164,29 +166,28 @@ def inspect_pictures(
     """
     side = _SMALL_SIDE if spec.digits == "one" else _NUMBERS_SIDE
 
-    def inspect(picture: Image.Image) -> dict[str, Any]:
+    def inspect(picture: Image.Image) -> Inspection:
         small = picture.copy()
         small.thumbnail((side, side))
-        found: dict[str, Any] = {"picture": small, "size": picture.size, "steps": Candidate()}
+        drawn = partial(Inspection, picture=small, size=picture.size)
         if spec.digits == "many":
             try:
-                return {**found, "numbers": read_numbers(picture, model, spec.polarity)}
+                return drawn(numbers=read_numbers(picture, model, spec.polarity))
             except UnreadableError as error:
-                return {**found, "steps": Candidate(refused=error)}
-        found["steps"] = steps = normalise.trace(picture, polarity=spec.polarity)
-        if steps.image is not None:
-            [[row], [unfamiliarity]] = model.assess(steps.image.reshape(1, -1))
-            found |= {"probabilities": row, "unfamiliarity": float(unfamiliarity)}
-        return found
+                return drawn(steps=Candidate(refused=error))
+        steps = normalise.trace(picture, polarity=spec.polarity)
+        if steps.image is None:
+            return drawn(steps=steps)
+        [[row], [unfamiliarity]] = model.assess(steps.image.reshape(1, -1))
+        return drawn(steps=steps, probabilities=row, unfamiliarity=float(unfamiliarity))
 
-    inspections = []
     pictures = read_pictures(files.items(), inspect, spec, whole=spec.digits == "many")
-    for file, (_, found) in zip(files, pictures, strict=True):
-        if isinstance(found, UnreadableError):
-            inspections.append(Inspection(file=file, steps=Candidate(refused=found)))
-        else:
-            inspections.append(Inspection(file=file, **found))
-    return inspections
+    return [
+        Inspection(file=file, steps=Candidate(refused=found))
+        if isinstance(found, UnreadableError)
+        else replace(found, file=file)
+        for file, (_, found) in zip(files, pictures, strict=True)
+    ]
 
 
 class Panel(NamedTuple):
