@@ -27,6 +27,8 @@ from tests.conftest import ROOT
 from tests.helpers.models import some_model
 from tests.helpers.processes import run, run_python
 
+MISSPELT = "my.toml: unknown setting 'learning-rate'"
+
 
 @pytest.fixture
 def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
@@ -58,15 +60,6 @@ def test_help_has_every_field_of_the_config_and_marks_the_required_ones(nanograd
         assert helps[flag_name(each.name)].endswith("".join(expected.split())), each.name
 
 
-def test_misspelt_setting_of_a_config_file_is_named_with_its_file(nanograd, tmp_path):
-    (tmp_path / "my.toml").write_text("seed = 3\nlearning-rate = 0.1\n")
-
-    done = nanograd("train", "--config", "my.toml")
-
-    named = "my.toml: unknown setting 'learning-rate'; do you mean learning_rate?"
-    assert (done.code, done.last["reason"]) == (2, named)
-
-
 @pytest.mark.parametrize("words", [(), ("data",)])
 def test_missing_command_shows_the_help_and_is_a_usage_error(nanograd, words):
     done, helped = nanograd(*words), nanograd(*words, "--help")
@@ -90,9 +83,14 @@ def test_missing_command_shows_the_help_and_is_a_usage_error(nanograd, words):
         (["predicted", "rows"], None, "predicted"),
         (["--no-such-flag", "train"], None, "--no-such-flag"),
         (["ingest", "train", "--output"], "ingest", "--output"),
+        (["train", "--config", "my.toml"], "train", f"{MISSPELT}; do you mean learning_rate?"),
+        (["train", "--config", "empty.toml", "--workers", "0"], "train", "--data names no data"),
     ],
 )
 def test_usage_error_is_one_json_line_and_code_2(nanograd, words, command, named):
+    Path("my.toml").write_text("seed = 3\nlearning-rate = 0.1\n")
+    Path("empty.toml").write_text("data = []")
+
     done = nanograd(*words)
 
     line = done.last
@@ -101,19 +99,6 @@ def test_usage_error_is_one_json_line_and_code_2(nanograd, words, command, named
     assert (line["event"], line["command"], line["code"]) == ("error", command, 2)
     assert named in line["reason"]
     assert done.stderr == f"nanograd: {line['reason']}\n"
-
-
-def test_result_is_one_json_line_with_the_documented_figures(nanograd, predicting):
-    done = nanograd(*predicting)
-
-    documented = (
-        "event command rows predicted quarantined files accuracy start_s predict_s rows_per_s "
-        "output"
-    )
-    assert (done.code, done.stdout.count("\n")) == (0, 1)
-    assert set(documented.split()) <= set(done.last)
-    assert (done.last["event"], done.last["command"]) == ("result", "predict")
-    assert (done.last["rows"], done.last["predicted"], done.last["files"]) == (7, 7, 1)
 
 
 def test_names_of_folders_need_not_be_unicode(nanograd_process, tmp_path, few_digits):
@@ -157,6 +142,10 @@ def test_columns_to_keep_come_from_flags_environment_or_file(
 def test_next_command_prints_the_predictions(nanograd, predicting, format_):
     done = nanograd(*predicting, "--format", format_, "--output", "my $HOME's out")
 
+    assert (done.code, done.stdout.count("\n")) == (0, 1)
+    documented = "event command accuracy start_s predict_s rows_per_s output quarantined"
+    assert set(documented.split()) <= set(done.last)
+    assert [done.last[name] for name in ("rows", "predicted", "files")] == [7, 7, 1]
     words = shlex.split(done.stderr.splitlines()[-1].removeprefix("next: python "))
     shown = run(sys.executable, *words)
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -199,23 +188,12 @@ def test_limit_of_threads_is_no_defect(nanograd):
     assert "memory or threads: can't start new thread; lower" in done.last["reason"]
 
 
-def test_settings_file_without_data_set_is_refused(nanograd):
-    Path("empty.toml").write_text("data = []")
-
-    assert nanograd("train", "--config", "empty.toml", "--workers", "0").code == 2
-
-
 @pytest.mark.parametrize(
     ("command", "error", "code", "reason"),
     [
         ("broken", RuntimeError("seven"), 70, "RuntimeError: seven; please report this.*"),
         ("broken", KeyboardInterrupt(), 130, "interrupted"),
-        (
-            "predict",
-            KeyboardInterrupt(),
-            130,
-            "interrupted; run the same command again to continue",
-        ),
+        ("predict", KeyboardInterrupt(), 130, "interrupted; run the same command again to.*"),
     ],
 )
 def test_unexpected_exception_is_one_line_and_its_code(
@@ -229,10 +207,8 @@ def test_unexpected_exception_is_one_line_and_its_code(
 
     done, debug = nanograd(command), nanograd(command, "--debug")
 
-    assert done.code == debug.code == code
-    assert (done.last["event"], done.last["command"], done.last["code"]) == (
-        "error", command, code,
-    )  # fmt: skip
+    assert done.code == debug.code == done.last["code"] == code
+    assert (done.last["event"], done.last["command"]) == ("error", command)
     assert re.fullmatch(reason, done.last["reason"])
     assert "Traceback" not in done.stderr
     assert "in broken" in debug.stderr
@@ -245,10 +221,8 @@ def test_package_in_an_archive_is_refused_with_a_remedy(tmp_path):
     done = run_python(code, tmp_path, PYTHONPATH=archive)
 
     assert done.returncode == 69
-    assert (
-        json.loads(done.stdout)["reason"]
-        == f"{archive} is an archive; install nanograd, or unpack it"
-    )
+    reason = f"{archive} is an archive; install nanograd, or unpack it"
+    assert json.loads(done.stdout)["reason"] == reason
 
 
 def test_thread_of_arrow_at_the_end_of_the_process_does_not_change_the_code():
@@ -287,15 +261,14 @@ main(["--version"])
     [
         ("raise KeyboardInterrupt", 130, "interrupted"),
         (
-            "import signal; signal.raise_signal(signal.SIGTERM)",
+            "signal.raise_signal(15)",
             75,
             "stopped by SIGTERM; run the same command again to continue",
         ),
     ],
-    ids=["Ctrl-C", "SIGTERM"],
 )
 def test_signal_while_the_command_is_imported_has_its_code(tmp_path, event, code, said):
-    (tmp_path / "click.py").write_text(event)
+    (tmp_path / "click.py").write_text(f"import signal; {event}")
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
 
     done = run(sys.executable, "-m", "nanograd", "--version", PYTHONPATH=path)

@@ -15,26 +15,18 @@ from rich.console import Console
 
 from nanograd.console.log_lines import JsonLog, TextLog
 from nanograd.console.terminal import LiveView, shown, stderr_listener
-from nanograd.runtime.events import (
-    Event,
-    Level,
-    Listener,
-    Message,
-    WorkerState,
-    info,
-    log_warnings,
-    warning,
-)
+from nanograd.runtime import events
+from nanograd.runtime.events import Event, Listener, WorkerState, info, warning
 from tests.helpers.events import EPOCH, ROUNDS, ROWS
 from tests.helpers.processes import read_all
 
 
-def lines_of(events: list[tuple[float, Event]], log_class: type[TextLog] = TextLog) -> list[str]:
+def lines_of(timed: list[tuple[float, Event]], log_class: type[TextLog] = TextLog) -> list[str]:
     """The lines of events that come at these times."""
     written: list[str] = []
     now = [0.0]
     log = log_class(written.append, clock=lambda: now[0])
-    for time, event in events:
+    for time, event in timed:
         now[0] = time
         log(event)
     return written
@@ -66,9 +58,9 @@ def on_a_terminal(use: Callable[[Listener], None]) -> str:
 
 
 def test_progress_has_a_line_every_five_seconds_and_one_at_the_end():
-    events = [(float(each) / 2, replace(ROWS, part=each)) for each in range(25)]
+    timed = [(each / 2, replace(ROWS, part=each)) for each in range(25)]
 
-    lines = lines_of([*events, (12.1, replace(ROWS, part=25, complete=True))])
+    lines = lines_of([*timed, (12.1, replace(ROWS, part=25, complete=True))])
 
     assert [line.split()[2] for line in lines] == ["10/10", "20/10", "25/10"]
 
@@ -106,7 +98,11 @@ def test_json_log_has_every_epoch_and_progress_with_their_fields():
     [
         (info("20 images"), "20 images", "info"),
         (warning("no report"), "WARNING: no report", "warning"),
-        (Message(text="no such file", level=Level.ERROR), "nanograd: no such file", "error"),
+        (
+            events.Message(text="no such file", level=events.Level.ERROR),
+            "nanograd: no such file",
+            "error",
+        ),
         (info("\ndone\n  model  x"), "\ndone\n  model  x", "info"),
     ],
 )
@@ -212,7 +208,7 @@ def test_notebook_has_a_view_that_is_replaced_and_no_widgets(monkeypatch, capsys
     monkeypatch.setitem(builtins.__dict__, "get_ipython", ZMQInteractiveShell)
     monkeypatch.setitem(sys.modules, "IPython.display", cell)  # type: ignore[arg-type]
 
-    with shown(log_warnings, progress=True) as listener:
+    with shown(events.log_warnings, progress=True) as listener:
         listener(info("20 images"))
         for round_ in (1, 2, 3):  # only the first and the last are shown at once
             listener(replace(ROUNDS, round=round_))

@@ -29,24 +29,25 @@ def test_scores_do_not_depend_on_the_size_of_the_batch():
 def test_scores_of_an_ensemble_are_the_mean_of_its_nets_scores():
     nets, images = some_ensemble().nets, some_images(7)
 
-    with process.one_thread():
-        scores = mean_scores(nets, images)
-        alone = [mean_scores([net], images) for net in nets]
+    scores, *alone = [mean_scores(some, images) for some in (nets, *([net] for net in nets))]
 
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, sum(alone) / np.float32(3), rtol=1e-6)
 
 
-def test_sha256_depends_on_every_parameter_and_the_order_of_the_nets():
+def test_sha256_depends_on_every_parameter_statistic_and_the_order_of_the_nets():
     first, *rest = some_ensemble().nets
     vector = first.params.vector.copy()
     vector[7] = np.nextafter(vector[7], np.float32(1))
-    changed = replace(first, params=Params(vector, first.architecture))
+    changed, reference = replace(first, params=Params(vector, first.architecture)), some_reference()
+    changes = [{"temperature": 1.31}]
+    changes += [{name: np.roll(each, 1)} for name, each in reference.tensors().items()]
 
     models = [
-        Model(nets=tuple(nets), about={}, reference=some_reference())
+        Model(nets=tuple(nets), about={}, reference=reference)
         for nets in ([first, *rest], [changed, *rest], [first], [*rest, first])
     ]
+    others = [replace(models[0], reference=replace(reference, **each)) for each in changes]
 
-    assert len({model.params_sha256() for model in models}) == len(models)
-    assert len({model.sha256() for model in models}) == len(models)
+    assert len({model.params_sha256() for model in [*models, *others]}) == len(models)
+    assert len({model.sha256() for model in [*models, *others]}) == len(models) + len(others)
