@@ -15,6 +15,7 @@ from nanograd import batch
 from nanograd.models import model as model_io
 from nanograd.pictures import normalise
 from tests.helpers.drawings import Drawing, drawings
+from tests.helpers.pages import opened
 
 _CLASSIFY = "(() => { try { return JSON.stringify(nanograd.classify(), (_, value) => "
 _CLASSIFY += "ArrayBuffer.isView(value) ? Array.from(value) : value) } catch { return '{}' } })()"
@@ -22,14 +23,9 @@ _CLASSIFY += "ArrayBuffer.isView(value) ? Array.from(value) : value) } catch { r
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    context = browser.new_context(
-        viewport={"width": 390, "height": 844}, offline=True, accept_downloads=True
-    )
-    page = context.new_page()
-    page.goto(address)
-    page.wait_for_function("window.nanograd")
-    yield page
-    context.close()
+    with opened(browser, address, viewport={"width": 390, "height": 844}, offline=True) as page:
+        page.wait_for_function("window.nanograd")
+        yield page
 
 
 def draw(page: Page, drawing: Drawing) -> None:

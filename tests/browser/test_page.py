@@ -1,10 +1,12 @@
 """The reports in a browser: offline, on a phone, in light and dark, by keyboard."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
+
+from tests.helpers.pages import opened, serious_violations
 
 
 @pytest.fixture(scope="module")
@@ -26,92 +28,62 @@ def page(
     request: pytest.FixtureRequest, browser: Browser, reports: dict[str, str]
 ) -> Iterator[Page]:
     name, scheme = request.param.split()
-    context = browser.new_context(
-        viewport={"width": 360, "height": 780}, color_scheme=scheme, offline=True
-    )
-    page = context.new_page()
-    page.goto(reports[name])
-    yield page
-    context.close()
+    size = {"width": 360, "height": 780}
+    with opened(browser, reports[name], viewport=size, color_scheme=scheme, offline=True) as page:
+        yield page
 
 
 def test_page_requests_nothing_and_logs_no_error(browser, report):
-    context = browser.new_context(offline=True)
-    page = context.new_page()
-    requests: list[str] = []
-    errors: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: errors.append(message.text))
-    page.on("pageerror", lambda error: errors.append(str(error)))
+    seen: dict[str, list[Any]] = {"request": [], "console": [], "pageerror": []}
 
-    page.goto(report)
+    with opened(browser, report, seen, offline=True):
+        pass
 
-    assert [url for url in requests if not url.startswith("data:")] == [report]
-    assert errors == []
-    context.close()
+    urls = [request.url for request in seen.pop("request")]
+    assert [url for url in urls if not url.startswith("data:")] == [report]
+    assert seen == {"console": [], "pageerror": []}
 
 
 def test_accessibility_checker_reports_nothing_serious(page):
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
 
-    results = Axe().run(page)
-
-    serious = [
-        f"{each['id']}: {each['nodes'][0]['html']}"
-        for each in results.response["violations"]
-        if each["impact"] in ("serious", "critical")
-    ]
-    assert results.response["passes"]
-    assert serious == []
+    assert serious_violations(page) == []
 
 
 def test_confusion_matrix_is_whole_and_legible_on_a_phone(browser, address):
-    context = browser.new_context(viewport={"width": 390, "height": 780}, offline=True)
-    page = context.new_page()
-    page.goto(address)
-
-    boxes = page.evaluate("""[...document.querySelectorAll('#digits figure text')].map((each) => {
-      const box = each.getBoundingClientRect();
-      return [box.left, box.right, box.height];
-    })""")
+    with opened(browser, address, viewport={"width": 390, "height": 780}) as page:
+        boxes = page.evaluate("""[...document.querySelectorAll('#digits figure text')].map((each) =>
+            { const box = each.getBoundingClientRect(); return [box.left, box.right, box.height]; })
+        """)
 
     assert len(boxes) > 20
     for left, right, height in boxes:
         assert 0 <= left <= right <= 390
         assert height > 12
-    context.close()
 
 
 @pytest.mark.parametrize("width", [360, 390])
 def test_pad_input_and_verdict_are_on_one_screen_of_a_phone(browser, address, width):
-    context = browser.new_context(viewport={"width": width, "height": 700}, offline=True)
-    page = context.new_page()
-    page.goto(address)
-    page.evaluate("document.getElementById('draw').scrollIntoView()")
-
-    boxes = [page.locator(each).bounding_box() for each in ("#pad", "#input", "#status")]
+    with opened(browser, address, viewport={"width": width, "height": 700}) as page:
+        page.evaluate("document.getElementById('draw').scrollIntoView()")
+        boxes = [page.locator(each).bounding_box() for each in ("#pad", "#input", "#status")]
 
     assert all(box and box["y"] >= 0 and box["y"] + box["height"] <= 700 for box in boxes)
-    context.close()
 
 
 def test_charts_have_one_size_and_fill_their_rows(browser, report):
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, offline=True)
-    page = context.new_page()
-    page.goto(report)
-
-    charts = page.evaluate("""[...document.querySelectorAll('svg')].map((each) => {
-      const box = each.getBoundingClientRect();
-      return [Math.round(box.width), Math.round(box.height)];
-    })""")
-    ends = page.evaluate("""[...document.querySelectorAll('.plots')].map((each) => {
-      const box = each.getBoundingClientRect(), last = each.lastElementChild;
-      return Math.round(box.right - last.getBoundingClientRect().right);
-    })""")
+    with opened(browser, report, viewport={"width": 1280, "height": 800}) as page:
+        charts = page.evaluate("""[...document.querySelectorAll('svg')].map((each) => {
+          const box = each.getBoundingClientRect();
+          return [Math.round(box.width), Math.round(box.height)];
+        })""")
+        ends = page.evaluate("""[...document.querySelectorAll('.plots')].map((each) => {
+          const box = each.getBoundingClientRect(), last = each.lastElementChild;
+          return Math.round(box.right - last.getBoundingClientRect().right);
+        })""")
 
     assert len({tuple(each) for each in charts}) == 1
     assert set(ends) == {0}
-    context.close()
 
 
 def test_keyboard_reaches_every_link_and_every_wide_table(page):

@@ -2,13 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from nanograd.digits.dataset import Mnist
 from scripts import chromium
+from tests.helpers.pages import opened, serious_violations
 from tests.helpers.reviews import Reviewer, corrections, predict
 
 ROWS = 61
@@ -156,31 +157,17 @@ def test_second_window_is_told_and_ended_server_too(browser, reviewer):
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_page_is_accessible_and_loads_nothing(browser, reviewer, scheme, width):
-    context = browser.new_context(
-        viewport={"width": width, "height": 844},
-        color_scheme=scheme,  # type: ignore[arg-type]
-    )
-    page, urls, errors = context.new_page(), list[str](), list[str]()
-    page.on("request", lambda request: urls.append(request.url))
-    page.on("console", lambda message: errors.append(message.text))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(reviewer.address)
-    page.keyboard.press("7")
-    expect_decided(page, 1)
-    page.keyboard.press("?")
-    own = [url for url in urls if not url.startswith("data:")]
+    seen: dict[str, list[Any]] = {"request": [], "console": [], "pageerror": []}
+    size = {"width": width, "height": 844}
+    with opened(browser, reviewer.address, seen, viewport=size, color_scheme=scheme) as page:
+        page.keyboard.press("7")
+        expect_decided(page, 1)
+        page.keyboard.press("?")
+        urls = {request.url for request in seen.pop("request")}
 
-    results = Axe().run(page)
-
-    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert set(own) == {reviewer.address}
-    assert errors == []
-    assert results.response["passes"]
-    assert [
-        f"{each['id']}: {each['nodes'][0]['html']}"
-        for each in results.response["violations"]
-        if each["impact"] in ("serious", "critical")
-    ] == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert (max(int(each) for each in paper[4:-1].split(",")) < 64) == (scheme == "dark")
-    context.close()
+        assert {url for url in urls if not url.startswith("data:")} == {reviewer.address}
+        assert seen == {"console": [], "pageerror": []}
+        assert serious_violations(page) == []
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert (max(int(each) for each in paper[4:-1].split(",")) < 64) == (scheme == "dark")

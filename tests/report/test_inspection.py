@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 import nanograd
 from nanograd import batch
-from nanograd.digits.dataset import Dataset, Mnist
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError, Reason, UnreadableError, UsageError
 from nanograd.models import model
 from nanograd.pictures import normalise
@@ -26,13 +26,8 @@ from tests.helpers.sevens import bound, lit, pale_seven, squared, vignette
 SEVEN = ((50, 50), (150, 50), (90, 160))
 
 
-@pytest.fixture(scope="module")
-def digits(sample: Mnist) -> Dataset:
-    return sample.test.take(slice(0, 7))
-
-
 @pytest.fixture
-def folder(tmp_path: Path, digits: Dataset) -> Path:
+def folder(tmp_path: Path, sample: Mnist) -> Path:
     """Return a folder with a drawing, an MNIST image, a blank picture and a broken file."""
     place = tmp_path / "in"
     place.mkdir()
@@ -40,7 +35,7 @@ def folder(tmp_path: Path, digits: Dataset) -> Path:
     ImageDraw.Draw(drawing).line(SEVEN, fill="navy", width=12)
     ImageDraw.Draw(drawing).line(((5, 20), (9, 24)), fill="navy", width=3)
     drawing.save(place / "drawing.png")
-    Image.fromarray(digits.images[0].reshape(28, 28)).save(place / "mnist.png")
+    Image.fromarray(sample.test.images[0].reshape(28, 28)).save(place / "mnist.png")
     Image.new("L", (90, 60), 200).save(place / "blank.png")
     (place / "none.jpg").write_bytes(b"no picture")
     return place
@@ -61,15 +56,13 @@ def inspect(*inputs: Path, **settings: Any) -> tuple[dict[str, Any], Image.Image
     return figures, Image.open(config.output), [str(event) for event in events]
 
 
-def test_result_has_prediction_or_reason_of_each_picture(folder, model_directory, digits):
+def test_result_has_prediction_or_reason_of_each_picture(folder, model_directory, sample):
     figures, _, _ = inspect(folder, model=model_directory)
 
     found = {Path(each["file"]).name: each for each in figures["results"]}
-    [scores] = some_model().probabilities(digits.images[:1])
-    assert (found["mnist.png"]["prediction"], found["mnist.png"]["confidence"]) == (
-        int(scores.argmax()),
-        float(scores.max()),
-    )
+    [scores] = some_model().probabilities(sample.test.images[:1])
+    expected = int(scores.argmax()), float(scores.max())
+    assert (found["mnist.png"]["prediction"], found["mnist.png"]["confidence"]) == expected
     assert {name: each["reason"] for name, each in found.items()} == {
         "drawing.png": None, "mnist.png": None, "blank.png": "blank", "none.jpg": "broken_image",
     }  # fmt: skip
@@ -202,8 +195,8 @@ def test_usage_errors_are_raised_before_anything_is_written(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_sheet_of_numbers_has_a_box_around_each_digit(tmp_path: Path, digits: Dataset) -> None:
-    ink = write(digits.images[:3].reshape(3, 28, 28), Style(), np.random.default_rng(0))
+def test_sheet_of_numbers_has_a_box_around_each_digit(tmp_path, sample):
+    ink = write(sample.test.images[:3].reshape(3, 28, 28), Style(), np.random.default_rng(0))
     Image.fromarray(255 - np.pad(ink, 20)).save(tmp_path / "number.png")
     Image.new("L", (90, 60), 200).save(tmp_path / "blank.png")
 

@@ -94,23 +94,14 @@ def test_any_number_of_hidden_units_is_drawn(hidden):
     assert {colour[:3] for _, colour in picture.getcolors()} == {(37, 99, 235), (217, 119, 6)}
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("hidden = [1, 2]\npreset = ['fast']\ncolour = {a = 1}\n", None),
-        ("hidden = [", r"config\.toml is not TOML"),
-    ],
-)
-def test_other_settings_of_a_run_are_shown_and_a_damaged_file_is_named(
-    run, few_digits, tmp_path, text, problem
-):
+def test_other_settings_of_a_run_are_shown_and_a_damaged_file_is_named(run, few_digits, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
-    (folder / "config.toml").write_text(text)
+    (folder / "config.toml").write_text("hidden = [1, 2]\npreset = ['fast']\ncolour = {a = 1}\n")
 
-    if problem:
-        with pytest.raises(DataError, match=problem):
-            training_report.read_run(str(folder))
-    else:
-        read = [training_report.read_run(str(each)) for each in (folder, run)]
-        assert "\nhidden  " in str(Comparison(**training_report.compare(read)))
-        check_page(training_report.build(read[0], few_digits.test.take(slice(0, 7))).html)
+    read = [training_report.read_run(str(each)) for each in (folder, run)]
+
+    assert "\nhidden  " in str(Comparison(**training_report.compare(read)))
+    check_page(training_report.build(read[0], few_digits.test.take(slice(0, 7))).html)
+    (folder / "config.toml").write_text("hidden = [")
+    with pytest.raises(DataError, match=r"config\.toml is not TOML"):
+        training_report.read_run(str(folder))
