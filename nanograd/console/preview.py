@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from nanograd.images.inputs import Origin
 from nanograd.images.writers import NUMBERS, QUARANTINE, SOURCE, WITHOUT_PROBABILITIES, read
-from nanograd.jobs.output import Manifest
+from nanograd.jobs.output import Manifest, files_of
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
@@ -31,16 +31,15 @@ def preview_rows(output: str) -> str:
     """
     manifest = Manifest.read(output)
     added = set(manifest.runs[-1]) if manifest.runs else set()
-    receipts = sorted(
-        (each for each in manifest.receipts if each.part in added and each.inputs),
-        key=lambda receipt: (receipt.inputs, receipt.ranges),
-    )
-    if any("=" in name for receipt in receipts for name in receipt.files):
+    receipts = [each for each in manifest.receipts if each.part in added and each.inputs]
+    receipts.sort(key=lambda receipt: (receipt.inputs, receipt.ranges))
+    files = files_of(receipts)
+    if any("=" in name for name in files):
         return ""
     num_rows = sum(receipt.counts.rows for receipt in receipts)
-    tables = {"predictions": WITHOUT_PROBABILITIES, "quarantine": QUARANTINE}
-    if any(name.startswith("numbers/") for receipt in receipts for name in receipt.files):
-        tables = {"numbers": _LINES, "quarantine": QUARANTINE}
+    has_numbers = any(name.startswith("numbers/") for name in files)
+    tables = {"numbers": _LINES} if has_numbers else {"predictions": WITHOUT_PROBABILITIES}
+    tables["quarantine"] = QUARANTINE
     rows = list[JsonObject]()
     for receipt in receipts:
         for name in receipt.files:

@@ -246,7 +246,7 @@ def read_plain(files: Sequence[bytes | None], options: ReadOptions) -> tuple[Byt
 
     Return the images of the m files that were read, (m, 784) uint8, and which they are, (n,) bool.
     """
-    some = files if "PNG" in options.pillow_formats else [None] * len(files)
+    some = files if "png" in options.formats.split(",") else [None] * len(files)
     images, which = fast_png.decode_plain(some)
     ready, like = select_ready(images, options)
     which[which] = like

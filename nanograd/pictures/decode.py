@@ -83,7 +83,7 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
         UnreadableError: `empty` (no bytes), `broken_image` (not an accepted format, cut short or
             damaged) or `too_large` (more than `max_pixels`).
     """
-    formats = options.pillow_formats
+    formats = options.formats.upper().split(",")
     if not data:
         raise UnreadableError(Reason.EMPTY, "the file has no bytes")
     with _refusals():

@@ -83,11 +83,6 @@ class PictureOptions(Spec):
             raise UsageError(f"--formats {self.formats!r}: choose some of {', '.join(FORMATS)}")
         object.__setattr__(self, "formats", ",".join(formats))
 
-    @property
-    def pillow_formats(self) -> tuple[str, ...]:
-        """Accepted picture formats, as Pillow spells them."""
-        return tuple(self.formats.upper().split(","))
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions(PictureOptions):

@@ -32,9 +32,7 @@ def written(folder: Path) -> dict[str, tuple[int, int]]:
 def test_plots_of_a_prediction_are_png_files(predict):
     names = ["calibration", "confidence", "confusion", "digits", "review"]
     for labelled, wanted in ((193, names), (0, ["confidence", "digits"])):
-        out = predict(labelled)
-
-        commands.report(str(out), [], [].append, as_png=True)
+        commands.report(out := predict(labelled), as_png=True)
 
         assert list(written(out)) == wanted
 

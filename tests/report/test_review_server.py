@@ -92,19 +92,16 @@ def test_undo_takes_the_last_decision_even_after_a_restart(output, reviewer):
 HOSTILE = "http://127.0.0.1.evil.example"
 REFUSED: dict[str, tuple[int, str, str, str | None, dict[str, str]]] = {
     # status, method, path, body, headers
-    "foreign host": (403, "GET", "/", None, {"Host": "evil.example:{port}"}),
-    "foreign host that looks alike": (403, "GET", "/", None, {"Host": "127.0.0.1.evil.example"}),
+    "foreign host": (403, "GET", "/", None, {"Host": "127.0.0.1.evil.example:{port}"}),
     "foreign host of a decision": (403, "POST", "/", "{}", {"Host": "evil.example"}),
     "no host": (403, "GET", "/", None, {"Host": ""}),
     "no token": (403, "GET", "?", None, {}),
     "no token of a decision": (403, "POST", "?", '{"row": 0, "label": 7}', {}),
-    "wrong token": (403, "GET", "?token=wrong", None, {}),
     "token of other letters": (403, "GET", "?token=%C3%B6%FF", None, {}),
     "token only in a header": (403, "GET", "?", None, {"X-Token": "{token}"}),
     "foreign origin": (403, "POST", "/", '{"row": 0, "label": 7}', {"Origin": HOSTILE}),
     "foreign port": (403, "POST", "/", '{"row": 0, "label": 7}', {"Origin": "http://127.0.0.1:1"}),
     "origin null": (403, "POST", "/", '{"row": 0, "label": 7}', {"Origin": "null"}),
-    "other page": (404, "GET", "/index.html", None, {}),
     "file of the output": (404, "GET", "/_review.pq", None, {}),
     "path outside": (404, "GET", "/../../etc/passwd", None, {}),
     "encoded path outside": (404, "GET", "/%2e%2e/%2e%2e/etc/passwd", None, {}),
@@ -114,8 +111,7 @@ REFUSED: dict[str, tuple[int, str, str, str | None, dict[str, str]]] = {
     "huge body": (413, "POST", "/", None, {"Content-Length": "9" * 5000}),
     "negative body": (413, "POST", "/", None, {"Content-Length": "-1"}),
     "body in chunks": (413, "POST", "/", None, {"Transfer-Encoding": "chunked"}),
-    "other method": (501, "PUT", "/", "{}", {}),
-    "options": (501, "OPTIONS", "/", None, {}),
+    "other method": (501, "OPTIONS", "/", None, {}),
     **{
         f"body {body}": (400, "POST", "/", body, {})
         for body in (
@@ -141,7 +137,7 @@ def shared(sample: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_request_is_refused_and_changes_nothing(shared, name):
     expected, method, path, body, headers = REFUSED[name]
     path = shared.path if path == "/" else f"/{path}" if path.startswith("?") else path
-    if path.startswith(("/_", "/i", "/.", "/%", "/d", "h")):
+    if path.startswith(("/_", "/.", "/%", "/d", "h")):
         path += f"?token={shared.token}"
     filled = {n: v.format(port=shared.port, token=shared.token) for n, v in headers.items()}
 
