@@ -161,6 +161,10 @@ def nanograd(
     return run
 
 
+# For modules that import the package by its name.
+nanograd_ = pytest.fixture(lambda nanograd: nanograd, name="nanograd_")
+
+
 @pytest.fixture
 def nanograd_process(tmp_path: Path) -> Nanograd:
     """Run the command line in a process of its own, in an empty folder."""

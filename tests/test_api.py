@@ -19,7 +19,6 @@ from nanograd.pictures import normalise
 from nanograd.runtime import process
 from nanograd.runtime.events import EpochFinished, Event, Level, broadcast, ignore
 from nanograd.settings.fields import flag_name
-from tests.conftest import Nanograd
 from tests.helpers.drawings import drawings, painted
 from tests.helpers.folders import untimed_contents
 from tests.helpers.models import some_model
@@ -34,11 +33,6 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> nanograd.Training:
     return nanograd.train(output=tmp_path_factory.mktemp("api") / "run", **SETTINGS)
-
-
-@pytest.fixture
-def nanograd_(nanograd: Nanograd) -> Nanograd:
-    return nanograd
 
 
 def printed(code: str, **environment: str) -> str:

@@ -1,15 +1,9 @@
 """The scikit-learn facade: its own estimator checks, and that it is this program's training."""
 
-import pickle
-
 import numpy as np
 import pytest
-from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
-from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler
+from sklearn.model_selection import train_test_split
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nanograd import MLPClassifier
@@ -51,21 +45,6 @@ def test_seed_fixes_the_bits():
     assert np.array_equal(nets[0], nets[1])
     assert np.array_equal(nets[0], nets[2])
     assert not np.array_equal(nets[0], nets[3])
-
-
-def test_it_is_cloned_pickled_searched_and_part_of_pipelines():
-    x, y = load_iris(return_X_y=True)
-    net = MLPClassifier(hidden=8, random_state=1).fit(x, y)
-    search = GridSearchCV(MLPClassifier(random_state=0), {"hidden": [2, 8]}, cv=2).fit(x, y)
-    pipeline = make_pipeline(MinMaxScaler(), clone(net))
-
-    again = pickle.loads(pickle.dumps(net))  # noqa: S301 - our own
-
-    assert np.array_equal(again.predict_proba(x), net.predict_proba(x))
-    assert search.best_params_["hidden"] in (2, 8)
-    assert cross_val_score(pipeline, x, y, cv=3).mean() > 0.9
-    with pytest.raises(NotFittedError):
-        clone(net).predict(x)
 
 
 def test_scale_of_the_columns_does_not_matter():

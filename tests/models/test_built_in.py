@@ -15,13 +15,7 @@ from nanograd.images.writers import write_pictures
 from nanograd.models import model as model_io
 from nanograd.models.model import BUILT_IN
 from scripts.make_model import FOLDER, PARAMS_SHA256, find_problems
-from tests.conftest import Nanograd
 from tests.helpers.models import some_model
-
-
-@pytest.fixture
-def nanograd_(nanograd: Nanograd) -> Nanograd:
-    return nanograd
 
 
 def test_model_is_the_one_that_the_script_makes():
