@@ -16,7 +16,7 @@ import ray
 import ray.util
 
 from nanograd.digits.dataset import Dataset
-from nanograd.distributed import all_reduce, shared_memory
+from nanograd.distributed import shared_memory
 from nanograd.distributed.all_reduce import ExchangeFailed, FailureCause, MeshPlan
 from nanograd.distributed.mesh import Endpoint, Formation, Mesh, MeshError, open_listener
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
@@ -322,9 +322,7 @@ class ServerActor(ParameterServer):
         self, mesh: Mesh, memory: MemorySegment, deadline: float
     ) -> SegmentFailure | None:
         """Apply a round together with the servers of the other hosts."""
-        is_checked = self.round % all_reduce.DIGEST_ROUNDS == 0
-        digest = all_reduce.digest_of(self.parameters()) if is_checked else 0
-        mesh.machine.start_round(deadline, digest)
+        mesh.machine.start_round(deadline)
         is_sent = False
         while (total := mesh.machine.ready) is None:
             if not is_sent and memory.late_slot(self.round) is None:

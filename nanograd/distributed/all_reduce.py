@@ -25,13 +25,11 @@ References:
 """
 
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from functools import cached_property
-from hashlib import sha256
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,15 +37,12 @@ from nanograd.nn.optimizers import Vector
 from nanograd.training.tree import TreeNode, tree_sum
 from nanograd.training.worker import Contribution, add
 
-MAGIC = b"ngr2"
+MAGIC = b"ngr3"
 # magic, type, sender, generation, round, tree node (first, end), offset and length of the slice,
-# loss, number of images, digest; little endian.
-_HEADER = struct.Struct("<4sBxHI4xqiiIIdqq")
+# loss, number of images; little endian. The plan determines all but the last two.
+_HEADER, _NUMBERS = struct.Struct("<4sBxHI4xqiiIIdq"), struct.Struct("<dq")
 HEADER_BYTES = _HEADER.size
-_NOTHING = slice(0, 0)
-# Hosts compare digests of their parameters once in this many rounds.
-DIGEST_ROUNDS = 256
-_Host = TypeVar("_Host")
+_PLANNED_BYTES = HEADER_BYTES - _NUMBERS.size
 
 
 class FrameType(IntEnum):
@@ -58,47 +53,35 @@ class FrameType(IntEnum):
     ABORT = 3
 
 
-_TYPES = dict(enumerate(FrameType, 1))
-
-
 class Header(NamedTuple):
     """The fixed part of a frame."""
 
     type: FrameType
     sender: int  # index of the host
     generation: int  # number of the membership; a frame of another generation is refused
-    round: int  # counted over all epochs
-    node: TreeNode  # tree node of a sum; the root for a total
+    round: int = 0  # counted over all epochs
+    node: TreeNode = (0, 0)  # tree node of a sum; the root for a total
     offset: int = 0  # first parameter of the slice
     length: int = 0  # parameters in the slice; 0 without payload
-    loss: float = 0.0  # summed over the images of the node
-    number: int = 0  # number of images of the node
-    digest: int = 0  # of the sender's parameters, in a SUM frame; 0 if they are not compared
+    loss: float = 0.0  # of a sum: summed over the images of the node
+    number: int = 0  # of a sum: number of images of the node
 
     def pack(self) -> bytes:
         """Return the bytes of the header."""
         kind, sender, generation, round_, node, *rest = self
         return _HEADER.pack(MAGIC, kind, sender, generation, round_, *node, *rest)
 
-    @classmethod
-    def unpack(cls, data: bytes) -> Self:
-        """Parse a header; raise FrameError for any other bytes."""
-        magic, kind, sender, generation, round_, first, end, *rest = _HEADER.unpack(data)
-        if magic != MAGIC or kind not in _TYPES:
-            raise FrameError("not a frame of this protocol")
-        return cls(_TYPES[kind], sender, generation, round_, (first, end), *rest)
+    def read(self, data: bytes) -> "Header":
+        """Return the header in `data`: this one with its numbers, or the end of the exchange.
 
-    def check(self, expected: "Header") -> None:
-        """Raise FrameError if this is neither the expected frame nor the end of the exchange."""
-        if self.type is FrameType.ABORT:
-            sender, generation = expected.sender, expected.generation
-            expected = self._replace(sender=sender, generation=generation, length=0)
-        if self[:_NUM_PLANNED] != expected[:_NUM_PLANNED]:
-            raise FrameError(f"{self}, expected {expected}")
-
-
-# Fields of a header before the loss, which the plan determines.
-_NUM_PLANNED = Header._fields.index("loss")
+        Raises:
+            FrameError: it is another header.
+        """
+        for each in (self, Header(FrameType.ABORT, self.sender, self.generation)):
+            if data.startswith(each.pack()[:_PLANNED_BYTES]):
+                loss, number = _NUMBERS.unpack_from(data, _PLANNED_BYTES)
+                return each._replace(loss=loss, number=number)
+        raise FrameError(f"{data.hex()}, expected {self}")
 
 
 class FrameError(Exception):
@@ -117,7 +100,6 @@ class FailureCause(StrEnum):
     CONNECTION_LOST = "connection lost"
     ABORTED = "aborted"
     BAD_FRAME = "bad frame"
-    DIGESTS_DIFFER = "digests differ"
 
 
 @dataclass(frozen=True)
@@ -127,27 +109,19 @@ class ExchangeFailed:
     cause: FailureCause
     hosts: Sequence[str]  # names of all hosts
     waiting_for: frozenset[int] = frozenset()  # indices of hosts whose frames are missing
-    peers: frozenset[int] = frozenset()  # indices of the hosts that caused the failure
+    peer: int | None = None  # index of the host that caused the failure
 
     def __str__(self) -> str:
-        waiting_for, peers = (
-            " and ".join(self.hosts[host] for host in sorted(hosts))
-            for hosts in (self.waiting_for, self.peers)
-        )
-        by = f" (host {peers})" if peers else ""
+        by = "" if self.peer is None else f" (host {self.hosts[self.peer]})"
+        waiting_for = " and ".join(self.hosts[host] for host in sorted(self.waiting_for))
         return f"{self.cause}{by}, waiting for {waiting_for or 'no host'}"
-
-    @property
-    def faulty(self) -> list[str]:
-        """Names of hosts whose parameters differ from the majority; all without a majority."""
-        differs = self.cause is FailureCause.DIGESTS_DIFFER
-        return [self.hosts[peer] for peer in self.peers] if differs else []
 
     @property
     def suspects(self) -> frozenset[int]:
         """Indices of hosts from which frames are missing, or whose connection was lost."""
-        is_told = self.cause is FailureCause.ABORTED
-        return self.waiting_for if is_told else self.waiting_for | self.peers
+        if self.peer is None or self.cause is FailureCause.ABORTED:
+            return self.waiting_for
+        return self.waiting_for | {self.peer}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +162,7 @@ class _Inbox:
     def reset(self) -> None:
         """Prepare for the frames of another round."""
         self.counts: dict[TreeNode, Contribution] = {}
-        self.totals: dict[int, tuple[float, int]] = {}
-        self.digests: dict[int, int] = {}
+        self.totals = set[int]()  # hosts whose slice of the total has arrived
 
 
 class AllReduce:
@@ -210,14 +183,13 @@ class AllReduce:
         self._first_round, self._num_frames = first_round, dict.fromkeys(plan.peers, 0)
         self._own: Mapping[TreeNode, Contribution] | None = None
         self._total: Contribution | None = None
-        self._digest = 0
         self._deadline: float | None = None
         self.ready: Contribution | None = None
         self.failure: ExchangeFailed | None = None
 
-    def start_round(self, deadline: float, digest: int = 0) -> None:
-        """Set the deadline of a round; all hosts' digests of a round must be equal."""
-        self._deadline, self._digest = deadline, digest
+    def start_round(self, deadline: float) -> None:
+        """Set the deadline of a round."""
+        self._deadline = deadline
 
     def add_local(self, sums: Sequence[Contribution]) -> None:
         """Send each host its slice of this host's sums; they must not change before `applied`."""
@@ -227,8 +199,8 @@ class AllReduce:
         for peer in self.plan.peers:
             part = self._slices[peer]
             for each in sums:
-                numbers = each.loss, each.num_images, self._digest
-                header = self._header(FrameType.SUM, each.node, part, *numbers)
+                header = self._header(FrameType.SUM, each.node, part)
+                header = header._replace(loss=each.loss, number=each.num_images)
                 self._send(peer, header, each.gradient[part])
         self._advance()
 
@@ -259,16 +231,15 @@ class AllReduce:
             return
         sender, node, inbox = header.sender, header.node, self._inbox(header.round)
         if header.type is FrameType.ABORT:
-            self.fail(FailureCause.ABORTED, {sender})
+            self.fail(FailureCause.ABORTED, sender)
             return
         self._num_frames[sender] += 1
         if header.type is FrameType.SUM:
-            inbox.digests[sender] = header.digest
             inbox.counts[node] = Contribution(
                 header.round, node, inbox.sums[node], header.loss, header.number
             )
         else:
-            inbox.totals[sender] = (header.loss, header.number)
+            inbox.totals.add(sender)
         self._advance()
 
     def applied(self) -> None:
@@ -282,13 +253,13 @@ class AllReduce:
         if self._deadline is not None and now >= self._deadline:
             self.fail(FailureCause.LATE)
 
-    def fail(self, cause: FailureCause, peers: Iterable[int] = ()) -> None:
+    def fail(self, cause: FailureCause, peer: int | None = None) -> None:
         """End the exchange and inform the peers, unless it has failed already."""
         if self.failure is None:
-            hosts, waiting_for = self.plan.hosts, self.waiting_for()
-            self.failure = ExchangeFailed(cause, hosts, waiting_for, frozenset(peers))
-            for peer in self.plan.peers:
-                self._send(peer, self._header(FrameType.ABORT, self.plan.root, _NOTHING), None)
+            self.failure = ExchangeFailed(cause, self.plan.hosts, self.waiting_for(), peer)
+            header = Header(FrameType.ABORT, self.plan.me, self.plan.generation)
+            for each in self.plan.peers:
+                self._send(each, header, None)
 
     def waiting_for(self) -> frozenset[int]:
         """Return the hosts whose frames of this round are missing; none between two rounds."""
@@ -297,56 +268,29 @@ class AllReduce:
         inbox, nodes, peers = self._inbox(self.round), self.plan.nodes, self.plan.peers
         if self._total is None:
             return frozenset(peer for peer in peers if not inbox.counts.keys() >= set(nodes[peer]))
-        return frozenset(peers) - inbox.totals.keys()
+        return frozenset(peers) - inbox.totals
 
     def _inbox(self, round_: int) -> _Inbox:
         return self._inboxes[round_ % 2]
 
-    def _header(self, kind: FrameType, node: TreeNode, part: slice, *numbers: Any) -> Header:
+    def _header(self, kind: FrameType, node: TreeNode, part: slice) -> Header:
         me, generation, size = self.plan.me, self.plan.generation, part.stop - part.start
-        return Header(kind, me, generation, self.round, node, part.start, size, *numbers)
+        return Header(kind, me, generation, self.round, node, part.start, size)
 
     def _advance(self) -> None:
         """Add this host's slice when all sums have arrived; set `ready` when all totals have."""
-        inbox, mine, me, root = self._inbox(self.round), self._mine, self.plan.me, self.plan.root
+        inbox, mine, root = self._inbox(self.round), self._mine, self.plan.root
         if self._own is None or len(inbox.counts) < len(inbox.sums):
             return
         if self._total is None:
-            if faulty := deviating({**inbox.digests, me: self._digest}):
-                self.fail(FailureCause.DIGESTS_DIFFER, faulty)
-                return
             known = dict(inbox.counts)
             for node, own in self._own.items():
                 known[node] = replace(own, gradient=own.gradient[mine])
             total = tree_sum(root, known.get, add)
             inbox.total[mine] = total.gradient
             self._total = replace(total, gradient=inbox.total)
-            header = self._header(FrameType.TOTAL, root, mine, total.loss, total.num_images)
+            header = self._header(FrameType.TOTAL, root, mine)
             for peer in self.plan.peers:
                 self._send(peer, header, inbox.total[mine])
-        if len(inbox.totals) < len(self.plan.peers):
-            return
-        # All hosts add the same losses in the same order, so a host with another sum is faulty.
-        ours = self._total.loss, self._total.num_images
-        if faulty := deviating({**inbox.totals, me: ours}):
-            self.fail(FailureCause.DIGESTS_DIFFER, faulty)
-        elif self.failure is None:
+        if len(inbox.totals) == len(self.plan.peers) and self.failure is None:
             self.ready = self._total
-
-
-def deviating(values: Mapping[_Host, object]) -> frozenset[_Host]:
-    """Return the hosts whose value differs from the majority; all hosts if there is no majority.
-
-    >>> deviating({"a": 1, "b": 1, "c": 2}), sorted(deviating({"a": 1, "b": 2}))
-    (frozenset({'c'}), ['a', 'b'])
-    """
-    if len(set(values.values())) == 1:
-        return frozenset()
-    common, count = Counter(values.values()).most_common(1)[0]
-    is_majority = 2 * count > len(values)
-    return frozenset(h for h, value in values.items() if value != common or not is_majority)
-
-
-def digest_of(vector: Vector) -> int:
-    """Return 63 bits of a checksum of parameters."""
-    return int.from_bytes(sha256(vector.data).digest()[:8], "little") >> 1

@@ -25,7 +25,7 @@ from nanograd.distributed.actors import LateShards, SegmentFailure
 from nanograd.distributed.all_reduce import ExchangeFailed
 from nanograd.distributed.cluster import first_line
 from nanograd.distributed.members import MAX_FAILURES, Members, outcome_of, probe
-from nanograd.distributed.servers import Servers, refuse_faulty
+from nanograd.distributed.servers import Servers
 from nanograd.errors import ClusterError, DivergedError, Stopped
 from nanograd.runtime.events import (
     FailureKind,
@@ -273,9 +273,6 @@ class RayGroup:
     def _recover(self, failures: Mapping[str, Failure]) -> None:
         """Find the failed actors, give their shards to the others, start replacements."""
         self._end_if_stopped()
-        for failure in failures.values():
-            if isinstance(failure, ExchangeFailed):
-                refuse_faulty(failure.faulty)
         # Report the failure that is least likely to be the effect of another failure.
         order: list[type] = [Refusal, LateShards, str, ExchangeFailed]
         cause = min(failures.values(), key=lambda each: order.index(type(each)))

@@ -309,8 +309,7 @@ class _Connection:
             raise ConnectionResetError("the peer closed the connection")
         self._filled += count
         if self._filled >= len(self._head):
-            header = Header.unpack(bytes(self._head))
-            header.check(planned)
+            header = planned.read(bytes(self._head))
             if self._filled == size or header.type is FrameType.ABORT:
                 self._filled = 0
                 self._await(self._usual)
@@ -365,9 +364,9 @@ class Mesh:
                     if header is not None:
                         self.machine.receive(header)
             except all_reduce.FrameError:
-                self.machine.fail(FailureCause.BAD_FRAME, {peer})
+                self.machine.fail(FailureCause.BAD_FRAME, peer)
             except OSError:
-                self.machine.fail(FailureCause.CONNECTION_LOST, {peer})
+                self.machine.fail(FailureCause.CONNECTION_LOST, peer)
         self.machine.tick(monotonic())
 
     def close(self) -> None:
@@ -385,7 +384,7 @@ class Mesh:
             self._connections[peer].send(header, payload)
             self._watch(peer)
         except OSError:
-            self.machine.fail(FailureCause.CONNECTION_LOST, {peer})
+            self.machine.fail(FailureCause.CONNECTION_LOST, peer)
 
     def _watch(self, peer: int) -> None:
         """Let the selector report a writable socket only while bytes wait to be sent."""

@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -13,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from nanograd.distributed import members
 from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait, this_process
-from nanograd.distributed.all_reduce import ExchangeFailed, MeshPlan, deviating
+from nanograd.distributed.all_reduce import ExchangeFailed, MeshPlan
 from nanograd.distributed.members import (
     Member,
     actor_options,
@@ -239,8 +240,12 @@ class Servers:
             ClusterError: the servers have different states.
             RayError: a server fails meanwhile, or no server replies.
         """
-        if len(self.present) > 1:
-            refuse_faulty([str(self.present[h].neighbour) for h in deviating(self._call("digest"))])
+        if len(self.present) > 1 and (faulty := deviating(self._call("digest"))):
+            names = sorted(str(self.present[host].neighbour) for host in faulty)
+            raise ClusterError(
+                f"the parameters of {' and '.join(names)} differ from those of other hosts: a "
+                "memory or processor is faulty; leave that host out"
+            )
         error: RayError = GetTimeoutError("no server")
         for host in sorted(self.present, key=lambda host: host != self._here.host):
             try:
@@ -318,13 +323,15 @@ class Servers:
             raise error.cause from error
 
 
-def refuse_faulty(hosts: Collection[str]) -> None:
-    """Raise ClusterError if hosts are faulty, because their parameters would spread or be saved."""
-    if hosts:
-        raise ClusterError(
-            f"the parameters of {' and '.join(sorted(hosts))} differ from those of other hosts: a "
-            "memory or processor is faulty; leave that host out"
-        )
+def deviating(values: Mapping[str, object]) -> list[str]:
+    """Return the hosts whose value differs from the majority; all hosts if there is no majority.
+
+    >>> deviating({"a": 1, "b": 1, "c": 2}), deviating({"a": 1, "b": 2}), deviating({"a": 1})
+    (['c'], ['a', 'b'], [])
+    """
+    common, count = Counter(values.values()).most_common(1)[0]
+    is_majority = 2 * count > len(values)
+    return [host for host, value in values.items() if value != common or not is_majority]
 
 
 def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list[str]:
