@@ -19,12 +19,12 @@ import os
 import selectors
 import socket
 import struct
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+from asyncio import StreamReader, StreamWriter
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nanograd.distributed import all_reduce
 from nanograd.distributed.all_reduce import AllReduce, FailureCause, FrameType, Header, MeshPlan
@@ -89,9 +89,10 @@ def open_listener(address: str, ports: Sequence[int]) -> socket.socket:
         MeshError: no port is free.
     """
     reason: OSError | None = None
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for port in ports:
         try:
-            return socket.create_server((address, port), family=_family(address), backlog=_BACKLOG)
+            return socket.create_server((address, port), family=family, backlog=_BACKLOG)
         except OSError as error:
             reason = error
     which = f"ports {ports[0]}-{ports[-1]}" if ports[0] else "any port"
@@ -105,9 +106,7 @@ class Formation:
         self._me, self._key, self._endpoints = me, key, endpoints
         self._num_callers = 0
         self._reasons: dict[int, str] = {}
-        # Connections with an unfinished handshake, and the address of the other side.
-        self._handshakes: dict[socket.socket, str] = {}
-        self._tasks = list[asyncio.Task[None]]()
+        self._handshakes = Counter[str]()  # unfinished handshakes of callers, by address
         self._is_complete = asyncio.Event()
         self.sockets: dict[int, socket.socket] = {}
 
@@ -119,8 +118,7 @@ class Formation:
     def run(self, listener: socket.socket) -> dict[int, socket.socket]:
         """Connect to all other hosts; return a socket for each, or raise MeshError."""
         try:
-            with listener:
-                asyncio.run(self._form(listener))
+            asyncio.run(self._form(listener))
         except TimeoutError:
             for sock in self.sockets.values():
                 sock.close()
@@ -133,120 +131,85 @@ class Formation:
                 f"({reason}); is a firewall in the way? --ports chooses the ports",
                 frozenset(pairs),
             ) from None
-        finally:
-            for sock in self._handshakes:
-                sock.close()
         return self.sockets
 
     async def _form(self, listener: socket.socket) -> None:
         """Wait for all connections; asyncio.run then cancels unfinished handshakes."""
-        listener.setblocking(False)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(listener, self._accept, listener)
-        for peer in range(self._me):
-            self._start(self._call(peer))
+        server = await asyncio.start_server(self._hear, sock=listener, backlog=_BACKLOG)
+        # The event loop has only weak references to tasks.
+        calls = [asyncio.create_task(self._call(peer)) for peer in range(self._me)]
         try:
             async with asyncio.timeout(FORMATION_S):
                 await self._is_complete.wait()
         finally:
-            loop.remove_reader(listener)
-
-    def _start(self, handshake: Coroutine[Any, Any, None]) -> None:
-        # The event loop has only weak references to tasks.
-        self._tasks.append(asyncio.create_task(handshake))
+            server.close()
+            del calls
 
     async def _call(self, peer: int) -> None:
         """Connect to a peer; repeat this until it succeeds."""
+        endpoint = self._endpoints[peer]
         while peer not in self.sockets:
             try:
-                address = self._endpoints[peer].address
-                sock = socket.socket(_family(address))
-                self._handshakes[sock] = address
-                await self._keep_if_proved(sock, partial(self._introduce, peer))
+                async with asyncio.timeout(_TRY_S):
+                    connection = await asyncio.open_connection(endpoint.address, endpoint.port)
+                    with closing(connection[1]):
+                        await self._introduce(peer, *connection)
+            except EOFError:
+                self._reasons[peer] = "the connection was closed"
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 self._reasons[peer] = reason or f"no reply in {_TRY_S:.0f} s"
-                await asyncio.sleep(_WAIT_S)
+            await asyncio.sleep(_WAIT_S)
 
-    def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # the caller has already gone
-            caller, (address, *_) = listener.accept()
-            self._num_callers += 1
-            if list(self._handshakes.values()).count(address) < _MAX_CALLERS:
-                self._handshakes[caller] = address
-                self._start(self._hear(caller))
-            else:
-                caller.close()
+    async def _hear(self, reader: StreamReader, writer: StreamWriter) -> None:
+        address, *_ = writer.get_extra_info("peername")
+        self._num_callers += 1
+        self._handshakes[address] += 1
+        with closing(writer), suppress(OSError, EOFError):
+            if self._handshakes[address] <= _MAX_CALLERS:
+                async with asyncio.timeout(_TRY_S):
+                    await self._answer(reader, writer)
+        self._handshakes[address] -= 1
 
-    async def _hear(self, caller: socket.socket) -> None:
-        with suppress(OSError):
-            await self._keep_if_proved(caller, self._answer)
-
-    async def _keep_if_proved(
-        self, sock: socket.socket, handshake: Callable[[socket.socket], Awaitable[int]]
-    ) -> None:
-        """Keep a connection if the peer proves the key in time, else close it; raise OSError."""
-        sock.setblocking(False)
-        try:
-            async with asyncio.timeout(_TRY_S):
-                peer = await handshake(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _OPTIONS.items():
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        except OSError:
-            del self._handshakes[sock]
-            sock.close()
-            raise
-        del self._handshakes[sock]
-        if before := self.sockets.pop(peer, None):  # the peer has closed the earlier connection
-            before.close()
-        self.sockets[peer] = sock
-        if len(self.sockets) == len(self._endpoints) - 1:
-            self._is_complete.set()
-
-    async def _introduce(self, peer: int, sock: socket.socket) -> int:
-        """Connect to a listening peer; both sides prove that they know the key."""
-        loop, endpoint = asyncio.get_running_loop(), self._endpoints[peer]
-        await loop.sock_connect(sock, (endpoint.address, endpoint.port))
-        theirs = await _read(sock, _NONCE_BYTES)
-        hosts, mine = _HOSTS.pack(self._me, peer), os.urandom(_NONCE_BYTES)
-        proof = self._proof(b"connect", hosts, theirs, mine)
-        await loop.sock_sendall(sock, hosts + mine + proof)
+    async def _introduce(self, peer: int, reader: StreamReader, writer: StreamWriter) -> None:
+        """Introduce this host to a peer; both sides prove that they know the key."""
+        theirs, mine = await reader.readexactly(_NONCE_BYTES), os.urandom(_NONCE_BYTES)
+        hosts = _HOSTS.pack(self._me, peer)
+        writer.write(hosts + mine + self._proof(b"connect", hosts, theirs, mine))
         proof = self._proof(b"accept", hosts, theirs, mine)
-        if not hmac.compare_digest(await _read(sock, _PROOF_BYTES), proof):
+        if not hmac.compare_digest(await reader.readexactly(_PROOF_BYTES), proof):
             raise ConnectionError("the peer does not know the key")
-        return peer
+        self._keep(peer, writer)
 
-    async def _answer(self, sock: socket.socket) -> int:
-        """Answer a caller; both sides prove that they know the key. Return the caller's index."""
-        loop, mine = asyncio.get_running_loop(), os.urandom(_NONCE_BYTES)
-        await loop.sock_sendall(sock, mine)
-        hosts = await _read(sock, _HOSTS.size)
-        theirs = await _read(sock, _NONCE_BYTES)
+    async def _answer(self, reader: StreamReader, writer: StreamWriter) -> None:
+        """Answer a caller; both sides prove that they know the key."""
+        mine = os.urandom(_NONCE_BYTES)
+        writer.write(mine)
+        hosts = await reader.readexactly(_HOSTS.size)
+        theirs = await reader.readexactly(_NONCE_BYTES)
         proof = self._proof(b"connect", hosts, mine, theirs)
-        if not hmac.compare_digest(await _read(sock, _PROOF_BYTES), proof):
+        if not hmac.compare_digest(await reader.readexactly(_PROOF_BYTES), proof):
             raise ConnectionError("the caller does not know the key")
         sender, receiver = _HOSTS.unpack(hosts)
         if receiver != self._me or not self._me < sender < len(self._endpoints):
             raise ConnectionError("the caller means another host")
-        await loop.sock_sendall(sock, self._proof(b"accept", hosts, mine, theirs))
-        return int(sender)
+        writer.write(self._proof(b"accept", hosts, mine, theirs))
+        self._keep(sender, writer)
 
     def _proof(self, role: bytes, hosts: bytes, acceptor: bytes, connector: bytes) -> bytes:
         return hmac.digest(self._key, role + hosts + acceptor + connector, "sha256")
 
-
-async def _read(sock: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        if not (more := await asyncio.get_running_loop().sock_recv(sock, count - len(data))):
-            raise ConnectionError("the connection was closed")
-        data += more
-    return data
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
+    def _keep(self, peer: int, writer: StreamWriter) -> None:
+        """Keep the connection of a peer, which sends no frame before all hosts are connected."""
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _OPTIONS.items():
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        if before := self.sockets.pop(peer, None):  # the peer has closed the earlier connection
+            before.close()
+        self.sockets[peer] = sock.dup()
+        if len(self.sockets) == len(self._endpoints) - 1:
+            self._is_complete.set()
 
 
 class _Connection:

@@ -47,11 +47,12 @@ def assert_connected(formed: "list[Future[dict[int, socket.socket]]]") -> None:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert not sock.getblocking()
-            sock.setblocking(True)
+            sock.settimeout(9)
             sock.sendall(struct.pack("<II", me, peer))
     for me, sockets in enumerate(meshes):
         for peer, sock in sockets.items():
             assert sock.recv(8, socket.MSG_WAITALL) == struct.pack("<II", peer, me)
+            assert peer > me or sock.recv(1) == b""  # the other end has been closed
             sock.close()
 
 
