@@ -329,7 +329,6 @@ class ServerActor(ParameterServer):
                 is_sent = True
                 sums = self.sums(memory.all_sent())
                 if isinstance(sums, Refusal):
-                    mesh.machine.fail(FailureCause.STOPPED)
                     return sums
                 mesh.machine.add_local(sums)
                 continue

@@ -16,7 +16,8 @@ has arrived, a connection is lost or time has passed. It sends frames through `m
 most one round apart, because a total needs a slice from every host. So two inboxes suffice, one for
 even and one for odd rounds. The plan of the exchange determines the order of the frames of a host:
 in each round, its sums and then its total. So the memory for the next frame is known before the
-frame arrives. If the header is not the planned one, the exchange ends.
+frame arrives. If the header is not the planned one, the exchange ends. Then the host closes its
+connections, which ends the exchange of the other hosts, too.
 
 References:
     Thakur, Rabenseifner & Gropp (2005), "Optimization of collective communication operations in
@@ -50,7 +51,6 @@ class FrameType(IntEnum):
 
     SUM = 1
     TOTAL = 2
-    ABORT = 3
 
 
 class Header(NamedTuple):
@@ -59,10 +59,10 @@ class Header(NamedTuple):
     type: FrameType
     sender: int  # index of the host
     generation: int  # number of the membership; a frame of another generation is refused
-    round: int = 0  # counted over all epochs
-    node: TreeNode = (0, 0)  # tree node of a sum; the root for a total
-    offset: int = 0  # first parameter of the slice
-    length: int = 0  # parameters in the slice; 0 without payload
+    round: int  # counted over all epochs
+    node: TreeNode  # tree node of a sum; the root for a total
+    offset: int  # first parameter of the slice
+    length: int  # parameters in the slice
     loss: float = 0.0  # of a sum: summed over the images of the node
     number: int = 0  # of a sum: number of images of the node
 
@@ -72,16 +72,11 @@ class Header(NamedTuple):
         return _HEADER.pack(MAGIC, kind, sender, generation, round_, *node, *rest)
 
     def read(self, data: bytes) -> "Header":
-        """Return the header in `data`: this one with its numbers, or the end of the exchange.
-
-        Raises:
-            FrameError: it is another header.
-        """
-        for each in (self, Header(FrameType.ABORT, self.sender, self.generation)):
-            if data.startswith(each.pack()[:_PLANNED_BYTES]):
-                loss, number = _NUMBERS.unpack_from(data, _PLANNED_BYTES)
-                return each._replace(loss=loss, number=number)
-        raise FrameError(f"{data.hex()}, expected {self}")
+        """Return this planned header with the numbers in `data`; FrameError: it is another one."""
+        if not data.startswith(self.pack()[:_PLANNED_BYTES]):
+            raise FrameError(f"{data.hex()}, expected {self}")
+        loss, number = _NUMBERS.unpack_from(data, _PLANNED_BYTES)
+        return self._replace(loss=loss, number=number)
 
 
 class FrameError(Exception):
@@ -89,7 +84,7 @@ class FrameError(Exception):
 
 
 # Sends a frame to a peer. The payload must not change before it is sent.
-Send = Callable[[int, Header, Vector | None], None]
+Send = Callable[[int, Header, Vector], None]
 
 
 class FailureCause(StrEnum):
@@ -230,9 +225,6 @@ class AllReduce:
         if self.failure:
             return
         sender, node, inbox = header.sender, header.node, self._inbox(header.round)
-        if header.type is FrameType.ABORT:
-            self.fail(FailureCause.ABORTED, sender)
-            return
         self._num_frames[sender] += 1
         if header.type is FrameType.SUM:
             inbox.counts[node] = Contribution(
@@ -254,12 +246,9 @@ class AllReduce:
             self.fail(FailureCause.LATE)
 
     def fail(self, cause: FailureCause, peer: int | None = None) -> None:
-        """End the exchange and inform the peers, unless it has failed already."""
+        """End the exchange, unless it has failed already; to inform peers, close the mesh."""
         if self.failure is None:
             self.failure = ExchangeFailed(cause, self.plan.hosts, self.waiting_for(), peer)
-            header = Header(FrameType.ABORT, self.plan.me, self.plan.generation)
-            for each in self.plan.peers:
-                self._send(each, header, None)
 
     def waiting_for(self) -> frozenset[int]:
         """Return the hosts whose frames of this round are missing; none between two rounds."""

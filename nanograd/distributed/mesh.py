@@ -27,7 +27,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from nanograd.distributed import all_reduce
-from nanograd.distributed.all_reduce import AllReduce, FailureCause, FrameType, Header, MeshPlan
+from nanograd.distributed.all_reduce import AllReduce, FailureCause, Header, MeshPlan
 from nanograd.nn.optimizers import Vector
 
 KEY_BYTES = 32
@@ -229,10 +229,10 @@ class _Connection:
         self._usual, self._awaited = min(usual, _WAKE_BYTES), 0
         self._await(usual)
 
-    def send(self, header: Header, payload: Vector | None) -> None:
+    def send(self, header: Header, payload: Vector) -> None:
         """Queue a frame and send as much as possible."""
         self.outgoing.append(memoryview(header.pack()))
-        if payload is not None and len(payload):
+        if len(payload):
             self.outgoing.append(payload.data.cast("B"))
         self.flush()
 
@@ -259,6 +259,7 @@ class _Connection:
 
         Raises:
             FrameError: the frame does not follow the protocol.
+            EOFError: the peer has ended the exchange.
             OSError: the connection is lost.
         """
         planned, payload = machine.expect(peer)
@@ -269,11 +270,11 @@ class _Connection:
         except BlockingIOError:
             return None
         if not count:
-            raise ConnectionResetError("the peer closed the connection")
+            raise EOFError
         self._filled += count
         if self._filled >= len(self._head):
             header = planned.read(bytes(self._head))
-            if self._filled == size or header.type is FrameType.ABORT:
+            if self._filled == size:
                 self._filled = 0
                 self._await(self._usual)
                 return header
@@ -328,26 +329,25 @@ class Mesh:
                         self.machine.receive(header)
             except all_reduce.FrameError:
                 self.machine.fail(FailureCause.BAD_FRAME, peer)
+            except EOFError:
+                self.machine.fail(FailureCause.ABORTED, peer)
             except OSError:
                 self.machine.fail(FailureCause.CONNECTION_LOST, peer)
         self.machine.tick(monotonic())
 
     def close(self) -> None:
-        """Send queued bytes if possible, and close all connections."""
+        """Close all connections."""
         self._selector.close()
         for connection in self._connections.values():
-            with suppress(OSError):
-                connection.flush()
             connection.sock.close()
 
-    def _send(self, peer: int, header: Header, payload: Vector | None) -> None:
-        if self.machine.failure is not None and header.type is not FrameType.ABORT:
-            return
-        try:
-            self._connections[peer].send(header, payload)
-            self._watch(peer)
-        except OSError:
-            self.machine.fail(FailureCause.CONNECTION_LOST, peer)
+    def _send(self, peer: int, header: Header, payload: Vector) -> None:
+        if self.machine.failure is None:
+            try:
+                self._connections[peer].send(header, payload)
+                self._watch(peer)
+            except OSError:
+                self.machine.fail(FailureCause.CONNECTION_LOST, peer)
 
     def _watch(self, peer: int) -> None:
         """Let the selector report a writable socket only while bytes wait to be sent."""

@@ -2,15 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nanograd.errors import DivergedError
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
 from nanograd.training.server import LossSum, ParameterServer, Refusal, first_snapshot, split
-from nanograd.training.tree import TreeNode, cover, tree_sum
-from nanograd.training.worker import Contribution, add
+from nanograd.training.worker import Contribution
 from tests.helpers.runs import bits
 
 NUM_IMAGES = 193
@@ -131,39 +128,6 @@ def test_update_beyond_the_finite_numbers_is_divergence_without_a_warning():
 
     with pytest.raises(DivergedError, match="round 0"):
         server_for(recipe).submit([contribution(recipe, 0, 1, value=1e17)])
-
-
-OWNERS = st.integers(1, 16).flatmap(
-    lambda num_shards: st.lists(st.integers(0, 4), min_size=num_shards, max_size=num_shards)
-)
-
-
-@settings(max_examples=50)
-@given(OWNERS, st.data())
-def test_any_owners_and_order_give_the_same_bits(owners, data):
-    num_shards = len(owners)
-    recipe = recipe_for(hidden=1, shards=num_shards, optimizer="adam", ema=0.9)
-    generator = np.random.default_rng(num_shards)
-    leaves = [
-        replace(
-            contribution(recipe, shard, shard + 1, value=float(generator.uniform())),
-            gradient=generator.normal(size=recipe.architecture.num_parameters).astype(np.float32),
-        )
-        for shard in range(num_shards)
-    ]
-
-    def sum_of(node: TreeNode) -> Contribution:
-        return tree_sum(node, lambda n: leaves[n[0]] if n[1] - n[0] == 1 else None, add)
-
-    held = [frozenset(s for s, o in enumerate(owners) if o == w) for w in set(owners)]
-    nodes = [node for shards in held for node in cover((0, num_shards), shards)]
-    server, alone = server_for(recipe), server_for(recipe)
-
-    server.submit([sum_of(node) for node in data.draw(st.permutations(nodes))])
-    alone.submit([sum_of((0, num_shards))])
-
-    assert server.round == alone.round == 1
-    assert bits(server.snapshot()) == bits(alone.snapshot())
 
 
 @pytest.mark.parametrize("num_parameters", [1, 7, 193, 159_010])
