@@ -47,6 +47,9 @@ def tree_sum(node: TreeNode, known: Callable[[TreeNode], T | None], add: Callabl
         node: the tree node.
         known: returns the sum of a tree node, or None to add the sums of its children.
         add: adds a left and a right sum.
+
+    Raises:
+        KeyError: the sum of a shard is not known.
     """
     value = known(node)
     if value is not None:
