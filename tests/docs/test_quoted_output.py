@@ -4,9 +4,8 @@ import re
 from dataclasses import replace
 from importlib import import_module
 
-from nanograd import commands
 from nanograd.console.log_lines import TextLog
-from nanograd.console.results import Prediction
+from nanograd.console.results import Prediction, describe_demo
 from nanograd.errors import Reason
 from nanograd.runtime.events import SENTENCES, changed
 from simulators.places import PLACES
@@ -25,7 +24,7 @@ def test_pages_quote_failures_progress_and_summaries_as_logged():
     joined = changed("joined", rank=2, round=400)
     predicted = Prediction(predicted=1000, accuracy=0.987)
     progress = [TextLog(print).line(each) for each in (replace(ROUNDS, workers={}), ROWS)]
-    [summary, _] = commands.describe_demo("demo", predicted).strip().split("\nnext: ")
+    [summary, _] = describe_demo("demo", predicted).strip().split("\nnext: ")
 
     assert f"```\n{failed}\n{joined}\n```\n" in page("README.md")
     assert f"```\n{summary}\n```\n" in page("README.md")
