@@ -94,6 +94,7 @@ Found: TypeAlias = tuple[str, InputFile, str]
 _OTHERS = "file of another kind"
 _BROKEN = "path to a broken link or a pipe"
 _OWN = "folder of nanograd's output"
+_DOTS = "object with . or .. in its key"  # `storage.arrow_filesystem` refuses it
 # Names in a folder of predictions, and in one of a training run.
 _MARKS = ({"_manifest.json", "predictions"}, {"config.toml", "metrics.jsonl"})
 
@@ -118,7 +119,7 @@ def expand(
         StorageError: a folder cannot be listed.
     """
     found: dict[str, InputFile] = {}
-    skipped: dict[str, set[str]] = {_OTHERS: set(), _BROKEN: set(), _OWN: set()}
+    skipped: dict[str, set[str]] = {_OTHERS: set(), _BROKEN: set(), _OWN: set(), _DOTS: set()}
     for place in map(storage.absolute, inputs):
         find = _find_remote if storage.is_remote(place) else _find_local
         for real, file, why in find(place, suffixes):
@@ -373,6 +374,9 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     for folder in {*tables, _table_of(base.rstrip("/"))}:
         _check_plain(folder, suffixes)
     places = {name for name, _, _ in listed}
+    for name in {each for each in places if {".", ".."} & {*each.split("/")}}:
+        yield name, InputFile(name, 0, 0), _DOTS
+        places.remove(name)
     for marks in _MARKS:
         heads = ({name.rpartition(f"/{mark}")[0] for name in places} for mark in marks)
         for own in filter(partial(takes, place), set.intersection(*heads) - {base.rstrip("/")}):

@@ -107,3 +107,10 @@ def test_page_is_not_wider_than_a_phone_and_follows_the_colour_scheme(page):
 
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert (max(int(each) for each in paper[4:-1].split(",")) < 64) == dark
+
+
+def test_name_from_right_to_left_does_not_turn_the_text_beside_it(page):
+    styles = page.evaluate("""[...document.querySelectorAll('b, code, span, td')].map(
+      (each) => getComputedStyle(each).unicodeBidi)""")
+
+    assert set(styles) == {"isolate"}

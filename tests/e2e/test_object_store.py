@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 from zipfile import ZipFile
 
+import boto3
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,6 +101,17 @@ def test_archive_with_a_list_of_labels_is_read_by_a_worker_and_drawn(
     with Image.open(BytesIO(storage.read(f"{bucket}/sheet.png"))) as sheet:
         assert sheet.height > 14 * 160
     assert missing.code == 65, missing.stderr
+
+
+def test_object_with_dots_in_its_key_is_left_out(nanograd, bucket, pictures):
+    name, _, folder = bucket.removeprefix("s3://").partition("/")
+    key = f"{folder}/in/3/../9/lost.png".lstrip("/")
+    boto3.client("s3").put_object(Bucket=name, Key=key, Body=b"any")
+
+    done = nanograd("predict", pictures, "--output", f"{bucket}/out", *NO_RAY)
+
+    assert (done.code, done.last["rows"]) == (0, 14), done.stderr
+    assert "not read: 1 object with . or .. in its key" in done.stderr
 
 
 ODD_KEYS = ["a b", "c#d", "e?f", "g%27h", "%2e%2e", "k=l&m", "n[1]", "ö", "x*y"]
