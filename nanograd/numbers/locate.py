@@ -7,16 +7,17 @@ of digits are kept. Marks side by side form a line.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 
 import numpy as np
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
-from nanograd.numbers.printed import find_printed
+from nanograd.numbers.printed import find_printed, find_rules
 from nanograd.numbers.seams import LINE, STRONG, Seams, find_seams
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.marks import is_frame, measure
-from nanograd.pictures.paper import Levels
+from nanograd.pictures.paper import Levels, ink_strength
 from nanograd.runtime.arrays import Floats, Ints, Mask
 
 # Longest side in pixels of the copy in which lines are found.
@@ -24,6 +25,8 @@ SEARCH_SIDE = 480
 # If digits are less than LOW pixels high in it, the part with all marks is searched again in a
 # larger copy, in which they have HIGH pixels, with sides of at most LARGEST_SIDE.
 LOW, HIGH, LARGEST_SIDE = 16, 24, 1920
+# Minimum usual height in pixels of a line of digits that are smaller than those of other lines.
+LEAST_HEIGHT = 8
 # A mark is as tall as a digit if it has at least TALL of the usual height. A digit may be that much
 # smaller than its neighbours, and a zero even more.
 TALL = 0.5
@@ -32,6 +35,10 @@ LEAST_INK = 0.02
 # Neighbours on a line share this part of the lower one's height. Their gap is at most GAP heights,
 # or FAR heights if it is at most REGULAR times the usual gap of their row.
 SHARED, GAP, FAR, REGULAR = 0.35, 2.0, 4.0, 1.4
+# Rules from top to bottom that are at least CELL heights apart divide a row into the cells of a
+# table. Boxes of a form, with a digit each, are narrower. Rules of squared paper go on to the EDGE
+# rows at the top or the bottom of the picture, at most TURNED times its height to the side.
+CELL, EDGE, TURNED = 2.0, 4, 0.04
 # A small mark belongs to a line if it is within this many heights above, below or beside it.
 NEAR = 0.35
 # Width / height above which a mark is wide, and the share of the ink below which others are few.
@@ -139,6 +146,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     )
     found = normalise.find(picture, how)
     printed = None if found.levels is None else find_printed(found, found.levels.weak)
+    visible = _find_visible(found, printed)
     if printed is not None:
         found = normalise.mark(found, found.paper, printed)
     if found.refused or found.marks is None:
@@ -158,7 +166,8 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
         return replace(closer, has_sheet=has_sheet).moved(*corner)
     _stack(boxes, mass, usual)
-    groups = _group(boxes, mass)
+    groups = _group(boxes, mass, usual_height(boxes, mass), visible)
+    groups = [groups[each] for each in _reading_order([boxes[each].min(0) for each in groups])]
     groups = [each for each in groups if not _are_wires(boxes[each], boxes[each] - edge)] or groups
     if max(map(len, groups)) > 1:
         # A single mark at the border is a part of something else.
@@ -166,6 +175,17 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     lines = [_cut(found, labels, group, boxes) for group in groups]
     lines = [line for line in lines if (line.ink > STRONG).any()]
     return Found(lines, found.inverted, has_sheet).moved(*corner)
+
+
+def _find_visible(found: normalise.Candidate, printed: Floats | None) -> Mask:
+    """Find the pixels of ink and of printed lines."""
+    sheet, is_line = found.paper, np.zeros(found.ink.shape, bool)
+    if found.lines is not None:  # they are a part of the paper
+        sheet = sheet / (1 - np.minimum(found.lines, tuning.MOST_LINE))
+    for lines in (found.lines, printed):
+        is_line |= False if lines is None else lines > tuning.LEAST_LINE
+    ink = ink_strength(found.search, sheet)
+    return np.asarray((ink > found.strength / 2) | (is_line & (ink > tuning.LEAST_LINE)))
 
 
 def _look_closer(
@@ -262,10 +282,12 @@ def usual_height(boxes: Floats, mass: Floats) -> float:
     return float(heights[order][np.searchsorted(share, 0.5)])
 
 
-def _group(boxes: Floats, mass: Floats) -> list[Ints]:
-    """Group marks to lines, in reading order. Boxes are (top, left, -bottom, -right)."""
+def _group(boxes: Floats, mass: Floats, usual: float, visible: Mask) -> list[Ints]:
+    """Group marks with ink to lines. Boxes are (top, left, -bottom, -right).
+
+    `usual` is the usual height of a digit, and `visible` has the pixels that are not paper.
+    """
     heights = 1 - boxes[:, 0] - boxes[:, 2]
-    usual = usual_height(boxes, mass)
     tall = np.flatnonzero((heights >= TALL * usual) & (mass > 0))
     tall = tall[np.argsort(boxes[tall, 1])]
     line, gap = _join(boxes, tall, np.full(len(boxes), FAR))
@@ -282,8 +304,36 @@ def _group(boxes: Floats, mass: Floats) -> list[Ints]:
         middle = (boxes[:, :2] + 1 - boxes[:, 2:]) / 2 - 0.5
         inside = (middle >= box[:2] - reach).all(1) & (middle <= reach - box[2:]).all(1)
         members |= inside & (line < 0) & (heights < TALL * usual) & (mass > 0)
-        groups.append(np.flatnonzero(members))
-    return [groups[number] for number in _reading_order([boxes[each].min(0) for each in groups])]
+        groups += _divide(np.flatnonzero(members), boxes, usual, visible)
+    # The marks that are left may be smaller digits, on lines of their own or with the lowest ones.
+    # What touches the border is a part of another line.
+    touches = (boxes <= np.array([0, 0, 1, 1]) - [0, 0, *visible.shape]).any(1)
+    rest = mass * (heights < TALL * usual) * ~touches
+    rest[np.concatenate(groups)] = 0
+    smaller = usual_height(boxes, rest)
+    if smaller < LEAST_HEIGHT:
+        return groups
+    is_low = [TALL * heights[each].max() <= smaller for each in groups]
+    for each in compress(groups, is_low):
+        rest[each] = mass[each]
+    below = _group(boxes, rest, smaller, visible)
+    return [each for each, low in zip(groups, is_low, strict=True) if not low] + [
+        each for each in below if len(each) > 1 or heights[each[0]] >= TALL * usual
+    ]
+
+
+def _divide(group: Ints, boxes: Floats, usual: float, visible: Mask) -> list[Ints]:
+    """Divide a line into the cells of a table; squared paper has rules from side to side."""
+    tall = group[1 - boxes[group, 0] - boxes[group, 2] >= TALL * usual]
+    rules = find_rules(boxes[tall], visible)
+    reach = max(2, round(TURNED * len(visible)))
+    ends = np.asarray(np.concatenate([visible[:EDGE], visible[-EDGE:]]).any(0))
+    around = (slice(max(round(x) - reach, 0), round(x) + reach) for x in rules.tolist())
+    is_paper = any(ends[place].any() for place in around)
+    if len(rules) < 2 or np.diff(rules).min() < CELL * usual or is_paper:
+        return [group]
+    cells = np.searchsorted(rules, (boxes[group, 1] - boxes[group, 3]) / 2)
+    return [group[cells == each] for each in np.unique(cells[np.isin(group, tall)])]
 
 
 def _are_wires(boxes: Floats, inside: Floats) -> bool:

@@ -17,6 +17,9 @@ ACROSS, LOWER = 0.75, 0.5
 # side. An underline, alone or with digits that it touches, is at least RULE times as wide as
 # high, and has LONG of the picture's width. Alone, its columns are SOLID.
 FULL, RULE, LONG, SOLID = 0.85, 2.5, 0.25, 0.9
+# A rule between digits is this share of their height longer at both ends, and has ink along the
+# share COVERED of this length.
+LONGER, COVERED = 0.25, 0.9
 # Slopes of lines that are tried, up to 11 degrees, and minimum width in pixels of a mark to turn.
 SLOPES, TURNED = np.arange(-20, 21) / 100, 48
 
@@ -94,3 +97,29 @@ def _sides(part: Floats, is_rule: bool, is_wide: bool, strength: float) -> Float
     is_bar = own.sum() > SOLID * (len(own) - own.argmax(0) - own[::-1].argmax(0)).sum()
     rules = (each for each in trace(part, 1.0, FULL) if each.max() > strength)
     return part if is_bar else max(rules, key=np.sum, default=None)
+
+
+def find_rules(boxes: Floats, ink: Mask) -> Floats:
+    """Find the columns of rules from top to bottom between marks, and of the next on both sides.
+
+    Args:
+        boxes: (n, 4) top, left, -bottom and -right of the marks of a line.
+        ink: (height, width) bool, pixels that are not paper.
+
+    Returns:
+        The middle of each rule, from left to right.
+    """
+    height, width = ink.shape
+    boxes = boxes[np.argsort(boxes[:, 1])]
+    middles = (boxes[:, 1] + 1 - boxes[:, 3]) / 2
+    ends = [0, *((middles[1:] + middles[:-1]) / 2).astype(int).tolist(), width]
+    wide = morphology.running_max(ink.view(np.uint8), 1) > 0  # a rule may be slanted
+    is_rule = np.zeros(width, bool)
+    for (top, _, bottom, _), left, right in zip(boxes.tolist(), ends, ends[1:], strict=False):
+        reach = LONGER * (1 - bottom - top)
+        rows = slice(max(round(top - reach), 0), min(round(1 - bottom + reach), height))
+        is_rule[left:right] = wide[rows, left:right].mean(0) >= COVERED
+    edges = np.flatnonzero(np.diff(is_rule, prepend=False, append=False)).reshape(-1, 2)
+    found = edges.mean(1)
+    first, last = np.searchsorted(found, middles[[0, -1]])
+    return np.asarray(found[max(first - 1, 0) : last + 1])

@@ -16,7 +16,7 @@ from PIL import Image
 from nanograd.errors import Reason, UnreadableError
 from nanograd.models.model import Model
 from nanograd.numbers.line_net import STRIDE, load_line_net, shrink, slant
-from nanograd.numbers.locate import SEARCH_SIDE, Found, Line, Way, find_lines
+from nanograd.numbers.locate import SEARCH_SIDE, TALL, Found, Line, Way, find_lines
 from nanograd.numbers.pieces import Pieces, divide
 from nanograd.numbers.texts import find_frames, find_shares, find_texts
 from nanograd.pictures.paper import reduce
@@ -24,9 +24,12 @@ from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
-# Minimum lead of a text over having no digit: for each digit, and for all of them. For the line
-# net, a single stroke may be a one or no digit; if a picture has nothing else, it is a one.
-_LEAD_OF_A_DIGIT, _LEAD, _LEAD_ALONE = 2.0, 12.0, 0.0
+# Minimum lead of a text over having no digit: for each digit, and for all of them. Less is enough
+# for a line of digits alone that is about as high as the others that are read (at most ALIKE times
+# as high, or as low), with the confidence _SURE_BESIDE. A line that is less than TALL times as high
+# needs this confidence, too, and two digits. For the line net, a single stroke may be a one or no
+# digit; if a picture has nothing else, it is a one.
+_LEAD_OF_A_DIGIT, _LEAD, _ALIKE, _SURE_BESIDE = 2.0, 12.0, 1.35, 0.86
 # A picture is searched in other ways unless each line has more than the confidence _SURE. A line
 # with less than _DOUBTFUL counts against a result, and each line must be worth _LEAST certain
 # digits. Longest sides in pixels of the other copies. Of 740 photos of training digits, 644 were
@@ -82,8 +85,8 @@ class Number:
     left_out: tuple[Box, ...]  # marks between the digits that are no digits
 
 
-def read_line(line: Line, model: Model, *, is_alone: bool = False) -> Number | None:
-    """Read a line, which may be all that is in a picture; None without a digit."""
+def read_line(line: Line, model: Model, lead: float = _LEAD) -> Number | None:
+    """Read a line; None if the lead of its text over having no digit is too small."""
     net, small = load_line_net(), shrink(line.ink, (line.top + line.bottom) / 2)
     probabilities = net.read(small)
     texts = find_texts(probabilities)
@@ -91,9 +94,7 @@ def read_line(line: Line, model: Model, *, is_alone: bool = False) -> Number | N
         probabilities = net.read(small, *(slant(small, columns) for columns in _SLANTS))
         texts = find_texts(probabilities)
     text = max(texts, key=texts.__getitem__)
-    least = min(_LEAD, _LEAD_OF_A_DIGIT * len(text))
-    least = _LEAD_ALONE if is_alone and text == "1" else least
-    if not text or texts[text] - texts[""] <= least:
+    if not text or texts[text] - texts[""] <= min(lead, _LEAD_OF_A_DIGIT * len(text)):
         return None
     likely = [each for each in texts if each and texts[each] > log(_LIKELY)]
     likely = nlargest(_COMPARED if texts[text] < log(_CERTAIN) else 1, likely, texts.__getitem__)
@@ -142,8 +143,23 @@ def around(boxes: Sequence[Box]) -> Box:
 
 def read_lines(lines: Sequence[Line], model: Model) -> list[Number]:
     """Read lines that were found, without those that have no digit."""
-    numbers = (read_line(line, model, is_alone=len(lines) == 1) for line in lines)
-    return [number for number in numbers if number]
+    numbers = [read_line(line, model) for line in lines]
+    heights = [line.step[1] for line, number in zip(lines, numbers, strict=True) if number]
+    usual, read = float(np.median(heights)) if heights else 0.0, list[Number]()
+    for line, number in zip(lines, numbers, strict=True):
+        height, found = line.step[1], number
+        if number is None and usual / _ALIKE < height < usual * _ALIKE:
+            found = read_line(line, model, 0.0)
+            is_sure = found and found.confidence > _SURE_BESIDE and not found.left_out
+            found = found if is_sure else None
+        elif number is None and len(lines) == 1:
+            found = read_line(line, model, 0.0)
+            found = found if found and found.text == "1" else None
+        elif number and height < TALL * usual:
+            is_sure = number.confidence > _SURE_BESIDE and len(number.text) > 1
+            found = number if is_sure else None
+        read += [found] if found else []
+    return read
 
 
 def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> list[Number]:

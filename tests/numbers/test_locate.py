@@ -209,6 +209,60 @@ def test_digit_that_touches_a_turned_box_is_found(
     assert len(starts) == number
 
 
+def draw_table(rows: list[list[int]], side: int, strokes: int = 90) -> Image.Image:
+    """Draw a table whose cells have these numbers of digits, 30 pixels high."""
+    columns = len(rows[0])
+    picture = draw_bars(
+        [
+            (x, 40 + 60 * row, x + 18, 70 + 60 * row)
+            for row, cells in enumerate(rows)
+            for column, count in enumerate(cells)
+            for x in range(30 + side * column, 30 + side * column + 26 * count, 26)
+        ],
+        (side * columns + 40, 60 * len(rows) + 50),
+    )
+    canvas = ImageDraw.Draw(picture)
+    for number in range(columns + 1):
+        x = 20 + side * number
+        canvas.line((x, 25, x, 25 + 60 * len(rows)), fill=strokes, width=2)
+    for number in range(len(rows) + 1):
+        canvas.line((20, 25 + 60 * number, 20 + side * columns, 25 + 60 * number), strokes, 2)
+    return picture
+
+
+@pytest.mark.parametrize("strokes", [20, 90, 190])
+def test_cells_of_a_table_are_lines_of_their_own(strokes: int) -> None:
+    rows = [[4, 1, 3], [2, 4, 4], [1, 2, 1]]
+
+    found = starts_of(draw_table(rows, 115, strokes))
+
+    assert [len(starts) for starts in found] == [count for cells in rows for count in cells]
+
+
+def test_boxes_of_a_form_are_one_line() -> None:
+    found = starts_of(draw_table([[1] * 6, [1] * 6], 42))
+
+    assert [len(starts) for starts in found] == [6, 6]
+
+
+def test_margin_between_digits_is_no_end_of_a_line() -> None:
+    picture = draw_bars(row_of(6, 80))
+    for x in (167, 171):
+        ImageDraw.Draw(picture).line((x, 0, x, 199), fill=110, width=1)
+
+    assert [len(starts) for starts in starts_of(picture)] == [6]
+
+
+@pytest.mark.parametrize("first", [12, 24])
+def test_smaller_line_is_found_beside_a_taller_one(first: int) -> None:
+    # Of a line with digits near half of the usual height, all are found.
+    small = [(40, 150 - first, 50, 150), *((x, 132, x + 10, 150) for x in (60, 80, 100))]
+
+    found = starts_of(draw_bars([*row_of(5, 40), *small]))
+
+    assert [len(starts) for starts in found] == [5, 4]
+
+
 @pytest.mark.parametrize("space", [0, 10])
 @pytest.mark.parametrize("level", [60, 170])
 def test_sides_of_boxes_are_removed_where_digits_touch_them(space: int, level: int) -> None:
