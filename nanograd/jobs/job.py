@@ -137,8 +137,16 @@ def _choose_folder(job: Job, *, clean: bool = True) -> tuple[str | None, output.
     if not contents:
         return job.output, output.Manifest()
     if output.MANIFEST not in contents:
-        text = f"{job.output} holds {contents[0]!r}, which no job of this program wrote"
-        raise OutputExistsError(f"{text}; choose another --output")
+        is_own = {output.RECEIPTS, output.SUMMARY} <= set(contents)
+        if not (is_own and job.spec.overwrite):
+            text = f"{job.output} holds {contents[0]!r}, which no job of this program wrote"
+            remedy = "choose another --output"
+            if is_own:
+                text = f"{job.output} has lost {output.MANIFEST}"
+                remedy = "restore it or replace the output with --overwrite"
+            raise OutputExistsError(f"{text}; {remedy}")
+        if clean:
+            output.Manifest().commit(job.output)  # the staged files replace all of its files
     before = _read_own(job, job.output)
     folder: str | None = job.output  # the first command did not end
     if before is None or (job.spec.overwrite and before.receipts):

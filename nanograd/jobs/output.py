@@ -62,7 +62,12 @@ class Manifest:
         staging = storage.join(output, STAGING)
         if STAGING in names and {MANIFEST, SUCCESS} <= set(storage.names(staging)):
             return cls.read(staging)
-        return cls.read(output) if MANIFEST in names else cls()
+        try:
+            return cls.read(output) if MANIFEST in names else cls()
+        except DataError as error:
+            raise DataError(
+                f"{error}; restore it or replace the output with --overwrite"
+            ) from error
 
     def commit(self, folder: str) -> None:
         """Write the manifest of a folder."""

@@ -233,8 +233,8 @@ def plan(
     if not pictures:
         spec.refuse(("label_from",), ": there are no pictures in the input; leave it out")
     labels = find_labels([each.place for each in pictures], sources, spec.label_from, listener)
-    manifest, given = Manifest.find(output), spec.reading()
-    if spec.retry_quarantine and manifest.receipts:  # an unfinished output needs its own settings
+    given, manifest = spec.reading(), Manifest.find(output if spec.retry_quarantine else "")
+    if manifest.receipts:  # an unfinished output needs its own settings
         made = {each.name for each in fields(given)} & manifest.job.keys()
         spec = replace(spec, **{name: manifest.job[name] for name in made})
     settings = {"model_sha256": model_sha256, **spec.identity()}

@@ -104,6 +104,25 @@ def test_lost_or_cut_file_is_made_again(case, then, damage, table, settings):
         assert sources(case.out) == every_row(*numbers)
 
 
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_output_without_its_manifest_is_made_again_by_overwrite(case, is_removed):
+    case.fill(3)
+    case.run()
+    before, manifest = untimed_contents(case.out), case.out / "_manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:100])
+    if is_removed:
+        manifest.unlink()
+
+    with pytest.raises((DataError, OutputExistsError), match=r"restore it or replace.*--overwrite"):
+        case.run()
+    case.folder.joinpath("00000.parquet").unlink()  # so its part has no new version
+    case.run(overwrite=True)
+
+    after = untimed_contents(case.out)
+    assert sources(case.out) == every_row(1, 2)
+    assert {name for name in before if before[name] == after.get(name)} >= {"_SUCCESS"}
+
+
 @pytest.mark.parametrize("damage", [delete, cut, change])
 def test_damaged_empty_table_is_made_again(case, damage):
     case.write("good.parquet", {"image": [each.tobytes() for _, each in case.some(3)]})
