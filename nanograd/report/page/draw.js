@@ -85,12 +85,14 @@ function scheduleUpdate() {
   scheduled = true;
 }
 
-// The position of a pointer in pixels of the pad.
+// The position of a pointer in pixels of the pad. Python may take a stroke along the border of a
+// picture for its surroundings, so strokes keep a distance.
 function position(event) {
   const box = pad.getBoundingClientRect();
+  const inside = (share, side) => Math.min(Math.max(share * side, PEN), side - PEN);
   return [
-    ((event.clientX - box.left - pad.clientLeft) / pad.clientWidth) * pad.width,
-    ((event.clientY - box.top - pad.clientTop) / pad.clientHeight) * pad.height,
+    inside((event.clientX - box.left - pad.clientLeft) / pad.clientWidth, pad.width),
+    inside((event.clientY - box.top - pad.clientTop) / pad.clientHeight, pad.height),
   ];
 }
 
