@@ -17,6 +17,11 @@ from nanograd.settings.specs import DATA, IMAGE_COLUMN, LABEL_COLUMN, ReportSpec
 # Default of --momentum for --optimizer momentum.
 _MOMENTUM = 0.9
 # If digits are not deskewed, these values replace the values of the preset.
+# The value of another setting without which a setting has no effect.
+_NEEDS = {
+    "momentum": ("optimizer", "momentum"),
+    **dict.fromkeys(("width", "height", "deskew"), ("pixels", "deskewed")),
+}
 _NOT_DESKEWED = {"width": 0.0, "height": 0.0, "deskew": None}
 # Target width and height of the digits for later nets of an ensemble, used in turn; 0 is off. The
 # other two sizes average 3.5 and 5.5, the values of the preset `accurate`.
@@ -168,20 +173,25 @@ class TrainSpec(ReportSpec):
                 f"--workers {self.workers} is more than --shards {self.shards}: every worker needs "
                 "a shard; lower --workers or raise --shards"
             )
-        for flag, is_given, name, needed in (
-            ("--momentum", self.momentum is not None, "optimizer", "momentum"),
-            ("--width", self.width, "pixels", "deskewed"),
-            ("--height", self.height, "pixels", "deskewed"),
-            ("--deskew", self.deskew is not None, "pixels", "deskewed"),
-        ):
-            if is_given and (actual := getattr(self, name)) != needed:
-                hint = f"leave it out or use --{name} {needed}"
-                raise UsageError(f"{flag} has no effect with --{name} {actual}; {hint}")
+        for name, (other, needed) in _NEEDS.items():
+            is_given = getattr(self, name) != getattr(type(self), name)
+            if is_given and (actual := getattr(self, other)) != needed:
+                hint = f"leave it out or use --{other} {needed}"
+                raise UsageError(f"--{name} has no effect with --{other} {actual}; {hint}")
 
     @classmethod
     def resolve(cls, *layers: Mapping[str, Any]) -> Self:
-        """Create a spec from layers of values, which override the preset that they name."""
-        given = {name: value for layer in layers for name, value in layer.items()}
+        """Create a spec from layers of values, which override the preset that they name.
+
+        A value of an earlier layer that has no effect with a later one is left out: a run stores
+        the values of all its settings.
+        """
+        given = dict[str, Any]()
+        for layer in layers:
+            for name, (other, needed) in _NEEDS.items():
+                if layer.get(other, needed) != needed:
+                    given.pop(name, None)
+            given |= layer
         preset = PRESETS.get(str(given.get("preset")), {})
         if "epochs" in given:  # an explicit number of epochs is exact
             preset = {**preset, "least_rounds": 0}

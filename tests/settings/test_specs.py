@@ -194,6 +194,20 @@ def test_toml_has_a_line_for_every_setting_that_is_not_none():
     assert TrainSpec(momentum=0.9).identity() == TrainSpec().identity()
 
 
+@pytest.mark.parametrize(
+    "changed", [{"optimizer": "adam"}, {"optimizer": "sgd"}, {"pixels": "unit"}]
+)
+def test_stored_setting_without_an_effect_gives_way_to_a_flag(changed):
+    stored = from_toml(TrainSpec(width=3.0).to_toml(), "run/config.toml")
+    needless = ("momentum",) if "optimizer" in changed else ("width", "height", "deskew")
+
+    spec = TrainSpec.resolve(stored, changed)
+
+    assert all(getattr(spec, name) == getattr(TrainSpec, name) for name in needless)
+    with pytest.raises(UsageError, match=f"--{needless[0]} has no effect"):
+        TrainSpec.resolve({}, {**changed, needless[0]: 0.5})
+
+
 def test_invalid_toml_is_refused_and_its_file_named():
     with pytest.raises(UsageError, match=r"^my\.toml is not TOML: .*line 1"):
         from_toml("epochs: 3", "my.toml")
