@@ -231,8 +231,13 @@ def _print_line(name: str, result: "Result", file: TextIO | None = None) -> None
     as_json = click.get_current_context().ensure_object(dict)["json"]
     if (file or sys.stdout).isatty() and not as_json:
         return
+    _print(json.dumps({"event": "result", "command": name, **result.to_json()}), file)
+
+
+def _print(line: object, file: TextIO | None = None) -> None:
+    """Print to stdout, or to `file`; raise StorageError if that fails."""
     try:
-        click.echo(json.dumps({"event": "result", "command": name, **result.to_json()}), file)
+        click.echo(line, file)
     except OSError as error:
         reason = f"cannot write the result to standard output: {error.strerror}"
         raise StorageError(reason) from error
@@ -286,7 +291,7 @@ def _listener(spec: Spec | None) -> Iterator[Listener]:
         log_format, quiet = spec.log_format, spec.quiet
         click.get_current_context().ensure_object(dict)["log_format"] = log_format
     with stderr_listener(log_format, quiet=quiet, stream=sys.stderr) as listener:
-        yield lambda event: click.echo(event) if isinstance(event, ImageScored) else listener(event)
+        yield lambda event: _print(event) if isinstance(event, ImageScored) else listener(event)
 
 
 def _echo_error(line: str) -> None:

@@ -131,7 +131,7 @@ def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
         try:
             lengths.add(len(values))
             arrays[name] = _to_arrow(values)
-        except (pa.ArrowException, ValueError, TypeError) as error:
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
             problem = ArgumentError(f"column {name!r} cannot be used: {error}")
             if name.lower() in needed or not hasattr(values, "__len__"):
                 raise problem from error

@@ -152,6 +152,7 @@ def test_batch_without_an_image_has_a_reason_for_each_row(type_, rows, model):
         ({"image": [b"x"] * 3, "id": np.arange(2)}, ArgumentError, "columns of 2 and of 3 rows"),
         ({"image": [b"x"], "id": 7}, ArgumentError, "column 'id' cannot be used: "),
         ({"id": np.array([1j])}, ArgumentError, "column 'id' cannot be used: "),
+        ({"id": np.array([2**70])}, ArgumentError, "column 'id' cannot be used: "),
         ({"image": [[0] * 784, [0]]}, ArgumentError, "column 'image' cannot be used: "),
         (pd.DataFrame([[b"x", b"y"]], columns=["image"] * 2), ArgumentError, "name each column"),
     ],

@@ -83,6 +83,17 @@ def test_result_that_cannot_be_written_is_a_storage_error(tmp_path, redirection)
         assert failed.stderr.startswith("nanograd: missing")
 
 
+def test_lines_that_no_program_reads_are_a_storage_error(tmp_path):
+    words = "evaluate --data sample --verbose"
+    shell = 'set -o pipefail; "$@" | true'
+    command = (sys.executable, "-m", "nanograd", *words.split())
+
+    done = processes.run("bash", "-c", shell, "bash", *command, folder=tmp_path)
+
+    assert done.returncode == 74, done.stderr
+    assert "cannot write the result to standard output: Broken pipe" in done.stderr
+
+
 class FullDisk(io.StringIO):
     def __init__(self, *, is_terminal: bool) -> None:
         super().__init__()
