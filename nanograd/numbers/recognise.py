@@ -28,7 +28,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the pi
 # for a line of digits alone that is about as high as the others that are read (at most ALIKE times
 # as high, or as low), with the confidence _SURE_BESIDE. A line that is less than TALL times as high
 # needs this confidence, too, and two digits. For the line net, a single stroke may be a one or no
-# digit; if a picture has nothing else, it is a one.
+# digit; if a picture has nothing else, it is a one, and beside other lines with more than _SURE.
 _LEAD_OF_A_DIGIT, _LEAD, _ALIKE, _SURE_BESIDE = 2.0, 12.0, 1.35, 0.86
 # A picture is searched in other ways unless each line has more than the confidence _SURE. A line
 # with less than _DOUBTFUL counts against a result, and each line must be worth _LEAST certain
@@ -150,8 +150,8 @@ def read_lines(lines: Sequence[Line], model: Model) -> list[Number]:
         height, found = line.step[1], number
         if number is None and usual / _ALIKE < height < usual * _ALIKE:
             found = read_line(line, model, 0.0)
-            is_sure = found and found.confidence > _SURE_BESIDE and not found.left_out
-            found = found if is_sure else None
+            least = _SURE if found and found.text == "1" else _SURE_BESIDE
+            found = found if found and found.confidence > least and not found.left_out else None
         elif number is None and len(lines) == 1:
             found = read_line(line, model, 0.0)
             found = found if found and found.text == "1" else None

@@ -121,6 +121,22 @@ def test_one_that_is_alone_is_read() -> None:
     assert read.count("1") == len(read) >= 18
 
 
+def test_one_below_a_number_of_its_size_is_read() -> None:
+    sample, random = sources.load(["sample"]).test, np.random.default_rng(1)
+    ones = sample.images[sample.labels == 1][:12].reshape(-1, 28, 28)
+    read = list[list[str]]()
+
+    for one in ones:
+        page = Image.new("L", (260, 220), 255)
+        for top, digits in ((20, write_digits("4625", random)), (120, [one])):
+            ink = write(digits, Style(), random)
+            page.paste(Image.fromarray(255 - ink), (20, top))
+        read.append([number.text for number in nanograd.read_numbers(page)])
+
+    assert [texts[:1] for texts in read].count(["4625"]) >= 11
+    assert [texts[1:] for texts in read].count(["1"]) >= 9
+
+
 def test_first_row_of_a_page_with_columns_is_no_edge_of_a_sheet() -> None:
     page = Image.new("L", (1600, 1200), 255)
     for row in range(6):
