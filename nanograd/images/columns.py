@@ -151,7 +151,7 @@ def find_label_column(schema: pa.Schema, name: str | None = None) -> str | None:
     Return None for the name NO_LABELS, and if the table does not have the named column. Raise
     DataError if the named column cannot hold digits, or several columns fit.
     """
-    if name == NO_LABELS or (name and name not in schema.names):
+    if name == NO_LABELS or (name is not None and name not in schema.names):
         return None
     kinds = ("integer", "floating", "decimal", "string", "large_string", "string_view", "null")
     usable = [
@@ -159,15 +159,21 @@ def find_label_column(schema: pa.Schema, name: str | None = None) -> str | None:
         for each in schema
         if is_any(each.type.value_type if is_any(each.type, "dictionary") else each.type, *kinds)
     ]
-    if name and name not in usable:
+    if name is not None and name not in usable:
         raise DataError(
             f"column {name!r} holds {schema.field(name).type}, which cannot be digits; choose "
             "another --label-column"
         )
-    chosen = [name] if name else _first_usual(usable, LABEL_NAMES)
+    chosen = [name] if name is not None else _first_usual(usable, LABEL_NAMES)
     if len(chosen) > 1:
         raise DataError(f"the labels may be in {' or '.join(chosen)}; choose with --label-column")
     return chosen[0] if chosen else None
+
+
+def odd_labels(schema: pa.Schema) -> list[pa.Field]:
+    """List the columns that are named like labels, if none of them can hold digits."""
+    usual = [field for field in schema if field.name.lower() in LABEL_NAMES]
+    return [] if find_label_column(schema) else usual
 
 
 def list_names(names: Sequence[str]) -> str:

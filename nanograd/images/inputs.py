@@ -126,8 +126,9 @@ def expand(
             if why:
                 skipped[why].add(file.place)
                 continue
-            same = (file, found.get(real, file))
-            found[real] = min(same, key=lambda each: (each.place != real, each.place))
+            same, end = (file, found.get(real, file)), f"/{real.rpartition('/')[2]}"
+            # The file itself takes precedence over a link with another name, also below a link.
+            found[real] = min(same, key=lambda e: (e.place != real, not e.place.endswith(end), e))
     _warn(skipped, listener)
     if not found:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")

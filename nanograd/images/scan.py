@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from nanograd.errors import DataError, Reason, UnreadableError, UsageError
 from nanograd.images.columns import (
-    LABEL_NAMES,
     NO_LABELS,
     Columns,
     Partitions,
@@ -21,6 +20,7 @@ from nanograd.images.columns import (
     find_partitions,
     fits,
     list_names,
+    odd_labels,
     rename_taken,
 )
 from nanograd.images.csv import CSV, CsvFile
@@ -150,7 +150,7 @@ def scan_files(
         ("--image-column", options.image_column, own),
         ("--label-column", label, whole),
     ):
-        lacks = name and not any(name in schema.names for schema in schemas)
+        lacks = name is not None and not any(name in schema.names for schema in schemas)
         if lacks and (present := list_names(_names_of(scanned))):
             raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
     rejected = [(each.file.place, each.rejected.detail) for each in scanned if each.rejected]
@@ -168,10 +168,8 @@ def warn_of_unusable_labels(
     """Emit a warning about each column that is named like labels but cannot hold digits."""
     found = Counter[tuple[str, str]]()
     for each in scanned:
-        if options.label_column is None and each.columns and not each.columns.label:
-            # None of these columns can hold digits: `choose` would have found it.
-            usual = [field for field in each.whole if field.name.lower() in LABEL_NAMES]
-            found.update((field.name, str(field.type)) for field in usual)
+        if options.label_column is None and each.columns:
+            found.update((field.name, str(field.type)) for field in odd_labels(each.whole))
     for (name, type_), num_files in found.items():
         text = f"column {name!r} holds {type_}, which cannot be digits: {num_files:,} of"
         rest = f"{len(scanned):,} files are predicted without labels; choose a --label-column"

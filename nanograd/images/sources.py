@@ -28,6 +28,7 @@ from nanograd.images import columns, inputs, reader
 from nanograd.images.csv import CSV, CsvFile, check_ending
 from nanograd.images.inputs import Origin
 from nanograd.images.labels import label_of
+from nanograd.images.parquet import open_parquet
 from nanograd.images.reader import Batch
 from nanograd.images.rows import are_dark_on_light
 from nanograd.pictures.archives import SUFFIX
@@ -351,6 +352,12 @@ def _read_part(
         return concatenate(tables)
     if kind == "rows":
         partitions = columns.find_partitions(places, inputs.roots_of([name], listener))
+        for place in places if options.label_column is None else ():
+            with open_parquet(place) as parquet:
+                schema = partitions.extend(parquet.schema_arrow, place)
+            for field in columns.odd_labels(schema):
+                text = f"column {field.name!r} holds {field.type}, which cannot be digits"
+                raise DataError(f"{place}: {text}; choose a --label-column")
         rows = reader.read(((place, None) for place in places), options, partitions)
         return _collect(rows, name, kind, listener)
     labels = {place: label_of(place, "auto") for place in places}

@@ -108,6 +108,16 @@ def test_links_are_followed_and_lead_to_each_file_once(tree, tmp_path):
     assert "not read: 2 paths to a broken link" in str(events[1])
 
 
+def test_file_takes_precedence_over_a_link_beside_it_below_a_linked_folder(tree, tmp_path):
+    (tree / "a-link.png").symlink_to("b.png")
+    (tmp_path / "data").symlink_to(tree)
+
+    found = {Path(file.place).name for file in expand([str(tmp_path / "data")], SUFFIXES)}
+
+    assert "b.png" in found
+    assert "a-link.png" not in found
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
 def test_folder_that_cannot_be_listed_is_named(tree):
     (tree / "sub").chmod(0)

@@ -12,6 +12,7 @@ from nanograd.digits.form import to_png
 from nanograd.errors import DataError, UsageError
 from nanograd.images import sources
 from nanograd.runtime.events import Event, Level, ignore
+from nanograd.settings.specs import ReadOptions
 from tests.helpers.image_columns import FLAT_NAMES
 
 
@@ -142,3 +143,22 @@ def test_pictures_of_tests_without_labels_are_none(parts, tmp_path):
     for places in ([tmp_path], [tmp_path / "train", tmp_path / "test"]):
         data = sources.load(list(map(str, places)))
         assert len(data.train) + len(data.test) == 60
+
+
+def test_file_whose_labels_cannot_be_digits_is_refused(parts, tmp_path):
+    train, test = parts
+    write(train, tmp_path / "a.parquet")
+    odd = pa.array([bytes([48 + label]) for label in test.labels])
+    write(test, tmp_path / "b.parquet", odd)
+
+    for load in (sources.load, sources.load_test):
+        with pytest.raises(DataError, match=r"b\.parquet: column 'label' holds binary"):
+            load([str(tmp_path)])
+
+
+@pytest.mark.parametrize("command", [sources.load, sources.load_test])
+def test_label_column_without_a_name_is_refused(command, parts, tmp_path):
+    write(parts[0], tmp_path / "a.parquet")
+
+    with pytest.raises(DataError, match="none of 60 rows has a label"):
+        command([str(tmp_path)], ignore, options=ReadOptions(label_column=""))
