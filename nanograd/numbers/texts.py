@@ -93,9 +93,9 @@ def find_frames(probabilities: Doubles, text: str) -> Ints:
 def find_shares(probabilities: Doubles, text: str, frames: Ints) -> Doubles:
     """Compute the probability of each digit at each place of a text, (D, 10).
 
-    Of the frames from the digit before a place to the digit after it, it is the probability of
-    these digits and the one between them, as a share of all texts with another digit or without one
-    at this place.
+    For a place, the frames from the digit before it to the digit after it are compared with the
+    texts of up to three digits that differ only at this place: one with each digit, and one without
+    a digit there. The probability of a digit is the share of its text in the sum for these texts.
 
     Args:
         probabilities: (F, 11) of `LineNet.read`.

@@ -118,9 +118,10 @@ def canary() -> str:
 
 @cache
 def wide_canary() -> str:
-    """Compute a checksum of more results than `canary`: float64, sine, cosine, the C library.
+    """Compute a checksum of the results of functions that `canary` does not call.
 
-    The sums in its matrix product are so long that BLAS splits them into partial sums.
+    They are a product in float64, with sums so long that BLAS splits them; numpy's exponential,
+    logarithm, sine and cosine in float64 and float32; and two functions of the C library.
     """
     numbers = np.arange(1, 1 + 64 * 784) / np.float64(193)
     with one_thread():

@@ -162,7 +162,7 @@ class PartsSpec(JobSpec, PictureOptions):
     sync: bool = _existing(False)
     """replace the output rows of changed input files, and drop the rows of removed files"""
     verify: bool = _existing(False, rare=True)
-    """compare the checksums of all output files and write damaged files again"""
+    """read all output files, and write those again whose checksum has changed"""
     max_broken_files: int = _limits(0, least=0, rare=True)
     """exit with code 65 if more files than this (tables, ZIP files) are unreadable"""
     dry_run: bool = setting(False)
