@@ -29,12 +29,15 @@ class Predictor:
 
     Each row of a batch is returned once, without its image, in the same order and format. Columns
     are added as in `nanograd predict`: prediction, confidence, unfamiliarity, probabilities and
-    label. A row that cannot be read has a reason and a detail instead, as in quarantine; its
-    prediction is null, or -1 in numpy and pandas. An input column with the name of an added column
-    is returned as `input_NAME`. Columns without images or labels may have any type.
+    label. A row that cannot be read has a reason and a detail instead, as in the folder
+    `quarantine/` of the command; its prediction is null, or -1 in numpy and pandas. An input column
+    with the name of an added column is returned as `input_NAME`. Columns without images or labels
+    may have any type. A batch is a table of pyarrow, a DataFrame of pandas or polars, or a dict of
+    arrays.
 
     Args:
-        model: model or run directory, or its URI, or a model; None for the model in this package.
+        model: path or URI of a model or run directory, or a `Model`; None for the model in this
+            package.
         options: image_column, label_column, polarity, normalise, max_pixels, formats, max_bytes and
             image_root, as for the command.
 

@@ -217,11 +217,11 @@ def resample_rows(
 
 
 def _mix_pieces(canvas: Bytes, first: Ints, x: Floats, down: Floats) -> Bytes | None:
-    """Interpolate n rows whose columns have steps of 1; None if rounding made other steps.
+    """Interpolate n rows whose source columns are 1 apart; None if rounding moved any of them.
 
     Args:
         canvas: padded images, (B, ROW, _CANVAS_ROW) uint8.
-        first: (n,) index in the canvas of the pixel to the left of the upper source row.
+        first: (n,) index in the canvas of the pixel before the upper source row.
         x: (n, SIDE + 1) source column of each pixel, counted from `first`.
         down: (n,) share of the lower source row.
 

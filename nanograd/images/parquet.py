@@ -131,8 +131,8 @@ def _open(file: str) -> pq.ParquetFile:
     """Open a Parquet file; Ray's types are read as their storage, and dictionaries as their values.
 
     Arrow refuses a dictionary if some of its text is not UTF-8. In a process that has imported Ray
-    Data, Arrow leaves Ray's types to Ray, which refuses tensors that Ray 2.49 to 2.54 wrote. They
-    are read with `nanograd.images.tensors` in every process.
+    Data, Arrow leaves Ray's types to Ray, which refuses tensors that Ray 2.49 to 2.54 wrote. So
+    `nanograd.images.tensors` reads all of Ray's types in every process.
     """
     read = partial(
         pq.ParquetFile,

@@ -137,7 +137,7 @@ def plan_parts(
     limit: int = maxsize,
     readings: tuple[ReadOptions, ...] = (),
 ) -> Iterator[Part]:
-    """Yield a part for each group of rows (see `group`), up to `limit` rows.
+    """Yield a part for each group of rows (see `group`), up to `limit` rows in all parts together.
 
     The JSON values `settings` and the `readings` (see `Part`) determine the output of a row.
     """

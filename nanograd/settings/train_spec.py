@@ -149,7 +149,8 @@ class TrainSpec(ReportSpec):
     mlflow: str | None = _rare_output(None)
     """also log to this MLflow tracking URI (needs the package mlflow-skinny)"""
     strict: bool = _workers(False)
-    """stop if numpy, BLAS or the CPU would change the bits; implied by --kernel portable"""
+    """stop if numpy, BLAS or the CPU would change the bits of the model; implied by --kernel
+    portable"""
     ports: str | None = _workers(None)
     """range A-B of TCP ports, used if the workers are on several hosts [default: any free port]"""
 

@@ -71,9 +71,9 @@ class LocalGroup:
     """A parameter server and one worker per core, as threads of this process, without Ray.
 
     numpy releases the GIL in matrix products, so the threads compute in parallel. Each matrix
-    product uses one BLAS thread, and each sum has a fixed order, so the bits are the same as with a
-    single worker. The listener and the stop signal of `StartGroup` are ignored, because no thread
-    is lost while the process lives.
+    product uses one BLAS thread, and each sum has a fixed order, so the parameters have the same
+    bits as with a single worker. `StartGroup` also passes a listener and a stop signal, for groups
+    that wait for lost workers. A thread is never lost, so this group ignores both.
     """
 
     def __init__(

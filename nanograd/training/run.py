@@ -66,7 +66,7 @@ def load_initial(spec: TrainSpec) -> Model | None:
 
 
 class TrainingRun:
-    """A run: its settings, its images, and the recipes of its nets.
+    """A run: its settings, its images, and the recipe of each net.
 
     Args:
         spec: settings, stored in config.toml.
@@ -109,8 +109,8 @@ class TrainingRun:
             stop: when set, the run saves a checkpoint and stops.
 
         Raises:
-            OutputExistsError: the directory has a run with other settings or files of no run, or is
-                a file.
+            OutputExistsError: the directory has a run with other settings, or files but no run, or
+                is a file.
             Stopped: `stop` was set; repeating the command continues the run.
             DivergedError: a gradient, loss or parameter is not finite.
             StorageError: the directory cannot be written.
