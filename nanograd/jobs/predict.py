@@ -233,7 +233,7 @@ def plan(
     if not pictures:
         spec.refuse(("label_from",), ": there are no pictures in the input; leave it out")
     labels = find_labels([each.place for each in pictures], sources, spec.label_from, listener)
-    given, manifest = spec.reading(), Manifest.find(output if spec.retry_quarantine else "")
+    manifest, given = Manifest.find(output) if spec.retry_quarantine else Manifest(), spec.reading()
     if manifest.receipts:  # an unfinished output needs its own settings
         made = {each.name for each in fields(given)} & manifest.job.keys()
         spec = replace(spec, **{name: manifest.job[name] for name in made})

@@ -104,6 +104,14 @@ def test_lost_or_cut_file_is_made_again(case, then, damage, table, settings):
         assert sources(case.out) == every_row(*numbers)
 
 
+def test_manifest_in_the_working_directory_is_not_read(case, monkeypatch):
+    case.fill(1)
+    (case.folder.parent / "_manifest.json").write_text("of another program")
+    monkeypatch.chdir(case.folder.parent)
+
+    assert case.run()["rows"] == FILE_ROWS
+
+
 @pytest.mark.parametrize("is_removed", [False, True])
 def test_output_without_its_manifest_is_made_again_by_overwrite(case, is_removed):
     case.fill(3)
