@@ -144,9 +144,8 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         weaker=way.weaker,
         choose=choose_marks,
     )
-    found = normalise.find(picture, how)
+    plain = found = normalise.find(picture, how)
     printed = None if found.levels is None else find_printed(found, found.levels.weak)
-    visible = _find_visible(found, printed)
     if printed is not None:
         found = normalise.mark(found, found.paper, printed)
     if found.refused or found.marks is None:
@@ -166,6 +165,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
         return replace(closer, has_sheet=has_sheet).moved(*corner)
     _stack(boxes, mass, usual)
+    visible = _find_visible(plain, printed)
     groups = _group(boxes, mass, usual_height(boxes, mass), visible)
     groups = [groups[each] for each in _reading_order([boxes[each].min(0) for each in groups])]
     groups = [each for each in groups if not _are_wires(boxes[each], boxes[each] - edge)] or groups

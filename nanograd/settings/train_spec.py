@@ -22,7 +22,6 @@ _NEEDS = {
     "momentum": ("optimizer", "momentum"),
     **dict.fromkeys(("width", "height", "deskew"), ("pixels", "deskewed")),
 }
-_NOT_DESKEWED = {"width": 0.0, "height": 0.0, "deskew": None}
 # Target width and height of the digits for later nets of an ensemble, used in turn; 0 is off. The
 # other two sizes average 3.5 and 5.5, the values of the preset `accurate`.
 _ENSEMBLE_SIZES = ((0.0, 0.0), (3.0, 5.0), (4.0, 6.0))
@@ -58,6 +57,14 @@ def default_shards(batch_size: int) -> int:
     [1, 2, 2, 2, 3, 4, 8]
     """
     return min(max(batch_size // 128, 2), 8, batch_size)
+
+
+def _effective(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that have an effect with those of a later layer."""
+    needless = {
+        name for name, (other, needed) in _NEEDS.items() if later.get(other, needed) != needed
+    }
+    return {name: value for name, value in values.items() if name not in needless}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,15 +196,11 @@ class TrainSpec(ReportSpec):
         """
         given = dict[str, Any]()
         for layer in layers:
-            for name, (other, needed) in _NEEDS.items():
-                if layer.get(other, needed) != needed:
-                    given.pop(name, None)
-            given |= layer
+            given = {**_effective(given, layer), **layer}
         preset = PRESETS.get(str(given.get("preset")), {})
         if "epochs" in given:  # an explicit number of epochs is exact
             preset = {**preset, "least_rounds": 0}
-        deskewed = given.get("pixels", "deskewed") == "deskewed"
-        return super().resolve(preset, {} if deskewed else _NOT_DESKEWED, given)
+        return super().resolve(_effective(preset, given), given)
 
     @property
     def is_strict(self) -> bool:
