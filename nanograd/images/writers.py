@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from sys import maxsize
@@ -55,120 +54,66 @@ NUMBERS = pa.schema(
 PLACE = pa.schema([(name, pa.int32()) for name in ("line", "position", *SIDES)])
 QUARANTINE = pa.schema([*SOURCE, ("reason", pa.string()), ("detail", pa.string())])
 
-# A table is encoded, as one row group, when this many bytes of it are held.
-HELD_BYTES = 64_000_000
+# Rows that are encoded as text at a time: as Python objects they take ten times the memory.
+_TEXT_ROWS = 100_000
 _MAX_FOLDERS = 1000
 # File systems limit a name to 255 bytes.
 _MAX_NAME_BYTES = 255
 
 
-class OutputFiles:
-    """The files of a part's table: NAME, NAME-1, ... with at most `max_rows` rows each.
+def encode_files(
+    name: str,
+    schema: pa.Schema,
+    tables: Sequence[pa.Table],
+    format_: str,
+    *,
+    max_rows: int | None = None,
+    partition_by: Sequence[str] = (),
+    lineage: Mapping[str, str] | None = None,
+    even_empty: bool = False,
+) -> dict[str, bytes]:
+    """Encode the tables of a part as files NAME, NAME-1, ... of at most `max_rows` rows each.
 
-    The format is parquet, csv or jsonl. Columns in `partition_by` become folders, as in Hive:
-    `label=7/NAME.parquet`. The `lineage`, metadata of Parquet files, says what made the rows.
+    A column of the schema that a table lacks is null there. The format is parquet, csv or jsonl.
+    Columns in `partition_by` become folders, as in Hive: `label=7/NAME.parquet`. The `lineage`,
+    metadata of Parquet files, says what made the rows. Without a row there is no file or, with
+    `even_empty`, a file of no rows.
 
     Raises:
         UsageError: a column to partition by is missing, or its type cannot name folders.
+        DataError: a column to partition by has too many or too long values.
     """
-
-    def __init__(
-        self,
-        name: str,
-        schema: pa.Schema,
-        format_: str,
-        max_rows: int | None = None,
-        partition_by: Sequence[str] = (),
-        *,
-        lineage: Mapping[str, str] | None = None,
-    ) -> None:
-        self._name, self._format = name, format_
-        self._max_rows, self._partition_by = max_rows or maxsize, list(partition_by)
-        check_partition_columns(schema, self._partition_by)
-        schema = pa.schema([each for each in schema if each.name not in self._partition_by])
-        self._new_file = partial(_File, schema, format_, lineage or {})
-        self._files: dict[str, list[_File]] = {}  # by folder; only the last file of each is open
-
-    def write(self, table: pa.Table) -> None:
-        """Add rows.
-
-        Raises:
-            DataError: a column to partition by has too many or too long values.
-        """
-        if not len(table):
-            return
-        parts = {"": table}
-        if self._partition_by:
-            columns = [to_python(table[each].cast(pa.string())) for each in self._partition_by]
-            rows = list(zip(*columns, strict=True))
-            folders = {row: "/".join(map(_folder, self._partition_by, row)) for row in set(rows)}
-            found, rest = pa.array(map(folders.get, rows)), table.drop(self._partition_by)
-            parts = {
-                f"{folder}/": rest.filter(pc.equal(found, folder))
-                for folder in sorted(folders.values())
-            }
-        for folder, part in parts.items():
-            files = self._files.setdefault(folder, [])
-            if len(self._files) > _MAX_FOLDERS:
-                raise DataError(
-                    f"--partition-by {', '.join(self._partition_by)} makes more than "
-                    f"{_MAX_FOLDERS:,} folders; choose columns of fewer values"
+    check_partition_columns(schema, partition_by)
+    nothing = pa.Table.from_batches([], schema)  # empty_table fails for some tensors
+    # Encoding 250 chunks of ten rows took 2.8 s, and one chunk of 2,500 rows 7 ms (2026-11-26).
+    table = pa.concat_tables([nothing, *tables], promote_options="default").combine_chunks()
+    parts, files = {"": table}, dict[str, bytes]()
+    if partition_by:
+        columns = [to_python(table[each].cast(pa.string())) for each in partition_by]
+        rows = list(zip(*columns, strict=True))
+        values = {*rows} or {(None,) * len(columns)}
+        if len(values) > _MAX_FOLDERS:
+            raise DataError(
+                f"--partition-by {', '.join(partition_by)} makes more than {_MAX_FOLDERS:,} "
+                "folders; choose columns of fewer values"
+            )
+        folders = {row: "/".join(map(_folder, partition_by, row)) for row in values}
+        found, rest = pa.array(map(folders.get, rows), pa.string()), table.drop([*partition_by])
+        parts = {f"{each}/": rest.filter(pc.equal(found, each)) for each in folders.values()}
+    for folder, part in parts.items():
+        starts = range(0, max(len(part), even_empty), max_rows or maxsize)
+        for number, start in enumerate(starts):
+            some = part.slice(start, max_rows)
+            if format_ == "parquet":
+                data = to_parquet(some, lineage)
+            else:
+                firsts = range(0, max(len(some), 1), _TEXT_ROWS)
+                pieces = (some.slice(first, _TEXT_ROWS) for first in firsts)
+                data = b"".join(
+                    encode(piece, format_, header=not at) for at, piece in enumerate(pieces)
                 )
-            while len(part):
-                if not files or files[-1].num_rows == self._max_rows:
-                    files.append(self._new_file())
-                left = self._max_rows - files[-1].num_rows
-                files[-1].write(part.slice(0, left), is_last=len(part) >= left)
-                part = part.slice(left)  # noqa: PLW2901
-
-    def finish(self, *, even_empty: bool = False) -> dict[str, Any]:
-        """Return each file by its name, as bytes or a buffer; `even_empty` makes one of no rows."""
-        if even_empty and not self._files:
-            folder = "".join(f"{_folder(name, None)}/" for name in self._partition_by)
-            self._files[folder] = [self._new_file()]
-        done = {
-            f"{folder}{self._name}{f'-{number}' if number else ''}.{self._format}": file.finish()
-            for folder, files in self._files.items()
-            for number, file in enumerate(files)
-        }
-        return dict(sorted(done.items()))
-
-
-class _File:
-    """A file in memory."""
-
-    def __init__(self, schema: pa.Schema, format_: str, lineage: Mapping[str, str]) -> None:
-        self.num_rows = 0
-        self._schema, self._format, self._lineage = schema, format_, lineage
-        self._sink, self._held, self._is_empty = pa.BufferOutputStream(), list[pa.Table](), True
-        self._parquet: Any = None
-
-    def write(self, table: pa.Table, *, is_last: bool) -> None:
-        self.num_rows += len(table)
-        self._held.append(table)
-        if is_last or sum(each.nbytes for each in self._held) >= HELD_BYTES:
-            self._encode()
-
-    def finish(self) -> Any:
-        if self._held or self._is_empty:
-            self._encode()
-        if self._parquet is not None:
-            self._parquet.close()
-        return self._sink.getvalue()
-
-    def _encode(self) -> None:
-        nothing = pa.Table.from_batches([], self._schema)  # empty_table fails for some tensors
-        # Encoding 250 chunks of ten rows took 2.8 s, and one chunk of 2,500 rows 7 ms (2026-11-26).
-        table = pa.concat_tables([nothing, *self._held]).combine_chunks()
-        if self._format == "parquet":
-            if self._parquet is None:
-                options = _parquet_options(self._schema)
-                self._parquet = pq.ParquetWriter(self._sink, self._schema, **options)
-                self._parquet.add_key_value_metadata(self._lineage)
-            self._parquet.write_table(table)
-        else:
-            self._sink.write(encode(table, self._format, header=self._is_empty))
-        self._held, self._is_empty = [], False
+            files[f"{folder}{name}{f'-{number}' if number else ''}.{format_}"] = data
+    return dict(sorted(files.items()))
 
 
 def check_partition_columns(schema: pa.Schema, names: Sequence[str]) -> None:
@@ -211,19 +156,18 @@ def refuse_rows(
     return quarantine_table({"path": names, "source_file": names, "source_row": rows}, errors)
 
 
-def to_parquet(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
     """Encode a table as Parquet, compressed with zstd, with a checksum for each page."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **_parquet_options(table.schema))
-    return bytes(sink.getvalue())
-
-
-def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
     # A dictionary takes more time and space if values rarely repeat: probabilities would take half
     # as much space again.
     kinds = ("string", "large_string", "int8", "dictionary")
-    repeating = [each.name for each in schema if is_any(each.type, *kinds)]
-    return {"compression": "zstd", "write_page_checksum": True, "use_dictionary": repeating}
+    repeating = [each.name for each in table.schema if is_any(each.type, *kinds)]
+    options = {"compression": "zstd", "write_page_checksum": True, "use_dictionary": repeating}
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+        writer.add_key_value_metadata(metadata or {})
+        writer.write_table(table)
+    return bytes(sink.getvalue())
 
 
 def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:

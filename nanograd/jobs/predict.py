@@ -7,7 +7,7 @@ always exist and hold at least an empty table. docs/formats.md lists the columns
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
@@ -35,7 +35,6 @@ from nanograd.images.writers import (
     QUARANTINE,
     SIDES,
     WITHOUT_PROBABILITIES,
-    OutputFiles,
 )
 from nanograd.jobs import receipts
 from nanograd.jobs.job import Job
@@ -97,22 +96,35 @@ class PredictWork:
         """Whether pictures hold lines of digits."""
         return self.spec.digits == "many"
 
-    def tables(self, stem: str) -> dict[str, OutputFiles]:
-        """Return writers for the files of a part, by the names of the two folders."""
+    def encode(
+        self, stem: str, tables: Mapping[str, Sequence[pa.Table]], even_empty: Collection[str]
+    ) -> dict[str, bytes]:
+        """Return the files of a part by their names in the output, from the rows of each folder.
+
+        The folders `even_empty` get a file even without rows.
+        """
         spec, made = self.spec, {"model_sha256": self.model_sha256, "version": __version__}
         # Every file stores this too, because it may be copied without the manifest.
         facts = {f"nanograd.{name}": str(v) for name, v in {**made, "revision": REVISION}.items()}
-        shapes = {"predictions": (spec.rows_per_file, spec.partition_by)}
-        return {
-            name: OutputFiles(stem, schema, spec.format, *shapes.get(name, ()), lineage=facts)
-            for name, schema in self.schemas.items()
-        }
+        files = dict[str, bytes]()
+        for folder, schema in self.schemas.items():
+            is_main = folder == "predictions"
+            found = writers.encode_files(
+                *(stem, schema, tables.get(folder, ()), spec.format),
+                max_rows=spec.rows_per_file if is_main else None,
+                partition_by=spec.partition_by if is_main else (),
+                lineage=facts,
+                even_empty=folder in even_empty,
+            )
+            files |= {f"{folder}/{name}": data for name, data in found.items()}
+        return files
 
     def __call__(self, part: Part) -> receipts.Receipt:
         """Read, predict and commit the rows of a part."""
         model = _load_model(self.spec.model, self.model_sha256)
-        tables, schemas = self.tables(part.stem), self.schemas
-        doubtful = PartReview(self.spec, part.num_rows, schemas["predictions"])
+        tables, predicted = defaultdict[str, list[pa.Table]](list), self.schemas["predictions"]
+        nothing = pa.Table.from_batches([], predicted)
+        doubtful = PartReview(self.spec, part.num_rows, predicted)
         counts, rejection = receipts.PredictionCounts(), part.rejection
         # A row of quarantine stands for one input row, for all rows of a file, or for a file whose
         # number of rows is unknown.
@@ -123,32 +135,28 @@ class PredictWork:
         convert = read if self.has_numbers else None
         for found in self._read(part, contents, convert):
             if isinstance(found, pa.Table):
-                tables["quarantine"].write(_complete(found, schemas["quarantine"]))
+                tables["quarantine"].append(found)
                 counts += receipts.count_quarantine(found, **per_line)
                 continue
             places, pictures = dict[str, pa.Array](), list[Sequence[Number]]()
             if self.has_numbers:
                 pictures = found.images.tolist()
                 lines, found, assessed, places = _divide_batch(found, pictures)  # noqa: PLW2901
-                tables["numbers"].write(_complete(lines, schemas["numbers"]))
+                tables["numbers"].append(lines)
             else:
                 assessed = model.assess(found.images)
             columns = {**found.kept, **found.origins(), **found.predicted(*assessed), **places}
-            table = _complete(pa.table(columns), schemas["predictions"])
-            tables["predictions"].write(table)
+            both = [nothing, pa.table(columns)]  # kept columns that a picture lacks are null
+            table = pa.concat_tables(both, promote_options="default").select(predicted.names)
+            tables["predictions"].append(table)
             doubtful.add(table, found.images)
             counted = receipts.count_predictions(table, found.images)
             if self.has_numbers:
                 counted = _count_pictures(counted, pictures)
             bad, dark = len(found.bad_labels), found.num_dark
             counts += replace(counted, bad_labels=bad, dark_on_light=dark)
-        files = {
-            f"{folder}/{name}": data
-            for folder, table in tables.items()
-            for name, data in table.finish(
-                even_empty=folder == "predictions" and not (rejection or part.quarantine)
-            ).items()
-        }
+        even_empty = () if rejection or part.quarantine else ("predictions",)
+        files = self.encode(part.stem, tables, even_empty)
         files |= doubtful.finish(part.stem)
         contents |= {
             file: inputs.content_of(file)
@@ -308,11 +316,7 @@ def plan(
             "model": storage.as_text(model or BUILT_IN),
             "inputs": [storage.as_text(storage.absolute(each)) for each in sources],
         },
-        empty_tables={
-            f"{folder}/{name}": bytes(data)
-            for folder, table in work.tables("part-0").items()
-            for name, data in table.finish(even_empty=True).items()
-        },
+        empty_tables=work.encode("part-0", {}, work.schemas),
         write_review=partial(write_review, spec, work.schemas["predictions"]),
     )
     return job, work
@@ -325,13 +329,6 @@ def _by_file(quarantine: Sequence[pa.Table], files: Sequence[str]) -> dict[str, 
     return {
         file: rows.filter(pc.equal(rows["source_file"], storage.as_text(file))) for file in files
     }
-
-
-def _complete(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return columns of a table; those that it lacks, of rows without kept columns, are null."""
-    own, number = table.column_names, len(table)
-    columns = [table[e.name] if e.name in own else pa.nulls(number, e.type) for e in schema]
-    return pa.table(columns, schema)
 
 
 def _divide_batch(

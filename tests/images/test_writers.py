@@ -13,9 +13,9 @@ from nanograd.images import writers
 from nanograd.images.writers import (
     QUARANTINE,
     SOURCE,
-    OutputFiles,
     check_partition_columns,
     encode,
+    encode_files,
     quarantine_table,
     read,
     refuse_rows,
@@ -24,11 +24,9 @@ from nanograd.images.writers import (
 TABLE = pa.table({"id": range(193), "digit": [row % 10 for row in range(193)]})
 
 
-def write(table: pa.Table, piece: int, *args: Any, **settings: Any) -> dict[str, Any]:
-    files = OutputFiles("part", table.schema, *args, **settings)
-    for start in range(0, len(table), piece):
-        files.write(table.slice(start, piece))
-    return files.finish()
+def write(table: pa.Table, piece: int, *args: Any, **settings: Any) -> dict[str, bytes]:
+    pieces = [table.slice(start, piece) for start in range(0, len(table), piece)]
+    return encode_files("part", table.schema, pieces, *args, **settings)
 
 
 def rows_of(files: dict[str, Any]) -> list[int]:
@@ -36,22 +34,20 @@ def rows_of(files: dict[str, Any]) -> list[int]:
     return [row for table in tables for row in table["id"].to_pylist()]
 
 
-@pytest.mark.parametrize(("piece", "held"), [(1, 10**9), (7, 1), (193, 10**9)])
-def test_pieces_make_the_file_of_the_whole(monkeypatch, piece, held):
-    monkeypatch.setattr(writers, "HELD_BYTES", held)
+@pytest.mark.parametrize(("piece", "rows"), [(1, 10**9), (7, 10), (193, 10**9)])
+def test_pieces_make_the_file_of_the_whole(monkeypatch, piece, rows):
+    monkeypatch.setattr(writers, "_TEXT_ROWS", rows)
 
     found = {each: write(TABLE, piece, each) for each in ("parquet", "csv", "jsonl")}
 
-    assert rows_of(found["parquet"]) == list(range(193))
+    assert found["parquet"] == {"part.parquet": writers.to_parquet(TABLE)}
     for format_ in ("csv", "jsonl"):
-        assert bytes(found[format_][f"part.{format_}"]) == writers.encode(TABLE, format_)
-    if held > 1:
-        assert bytes(found["parquet"]["part.parquet"]) == writers.to_parquet(TABLE)
+        assert found[format_] == {f"part.{format_}": writers.encode(TABLE, format_)}
 
 
 @pytest.mark.parametrize(("max_rows", "num_files"), [(1, 193), (50, 4), (193, 1)])
 def test_files_have_at_most_so_many_rows(max_rows, num_files):
-    found = write(TABLE, 7, "parquet", max_rows)
+    found = write(TABLE, 7, "parquet", max_rows=max_rows)
 
     sizes = [pq.read_metadata(pa.BufferReader(data)).num_rows for data in found.values()]
     assert (len(found), max(sizes), sum(sizes)) == (num_files, min(max_rows, 193), 193)
@@ -79,13 +75,10 @@ def test_columns_become_folders_whose_names_are_quoted():
 
 @pytest.mark.parametrize("partition_by", [(), ("digit",)])
 def test_empty_table_makes_a_file_with_its_schema_on_request(partition_by):
-    def finish(even_empty: bool) -> dict[str, Any]:
-        files = OutputFiles("part", TABLE.schema, "parquet", None, partition_by)
-        return files.finish(even_empty=even_empty)
+    settings = {"format_": "parquet", "partition_by": partition_by}
+    [(name, data)] = write(TABLE[:0], 1, **settings, even_empty=True).items()
 
-    [(name, data)] = finish(True).items()
-
-    assert finish(False) == {}
+    assert write(TABLE[:0], 1, **settings) == {}
     assert name == "digit=__HIVE_DEFAULT_PARTITION__/" * len(partition_by) + "part.parquet"
     assert pq.read_schema(pa.BufferReader(data)).names[0] == "id"
 
