@@ -113,7 +113,7 @@ def _like(
 
 def _align(found: Batch, assessed: Assessment, rejected: pa.Table) -> dict[str, pa.Array]:
     """Return the new columns in the order of the rows of the batch; null where a row has none."""
-    read, reasons = pa.table(found.predicted(*assessed)), rejected.select(["reason", "detail"])
+    read, reasons = found.predicted(*assessed), rejected.select(["reason", "detail"])
     rows = np.concatenate([found.rows, rejected["source_row"]])
     table = pa.concat_tables([read, reasons], promote_options="default").take(np.argsort(rows))
     return {name: table[name].combine_chunks() for name in table.column_names}

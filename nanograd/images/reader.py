@@ -20,12 +20,11 @@ from PIL import Image
 from nanograd.errors import DataError, UnreadableError
 from nanograd.images.columns import Partitions, choose, is_text, valid_text
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.inputs import Origin
 from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, Decoder, RowRange, read_parquet
 from nanograd.images.rows import Convert, attempt, new_images, read_images, read_labels, to_form
 from nanograd.images.tensors import Refused
-from nanograd.images.writers import quarantine_table, refuse_rows
+from nanograd.images.writers import beside, quarantine_table, refuse_rows, source_table
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
@@ -45,38 +44,28 @@ class Batch:
     # (n, 784) uint8, ink 255 on 0, or n results of the function that converts pictures.
     images: NDArray[Any]
     labels: NDArray[np.int8]  # (n,) int8, -1 for none
-    files: tuple[str, ...]  # the files of the rows
-    owners: Ints  # (n,) int64, index in `files` of the file of each image
-    rows: Ints  # (n,) int64, row number of each image in its file
-    kept: Mapping[str, pa.ChunkedArray]  # n values of each column to keep; {} for pictures
+    columns: pa.Table  # n rows of the columns to keep and of `SOURCE`, for the output
     bad_labels: Ints  # indices of the images whose label is no digit; they have label -1
     num_dark: int  # number of raw images that polarity `auto` takes for dark ink on light paper
-    paths: pa.Array  # n paths of pictures as text, null where a row names none
 
-    def origin(self, number: int) -> Origin:
-        """Return the file and row of an image."""
-        file = self.files[self.owners[number]]
-        return Origin(self.paths[number].as_py() or file, file, int(self.rows[number]))
+    @property
+    def rows(self) -> Ints:
+        """The row number of each image in its file, (n,) int64."""
+        rows: Ints = self.columns["source_row"].to_numpy()
+        return rows
 
-    def origins(self) -> dict[str, pa.Array]:
-        """Return the columns that say where each image comes from."""
-        names = pa.array(map(storage.as_text, self.files), pa.string())
-        owners = names.take(pa.array(self.owners))
-        return {
-            "path": pc.coalesce(self.paths, owners),
-            "source_file": owners,
-            "source_row": pa.array(self.rows),
-        }
-
-    def predicted(self, probabilities: Floats, unfamiliarity: Floats) -> dict[str, pa.Array]:
+    def predicted(self, probabilities: Floats, unfamiliarity: Floats) -> pa.Table:
         """Return the columns of predictions for the (n, 10) probabilities of the images."""
-        return {
-            "prediction": pa.array(probabilities.argmax(axis=1).astype(np.int8)),
-            "confidence": pa.array(probabilities.max(axis=1)),
-            "unfamiliarity": pa.array(unfamiliarity),
-            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel()), 10),
-            "label": pa.array(self.labels, mask=self.labels < 0),
-        }
+        flat = pa.array(probabilities.ravel())
+        return pa.table(
+            {
+                "prediction": probabilities.argmax(axis=1).astype(np.int8),
+                "confidence": probabilities.max(axis=1),
+                "unfamiliarity": unfamiliarity,
+                "probabilities": pa.FixedSizeListArray.from_arrays(flat, 10),
+                "label": pa.array(self.labels, mask=self.labels < 0),
+            }
+        )
 
     def take(self, places: Ints) -> "Batch":
         """Return a batch of some rows, which may be repeated."""
@@ -84,19 +73,16 @@ class Batch:
             self,
             images=self.images[places],
             labels=self.labels[places],
-            owners=self.owners[places],
-            rows=self.rows[places],
-            kept={name: each.take(pa.array(places)) for name, each in self.kept.items()},
+            columns=self.columns.take(pa.array(places)),
             bad_labels=np.flatnonzero(np.isin(places, self.bad_labels)),
-            paths=self.paths.take(pa.array(places)),
         )
 
     def without(self, refused: Refused) -> tuple["Batch", pa.Table]:
         """Return the batch without rows that cannot be read, and the quarantine of these rows."""
         rows = np.array(sorted(refused), np.int64)
-        errors, lost = [refused[row] for row in rows.tolist()], self.take(rows)
-        left = np.delete(np.arange(len(self.rows)), rows)
-        quarantine = _beside(lost.kept, quarantine_table(lost.origins(), errors))
+        left = np.delete(np.arange(len(self.labels)), rows)
+        lost = self.columns.take(pa.array(rows))
+        quarantine = quarantine_table(lost, [refused[row] for row in rows.tolist()])
         return self.take(left) if refused else self, quarantine
 
 
@@ -163,7 +149,7 @@ def read(
             )
             if before is not None and file in unfit:
                 rows_before = before.filter(pc.is_in(before["source_row"], pa.array(numbers)))
-                yield _beside(_keep(table, keep), rows_before)
+                yield beside(pa.table(_keep(table, keep)), rows_before)
                 continue
             if held and not _are_alike(held[-1][-1], table):
                 yield from _decode(held, options, keep, convert)
@@ -256,13 +242,9 @@ def read_files(
         yield from Batch(
             images=images,
             labels=np.array([-1 if label is None else label for _, label in some], np.int8),
-            files=tuple(file for file, _ in some),
-            owners=np.arange(num_rows),
-            rows=np.zeros(num_rows, np.int64),
-            kept={},
+            columns=source_table([file for file, _ in some], np.zeros(num_rows, np.int64)),
             bad_labels=np.zeros(0, np.int64),
             num_dark=0,
-            paths=pa.nulls(num_rows, pa.string()),
         ).without(refused)
 
 
@@ -292,16 +274,17 @@ def _decode(
     columns = choose(table.schema, options)
     images, paths, refused, num_dark = read_images(table, columns.image, options, convert)
     labels, bad = read_labels(table, columns.label)
+    files = np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held])
+    names = pa.array([storage.as_text(file) for file, _, _ in held], pa.string())
+    origins = source_table(
+        names.take(pa.array(files)), np.concatenate([each for _, each, _ in held]), paths
+    )
     return Batch(
         images=images,
         labels=labels,
-        files=tuple(file for file, _, _ in held),
-        owners=np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held]),
-        rows=np.concatenate([each for _, each, _ in held]),
-        kept=_keep(table, keep),
+        columns=beside(pa.table(_keep(table, keep)), origins),
         bad_labels=np.flatnonzero(bad),
         num_dark=num_dark,
-        paths=paths,
     ).without(refused)
 
 
@@ -321,8 +304,3 @@ def _keep(table: pa.Table, keep: Keep) -> dict[str, pa.ChunkedArray]:
                 f"({error}); leave it out"
             ) from error
     return columns
-
-
-def _beside(kept: Mapping[str, pa.ChunkedArray], quarantine: pa.Table) -> pa.Table:
-    """Return quarantine with the kept columns of its rows."""
-    return pa.table({**kept, **dict(zip(quarantine.column_names, quarantine.columns, strict=True))})

@@ -405,7 +405,8 @@ def _collect(
         if isinstance(each, Batch):
             if len(each.bad_labels):
                 text = "the label is no digit from 0 to 9; correct or remove it"
-                raise DataError(f"{place(each.origin(int(each.bad_labels[0])))}: {text}")
+                [row] = each.columns.slice(int(each.bad_labels[0]), 1).to_pylist()
+                raise DataError(f"{place(Origin.of(row))}: {text}")
             batches.append(each)
         else:
             rejected += each.to_pylist()

@@ -138,22 +138,33 @@ def _folder(name: str, text: str | None) -> str:
     return folder
 
 
-def quarantine_table(origins: Mapping[str, Any], errors: Sequence[UnreadableError]) -> pa.Table:
-    """Make the quarantine table of rows or files from columns of `SOURCE`."""
-    columns = {
-        **origins,
-        "reason": [str(each.reason) for each in errors],
-        "detail": [storage.as_text(each.detail) for each in errors],
-    }
-    return pa.table([pa.array(columns[each.name], each.type) for each in QUARANTINE], QUARANTINE)
+def source_table(
+    files: Sequence[str] | pa.Array, rows: Sequence[int | None] | Ints, paths: pa.Array = None
+) -> pa.Table:
+    """Make the columns of `SOURCE`; a row without a path is named by its file."""
+    if not isinstance(files, pa.Array):
+        files = pa.array(map(storage.as_text, files), pa.string())
+    paths = files if paths is None else pc.coalesce(paths, files)
+    return pa.table([paths, files, pa.array(rows, pa.int64())], schema=SOURCE)
+
+
+def beside(left: pa.Table, right: pa.Table) -> pa.Table:
+    """Return the columns of two tables with the same number of rows."""
+    return pa.table([*left.columns, *right.columns], [*left.column_names, *right.column_names])
+
+
+def quarantine_table(rows: pa.Table, errors: Sequence[UnreadableError]) -> pa.Table:
+    """Make the quarantine table of rows, which have the columns of `SOURCE`."""
+    reasons = pa.array([str(each.reason) for each in errors], pa.string())
+    details = pa.array([storage.as_text(each.detail) for each in errors], pa.string())
+    return rows.append_column("reason", reasons).append_column("detail", details)
 
 
 def refuse_rows(
     file: str, rows: Sequence[int | None] | Ints, errors: Sequence[UnreadableError]
 ) -> pa.Table:
     """Make the quarantine table of rows of a file."""
-    names = [storage.as_text(file)] * len(rows)
-    return quarantine_table({"path": names, "source_file": names, "source_row": rows}, errors)
+    return quarantine_table(source_table([file] * len(rows), rows), errors)
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:

@@ -33,7 +33,7 @@ from nanograd.images.writers import (
     PLACE,
     PREDICTIONS,
     QUARANTINE,
-    SIDES,
+    SOURCE,
     WITHOUT_PROBABILITIES,
 )
 from nanograd.jobs import receipts
@@ -138,15 +138,15 @@ class PredictWork:
                 tables["quarantine"].append(found)
                 counts += receipts.count_quarantine(found, **per_line)
                 continue
-            places, pictures = dict[str, pa.Array](), list[Sequence[Number]]()
+            pictures = list[Sequence[Number]]()
             if self.has_numbers:
                 pictures = found.images.tolist()
-                lines, found, assessed, places = _divide_batch(found, pictures)  # noqa: PLW2901
+                lines, found, assessed = _divide_batch(found, pictures)  # noqa: PLW2901
                 tables["numbers"].append(lines)
             else:
                 assessed = model.assess(found.images)
-            columns = {**found.kept, **found.origins(), **found.predicted(*assessed), **places}
-            both = [nothing, pa.table(columns)]  # kept columns that a picture lacks are null
+            # Columns to keep that a picture lacks are null.
+            both = [nothing, writers.beside(found.columns, found.predicted(*assessed))]
             table = pa.concat_tables(both, promote_options="default").select(predicted.names)
             tables["predictions"].append(table)
             doubtful.add(table, found.images)
@@ -333,13 +333,13 @@ def _by_file(quarantine: Sequence[pa.Table], files: Sequence[str]) -> dict[str, 
 
 def _divide_batch(
     found: Batch, pictures: Sequence[Sequence[Number]]
-) -> tuple[pa.Table, Batch, Assessment, dict[str, pa.Array]]:
+) -> tuple[pa.Table, Batch, Assessment]:
     """Divide n pictures with numbers into lines and digits.
 
     Returns:
-        A table with a row for each line; a batch with a row for each digit; the assessment of these
-        digits, whose probabilities sum to at most 1, because a mark may be no digit; and columns
-        with the line, position and box of each digit.
+        A table with a row for each line; a batch with a row for each digit, and columns with its
+        line, position and box; and the assessment of these digits, whose probabilities sum to at
+        most 1, because a mark may be no digit.
     """
     lines = [(line, number) for numbers in pictures for line, number in enumerate(numbers)]
     digits = [
@@ -347,25 +347,26 @@ def _divide_batch(
         for line, number in lines
         for position, digit in enumerate(number.digits)
     ]
-    each = np.arange(len(pictures))
-    of_line = found.take(np.repeat(each, list(map(len, pictures))))
-    boxes = np.array([number.box for _, number in lines], np.int32).reshape(-1, len(SIDES))
-    columns = {
-        **of_line.origins(),
-        "line": [line for line, _ in lines],
-        "text": [number.text for _, number in lines],
-        "confidence": np.array([number.confidence for _, number in lines], np.float32),
-        **dict(zip(SIDES, boxes.T, strict=True)),
-        "digits": [len(number.digits) for _, number in lines],
-        "left_out": [len(number.left_out) for _, number in lines],
-    }
-    own = {field.name: pa.array(columns[field.name], field.type) for field in NUMBERS}
-    numbers = pa.table({**of_line.kept, **own})
+    of_lines = [
+        (line, each.text, each.confidence, *each.box, len(each.digits), len(each.left_out))
+        for line, each in lines
+    ]
+    of_digits = [(line, position, *digit.box) for line, position, digit in digits]
+
+    def to_table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+        dicts = [dict(zip(schema.names, row, strict=True)) for row in rows]
+        return pa.Table.from_pylist(dicts, schema)
+
+    each, num_lines = np.arange(len(pictures)), list(map(len, pictures))
     num_digits = [sum(len(number.digits) for number in numbers) for numbers in pictures]
+    origins, batch = (found.take(np.repeat(each, n)) for n in (num_lines, num_digits))
+    own = pa.schema([field for field in NUMBERS if field.name not in SOURCE.names])
+    numbers = writers.beside(origins.columns, to_table(of_lines, own))
     batch = replace(
-        found.take(np.repeat(each, num_digits)),
+        batch,
         images=np.array([digit.image for *_, digit in digits], np.uint8).reshape(-1, NUM_PIXELS),
         labels=np.full(len(digits), -1, np.int8),
+        columns=writers.beside(batch.columns, to_table(of_digits, PLACE)),
         bad_labels=np.zeros(0, np.int64),
     )
     probabilities = np.array([digit.probabilities for *_, digit in digits], np.float32)
@@ -373,9 +374,7 @@ def _divide_batch(
         probabilities.reshape(-1, NUM_CLASSES),
         np.array([digit.unfamiliarity for *_, digit in digits], np.float32),
     )
-    places = np.array([(line, position, *digit.box) for line, position, digit in digits], np.int32)
-    places = places.reshape(-1, len(PLACE))
-    return numbers, batch, assessed, dict(zip(PLACE.names, map(pa.array, places.T), strict=True))
+    return numbers, batch, assessed
 
 
 def _count_pictures(

@@ -62,8 +62,7 @@ def test_rows_have_the_paths_of_their_pictures(text):
 
     found, rejections = read_column(pa.chunked_array([column.slice(0, 2), column.slice(2)]))
 
-    assert found.paths.to_pylist() == ["7.png", None, None, r"l\xe4ufe.png"]
-    assert found.origin(0).path == "7.png"
+    assert found.columns["path"].to_pylist() == ["7.png", "", "", r"l\xe4ufe.png"]
     assert rejections["path"].to_pylist() == ["bad.png"]
 
 
@@ -149,7 +148,7 @@ def test_spark_pictures_are_read_in_grey_colour_and_transparent():
 
     assert not len(rejections)
     assert np.array_equal(found.images, [bar_image()] * 3)
-    assert found.paths.to_pylist() == ["file:///never/read.png"] * 3
+    assert found.columns["path"].to_pylist() == ["file:///never/read.png"] * 3
 
 
 def test_spark_pictures_have_blue_first():

@@ -12,13 +12,13 @@ from nanograd.errors import DataError, Reason, UnreadableError, UsageError
 from nanograd.images import writers
 from nanograd.images.writers import (
     QUARANTINE,
-    SOURCE,
     check_partition_columns,
     encode,
     encode_files,
     quarantine_table,
     read,
     refuse_rows,
+    source_table,
 )
 
 TABLE = pa.table({"id": range(193), "digit": [row % 10 for row in range(193)]})
@@ -112,9 +112,8 @@ def test_quarantine_table_holds_rows_of_the_file_and_whole_files():
     odd = "\udcff.parquet"
     row, error = ["7.png", "a.parquet", 103], UnreadableError(Reason.BLANK, "nothing there")
     broken = UnreadableError(Reason.BROKEN_FILE, "\udcff is no whole file")
-    origin = {name: [value] for name, value in zip(SOURCE.names, row, strict=True)}
 
-    one = quarantine_table(origin, [error])
+    one = quarantine_table(source_table([row[1]], [row[2]], pa.array([row[0]])), [error])
     table = pa.concat_tables([one, refuse_rows(odd, [None], [broken])])
 
     assert table.schema.equals(QUARANTINE)

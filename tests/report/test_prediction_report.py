@@ -174,7 +174,7 @@ def test_only_pictures_of_the_input_are_shown_in_quarantine(predict, tmp_path):
     origins = {"path": paths, "source_file": files, "source_row": [0] * len(rows)}
     errors = [UnreadableError(Reason.BLANK, "no ink")] * len(rows)
     [file] = (out / "quarantine").iterdir()
-    pq.write_table(quarantine_table(origins, errors), file)
+    pq.write_table(quarantine_table(pa.table(origins), errors), file)
 
     for inputs in ([str(tmp_path / "in")], [str(tmp_path / "in/*.jpg")], [given]):
         change_summary(out, inputs=inputs)
