@@ -138,6 +138,28 @@ def test_columns_to_keep_come_from_flags_environment_or_file(
     assert not Path("elsewhere").exists()
 
 
+@pytest.mark.parametrize(
+    ("environment", "words", "said"),
+    [
+        ({"EPOCHS": "x"}, [], "integer. (--help lists all flags); --epochs comes from {}_EPOCHS"),
+        ({"EPOCHS": "0"}, [], "be at least 1; --epochs comes from {}_EPOCHS"),
+        ({"EPOCHS": "0"}, ["--config", "my.toml"], "be at least 1; --epochs comes from {}_EPOCHS"),
+        ({"EPOCHS": "3"}, ["--epochs", "0"], "be at least 1"),
+        ({}, ["--config", "my.toml"], "be at least 1; --epochs comes from my.toml"),
+        ({}, ["--config", "my.toml", "--epochs", "0"], "be at least 1"),
+        ({}, ["--config", "my.toml", "--epochs", "2", "--batch-size", "0"], "be at least 1"),
+    ],
+)
+def test_error_says_which_variable_or_file_has_the_value(nanograd, environment, words, said):
+    Path("my.toml").write_text("epochs = 0")
+    variables = {f"NANOGRAD_TRAIN_{name}": value for name, value in environment.items()}
+
+    done = nanograd("train", *words, **variables)
+
+    assert done.code == 2
+    assert done.last["reason"].endswith(said.format("NANOGRAD_TRAIN"))
+
+
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
 def test_next_command_prints_the_predictions(nanograd, predicting, format_):
     done = nanograd(*predicting, "--format", format_, "--output", "my $HOME's out")

@@ -1,9 +1,11 @@
 """Command line flags, generated from the fields of settings."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from nanograd.errors import UsageError
@@ -107,6 +109,16 @@ class SpecCommand(Command):
         super().__init__(name, params=params, callback=self.resolve, help=spec.__doc__)
         self.spec, self.run = spec, run
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the flags; an error says if its value comes from an environment variable."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            name = error.param.name if error.param else None
+            if name and (variable := _variable(ctx, name)):
+                error.add_note(f"{flag_name(name)} comes from {variable}")
+            raise
+
     def resolve(self, config: str | None, **given: Any) -> None:
         """Make the spec from a config file and flags, and run the command."""
         from nanograd.runtime import storage
@@ -119,7 +131,16 @@ class SpecCommand(Command):
         stored = from_toml(text, str(config))
         self.spec.require_known(stored, f"{config}: ")
         # Precedence: config file < environment < flag. Click has merged the last two.
-        self.run(*arguments, spec=self.spec.resolve(stored, flags))
+        try:
+            spec = self.spec.resolve(stored, flags)
+        except UsageError as error:
+            for name in (each.name for each in self.spec.settings()):
+                of_file = config if name in stored and name not in flags else None
+                source = _variable(click.get_current_context(), name) or of_file
+                if source and re.search(rf"{flag_name(name)}(?![\w-])", str(error)):
+                    error.add_note(f"{flag_name(name)} comes from {source}")
+            raise
+        self.run(*arguments, spec=spec)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group of flags."""
@@ -138,3 +159,10 @@ class SpecCommand(Command):
         if num_hidden:
             formatter.write_paragraph()
             formatter.write_text(f"--help-all lists {num_hidden} more options.")
+
+
+def _variable(context: click.Context, name: str) -> str | None:
+    """Return the environment variable that gives a setting its value."""
+    is_variable = context.get_parameter_source(name) is ParameterSource.ENVIRONMENT
+    return f"{context.auto_envvar_prefix}_{name}".upper() if is_variable else None
+
