@@ -36,6 +36,7 @@ def predicting(tmp_path: Path, sample: Mnist) -> list[str]:
     model.save(some_model(), str(tmp_path / "model"))
     images = [image.tobytes() for image in sample.test.images[:7]]
     table = pa.table({"image": images, "id": range(7), "a b": range(7)})
+    table = table.append_column("none", pa.nulls(7, pa.string()))
     pq.write_table(table, tmp_path / "rows.parquet")
     return ["predict", "rows.parquet", "--model", "model", "--output", "out", "--workers", "0"]
 
@@ -160,9 +161,15 @@ def test_error_says_which_variable_or_file_has_the_value(nanograd, environment, 
     assert done.last["reason"].endswith(said.format("NANOGRAD_TRAIN"))
 
 
-@pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
-def test_next_command_prints_the_predictions(nanograd, predicting, format_):
-    done = nanograd(*predicting, "--format", format_, "--output", "my $HOME's out")
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--format", each] for each in ("parquet", "csv", "jsonl")),
+        *(["--keep", "none", "--partition-by", each] for each in ("none", "prediction")),
+    ],
+)
+def test_next_command_prints_the_predictions(nanograd, predicting, words):
+    done = nanograd(*predicting, *words, "--output", "my $HOME's out")
 
     assert (done.code, done.stdout.count("\n")) == (0, 1)
     documented = "event command accuracy start_s predict_s rows_per_s output quarantined"
@@ -173,7 +180,7 @@ def test_next_command_prints_the_predictions(nanograd, predicting, format_):
     assert (shown.returncode, shown.stderr) == (0, "")
     header, *lines = shown.stdout.splitlines()
     assert header.split() == ["prediction", "confidence", "source_row", "path"]
-    assert [line.split()[3] for line in lines] == list("0123456")
+    assert sorted(line.split()[3] for line in lines) == list("0123456")
 
 
 def test_demo_prints_its_results_on_stdout_while_ray_has_it(nanograd, monkeypatch):

@@ -236,6 +236,7 @@ class Prediction(JobCounts):
     files: int = 0  # number of input files
     predict_s: float = 0.0  # seconds from the start of the first part to the end
     format: str = "parquet"  # file format of the predictions
+    partition_by: tuple[str, ...] = ()  # columns in the paths of the predictions instead
     summary: str = ""  # JSON file of the counts
     review: str | None = None  # list of the least certain rows; None if there is no list
     report: str | None = None  # HTML file of the report; None if the report failed
@@ -269,20 +270,22 @@ class Prediction(JobCounts):
                 "review": self.review and review,
                 "report": self.report,
             },
-            _show_table(numbers or predictions, self.format, "text" if numbers else "prediction"),
+            self._show_table(numbers or predictions, "text" if numbers else "prediction"),
         )
 
-
-def _show_table(folder: str, format_: str, result: str) -> str:
-    """Return a shell command that prints the most important columns of the first rows."""
-    kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[format_]
-    columns = [result, "confidence", "source_row", "path"]
-    # The code uses double quotes, so that the shell command needs only one pair of single quotes.
-    folder = storage.absolute(folder) if storage.is_remote(folder) else folder  # s3a:// is s3://
-    quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)
-    table = f'ds.dataset({quoted}, format="{kind}", partitioning="hive").head(50, {names})'
-    code = f"import pyarrow.dataset as ds; print({table}.to_pandas().to_string())"
-    return f"python -c {shlex.quote(code)}"
+    def _show_table(self, folder: str, result: str) -> str:
+        """Return a shell command that prints the most important columns of the first rows."""
+        kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[self.format]
+        columns = [result, "confidence", "source_row", "path"]
+        # The code has double quotes, so that the shell command needs only one pair of single ones.
+        # s3a:// becomes s3://
+        folder = storage.absolute(folder) if storage.is_remote(folder) else folder
+        quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)
+        # Only if needed, because Arrow cannot read a column in paths that has no value.
+        hive = ', partitioning="hive"' * (result in self.partition_by)
+        table = f'ds.dataset({quoted}, format="{kind}"{hive}).head(50, {names})'
+        code = f"import pyarrow.dataset as ds; print({table}.to_pandas().to_string())"
+        return f"python -c {shlex.quote(code)}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

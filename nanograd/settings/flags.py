@@ -165,4 +165,3 @@ def _variable(context: click.Context, name: str) -> str | None:
     """Return the environment variable that gives a setting its value."""
     is_variable = context.get_parameter_source(name) is ParameterSource.ENVIRONMENT
     return f"{context.auto_envvar_prefix}_{name}".upper() if is_variable else None
-
