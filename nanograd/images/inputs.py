@@ -101,11 +101,16 @@ _MARKS = ({"_manifest.json", "predictions"}, {"config.toml", "metrics.jsonl"})
 
 def expand(
     inputs: Sequence[str],
-    suffixes: tuple[str, ...],
+    suffixes: tuple[str, ...] = PICTURES,
     hint: str = "check the path",
     listener: Listener = ignore,
+    *,
+    members: bool = True,
 ) -> list[InputFile]:
     """List all input files, sorted. A file is listed once, even if several links lead to it.
+
+    With `members`, the pictures in a ZIP file are listed instead of it, except for a damaged one,
+    which is rejected when it is read.
 
     Below a folder, files whose names end with one of `suffixes` are listed. If `suffixes` has
     Parquet's, files with Parquet's first bytes are listed, too. Names that begin with `_` or `.`
@@ -130,9 +135,10 @@ def expand(
             # The file itself takes precedence over a link with another name, also below a link.
             found[real] = min(same, key=lambda e: (e.place != real, not e.place.endswith(end), e))
     _warn(skipped, listener)
-    if not found:
+    files = _with_members(found.values(), listener) if members else found.values()
+    if not files:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
-    return sorted(found.values())
+    return sorted(files)
 
 
 def _warn(skipped: Mapping[str, Collection[str]], listener: Listener) -> None:
@@ -167,7 +173,7 @@ def expand_all(
     pictures_expected: bool = False,
     listener: Listener = ignore,
 ) -> tuple[list[InputFile], list[InputFile]]:
-    """List all tables and all pictures, as `expand` and `expand_pictures` do.
+    """List all tables and all pictures, as `expand` does.
 
     CSV files beside Parquet files or pictures may be lists of labels or outputs. They are then
     listed only if an input ends with a CSV suffix. A file that is an input itself, and whose type
@@ -188,7 +194,7 @@ def expand_all(
 
     hint = "Parquet and CSV files are read, too; check the path"
     tables, texts, pictures = list[InputFile](), list[InputFile](), list[InputFile]()
-    found = expand(inputs, (*PICTURES, *TABLES, *CSV), hint, listener)
+    found = expand(inputs, (*PICTURES, *TABLES, *CSV), hint, listener, members=False)
     for file in found:
         kind = kind_of(file.place)
         if kind in ("", "archive") and is_named(file) and not is_table(file.place):
@@ -221,19 +227,6 @@ def expand_all(
             raise DataError(f"all files of the input are in the output, {output}; choose another")
         raise DataError(f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}; {hint}")
     return tables, pictures
-
-
-def expand_pictures(
-    inputs: Sequence[str], hint: str = "check the path", listener: Listener = ignore
-) -> list[InputFile]:
-    """List all picture files, as `expand` does, also in ZIP files; a damaged one is listed itself.
-
-    It is rejected when it is read.
-    """
-    files = _with_members(expand(inputs, PICTURES, hint, listener), listener)
-    if not files:
-        raise DataError(f"no .png or .jpg files in {', '.join(inputs)}; {hint}")
-    return sorted(files)
 
 
 def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputFile]:

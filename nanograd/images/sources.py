@@ -283,13 +283,13 @@ def _find_files(source: str, listener: Listener, *, by_name: bool = False) -> di
     hint += " (for a CSV file of another name, pass its path)"
     suffixes = CSV if place.lower().endswith(CSV) else (*inputs.TABLES, *inputs.PICTURES)
     by_kind = dict[str, list[str]]()
-    for file in inputs.expand([place], suffixes, hint, listener):
+    for file in inputs.expand([place], suffixes, hint, listener, members=False):
         by_kind.setdefault(_kind(file.place), []).append(file.place)
     kind = next((each for each in ("rows", "csv", "pictures") if each in by_kind), "")
     if not kind:
         raise DataError(f"{place}: name the folder of the IDX files")
     if kind == "pictures":
-        by_kind[kind] = [file.place for file in inputs.expand_pictures([place])]
+        by_kind[kind] = [file.place for file in inputs.expand([place])]
     elif others := sum(map(len, by_kind.values())) - len(by_kind[kind]):
         what = "parquet" if kind == "rows" else kind
         listener(warning(f"{source}: not used beside {what}: {count(others, 'file')}"))

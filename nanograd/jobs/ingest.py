@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from nanograd.digits.form import to_png
 from nanograd.errors import UnreadableError
-from nanograd.images.inputs import expand_pictures, kind_of
+from nanograd.images.inputs import expand, kind_of
 from nanograd.images.labels import find_labels, parse_label_source
 from nanograd.images.reader import checksum_of_picture, read_pictures
 from nanograd.images.scan import as_pictures
@@ -89,7 +89,7 @@ def plan(
     spec = replace(spec, output=storage.absolute(spec.output))
     identity = {"command": "ingest", "revision": REVISION, **spec.identity()}
     parse_label_source(spec.label_from)  # report a mistake before listing all pictures
-    files = expand_pictures(inputs, listener=listener)[: spec.limit]
+    files = expand(inputs, listener=listener)[: spec.limit]
     labels = find_labels([file.place for file in files], inputs, spec.label_from, listener)
     pictures = as_pictures(files, labels)
     versions = {place: each.version for place, each in pictures.items()}

@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from nanograd.digits.form import encode_png
 from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
 from nanograd.images.columns import ImageKind, find_image_column
-from nanograd.images.inputs import Origin, expand_pictures, is_table
+from nanograd.images.inputs import Origin, expand, is_table
 from nanograd.images.parquet import RowRange, open_parquet
 from nanograd.images.reader import read_pictures, read_rows
 from nanograd.images.writers import SOURCE
@@ -118,7 +118,7 @@ def find_pictures(
         total += _read_rows(table, max(limit - len(found), 0), found)
     if others or not tables:
         hint = "check the path, or name a .parquet file whose rows hold pictures"
-        files = [each.place for each in expand_pictures(others, hint) if each.place != output]
+        files = [each.place for each in expand(others, hint=hint) if each.place != output]
         found |= dict.fromkeys(files[: limit - len(found)])
         total += len(files)
     return found, total

@@ -9,7 +9,7 @@ import pytest
 
 import nanograd
 from nanograd.errors import DataError, StorageError, UsageError
-from nanograd.images.inputs import expand, expand_all, expand_pictures
+from nanograd.images.inputs import expand, expand_all
 from nanograd.images.writers import write_pictures
 from nanograd.runtime.events import Event
 
@@ -100,7 +100,7 @@ def test_links_are_followed_and_lead_to_each_file_once(tree, tmp_path):
     events: list[Event] = []
 
     found = names(tree, str(tree), str(tree / "loop" / "sub"), str(tree / "**" / "[b-d].png"))
-    pictures = expand_pictures([str(tree), f"{tree}/[bgl]*.png"], listener=events.append)
+    pictures = expand([str(tree), f"{tree}/[bgl]*.png"], listener=events.append)
 
     assert found == sorted([*TREE, "again/e.png"])
     assert len(pictures) == len(found)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nanograd import batch
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UnreadableError
-from nanograd.images.inputs import expand_pictures
+from nanograd.images.inputs import expand
 from nanograd.images.writers import write_pictures
 from nanograd.pictures.archives import Archives
 from nanograd.runtime.events import Event
@@ -94,7 +94,7 @@ def test_list_names_members_and_files_that_are_no_pictures_are_skipped(tmp_path,
 
     assert [label for _, label, _ in rows(tmp_path / "rows", archive)] == [7, 3]
     warnings = list[Event]()
-    files = expand_pictures([str(archive)], listener=warnings.append)
+    files = expand([str(archive)], listener=warnings.append)
     assert [file.place for file in files] == [f"{archive}/a/x.png", f"{archive}/a/y.png"]
     assert [str(each) for each in warnings] == [
         f"not read: 2 files of another kind, such as {archive}/in.zip",
@@ -208,7 +208,7 @@ def test_damage_anywhere_raises_only_refusals(tmp_path_factory, seed, number, cu
     archive.write_bytes(data[: len(data) // 2] if cut else data)
 
     try:
-        found = expand_pictures([str(archive)])
+        found = expand([str(archive)])
     except DataError:  # none of the damaged names is a picture's
         return
     allowed = {"broken_archive", "broken_member", "bad_name", "encrypted", "too_large"}
