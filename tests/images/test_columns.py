@@ -96,35 +96,23 @@ def test_outermost_input_decides_which_folders_are_columns(number):
     assert values == ({"b": "2"} if number > 2 else {})
 
 
-@pytest.mark.parametrize(
-    "type_", [pa.uint8(), pa.float64(), pa.string(), pa.decimal128(3)], ids=str
-)
-def test_label_column_is_the_first_usual_name_that_can_hold_digits(type_):
-    fields = [(name, type_) for name in ("y", "x", "target", "Digit", "label")]
-
-    assert find_label_column(pa.schema(fields)) == "label"
-    assert find_label_column(pa.schema(fields[:4])) == "Digit"
-    assert find_label_column(pa.schema(fields[:3])) == "target"
-    assert find_label_column(pa.schema(fields[:2])) is None
-    assert find_label_column(pa.schema([*fields[:4], ("label", pa.binary())])) == "Digit"
+DIGITS = [pa.uint8(), pa.float64(), pa.string(), pa.decimal128(3)]
+NO_DIGITS = [pa.bool_(), pa.binary(), pa.list_(pa.int8()), pa.date32(), pa.duration("s")]
 
 
-def test_label_column_may_be_named_or_none_and_several_are_refused():
-    schema = pa.schema([("label", pa.int8()), ("y", pa.dictionary(pa.int8(), pa.string()))])
+@pytest.mark.parametrize("type_", [*DIGITS, pa.dictionary(pa.int8(), pa.string())], ids=str)
+@pytest.mark.parametrize("other", NO_DIGITS, ids=str)
+def test_label_column_is_the_named_or_first_usual_one_that_can_hold_digits(type_, other):
+    fields = [pa.field(name, type_) for name in ("y", "target", "Digit", "label")]
+    schema, odd = pa.schema(fields), pa.schema([*fields[:3], ("label", other)])
 
-    assert find_label_column(schema, "y") == "y"
-    assert find_label_column(schema, "none") is None
-    assert find_label_column(schema, "class") is None  # of another file
-    with pytest.raises(DataError, match="Label or label; choose with --label-column"):
-        find_label_column(pa.schema([("Label", pa.int8()), ("label", pa.int8())]))
-
-
-@pytest.mark.parametrize(
-    "type_", [pa.bool_(), pa.binary(), pa.list_(pa.int8()), pa.date32(), pa.duration("s")], ids=str
-)
-def test_named_label_column_must_be_able_to_hold_digits(type_):
-    schema = pa.schema([("label", type_)])
-
+    found = [find_label_column(pa.schema(fields[: number + 1])) for number in range(4)]
+    assert found == [None, "target", "Digit", "label"]
+    assert find_label_column(odd) == "Digit"
+    # A named column may be in another file.
+    named = [find_label_column(schema, name) for name in ("y", "none", "class")]
+    assert named == ["y", None, None]
     with pytest.raises(DataError, match="'label' holds"):
-        find_label_column(schema, "label")
-    assert find_label_column(schema) is None
+        find_label_column(odd, "label")
+    with pytest.raises(DataError, match="label or Label; choose with --label-column"):
+        find_label_column(schema.append(pa.field("Label", type_)))

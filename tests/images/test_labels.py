@@ -126,37 +126,33 @@ def test_list_labels_pictures_relative_to_the_input(tmp_path, separator, start, 
 
 
 @pytest.mark.parametrize(
-    ("name", "inputs"),
+    ("name", "inputs", "picture"),
     [
         *product(
             ["/in/b/8.png", "file:///in/b/8.png", "/in/a/../b/8.png"],
             [("/in",), ("/in/a", "/in/b/*.png"), tuple(FILES)],
+            FILES[3:],
         ),
-        *product(["b/8.png", "./b/8.png"], [("/in/b",), ("/in/b/",), ("/in",), ("/in/a",)]),
-        *product(["8.png"], [("/in/b/*.png",), ("/in/b/8.png",)]),
+        *product(
+            ["b/8.png", "./b/8.png"], [("/in/b",), ("/in/b/",), ("/in",), ("/in/a",)], FILES[3:]
+        ),
+        *product(["8.png"], [("/in/b/*.png",), ("/in/b/8.png",)], FILES[3:]),
+        ("7.png\nsub/../7.png", ("/elsewhere",), "HERE/7.png"),  # beside the list
+        ("../in/7.png", ("/top/work/../in",), "/top/work/../in/7.png"),
+        *product(
+            ["./7/a.png", "s3://bucket/scans/7/a.png"],
+            [("s3://bucket/scans",)],
+            ["s3://bucket/scans/7/a.png"],
+        ),
     ],
 )
-def test_list_names_pictures_absolutely_or_relative_to_the_input_or_its_parent(
-    tmp_path, name, inputs
+def test_list_names_pictures_absolutely_or_relative_to_itself_the_input_or_its_parent(
+    tmp_path, name, inputs, picture
 ):
-    assert found(write(tmp_path, f"file,label\n{name},0\n"), inputs)[0] == [None, None, None, 0]
+    place = write(tmp_path, "file_name,digit\n" + "".join(f"{n},0\n" for n in name.split("\n")))
 
-
-@pytest.mark.parametrize(
-    ("name", "picture", "folder"),
-    [
-        ("7.png\nsub/../7.png", "HERE/7.png", "/elsewhere"),
-        ("../in/7.png", "/top/work/../in/7.png", "/top/work/../in"),
-        ("./7/a.png", "s3://bucket/scans/7/a.png", "s3://bucket/scans"),
-        ("s3://bucket/scans/7/a.png", "s3://bucket/scans/7/a.png", "s3://bucket/scans"),
-    ],
-)
-def test_list_names_pictures_beside_itself_with_dots_and_in_a_store(
-    tmp_path, name, picture, folder
-):
-    place = write(tmp_path, "file_name,digit\n" + "".join(f"{n},1\n" for n in name.split("\n")))
-
-    assert found(place, (folder,), [picture.replace("HERE", str(tmp_path))])[0] == [1]
+    files = [*FILES[:3], picture.replace("HERE", str(tmp_path))]
+    assert found(place, inputs, files)[0] == [None, None, None, 0]
 
 
 def test_lines_without_a_picture_are_counted_and_the_first_named(tmp_path):

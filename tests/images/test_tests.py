@@ -136,12 +136,11 @@ def test_test_images_without_labels_are_none(parts, tmp_path, names, labels):
 
 
 def test_pictures_of_tests_without_labels_are_none(parts, tmp_path):
-    write(parts[0], tmp_path / "train")
-    write(parts[1], tmp_path / "test", pa.array([]))
+    places = [write(parts[0], tmp_path / "train"), write(parts[1], tmp_path / "test", pa.array([]))]
 
     assert len(sources.load_test([str(tmp_path)])) == 60
-    for places in ([tmp_path], [tmp_path / "train", tmp_path / "test"]):
-        data = sources.load(list(map(str, places)))
+    for names in ([str(tmp_path)], places):
+        data = sources.load(names)
         assert len(data.train) + len(data.test) == 60
 
 

@@ -178,13 +178,23 @@ def test_row_with_another_picture_is_to_decide_again(output, sample, tmp_path):
     assert "row 0" in state["place"]
 
 
-def test_decisions_have_the_columns_to_keep(output, sample, tmp_path):
+@pytest.fixture
+def predict_with(output: str, tmp_path: Path, sample: Mnist) -> Callable[[pa.Array], Decisions]:
+    """Predict again with a column to keep, `id`, and open the decisions."""
+
+    def run(column: Any) -> Decisions:
+        file = tmp_path / "in" / f"{ROWS}.parquet"
+        images = pq.read_table(file, columns=["image"])
+        pq.write_table(images.append_column("id", pa.array(column)), file)
+        predict(sample.test.take(slice(0, ROWS)), tmp_path, keep=("id",), overwrite=True)
+        return open_decisions(output)
+
+    return run
+
+
+def test_decisions_have_the_columns_to_keep(output, predict_with):
     open_decisions(output).decide(0, 7)  # of a list without them
-    file = tmp_path / "in" / f"{ROWS}.parquet"
-    table = pq.read_table(file)
-    pq.write_table(table.append_column("id", [[f"id {n}" for n in range(ROWS)]]), file)
-    predict(sample.test.take(slice(0, ROWS)), tmp_path, keep=("id",), overwrite=True)
-    decisions = open_decisions(output)
+    decisions = predict_with([f"id {n}" for n in range(ROWS)])
     state = decisions.state()
 
     assert decisions.decide(state["row"], 3)
@@ -195,23 +205,8 @@ def test_decisions_have_the_columns_to_keep(output, sample, tmp_path):
     assert (second["id"], second["label"]) == (listed["id"], 3)
     assert listed["id"] == f"id {listed['source_row']}"
     assert state["place"].endswith(f"row {listed['source_row']} · id: {listed['id']}")
-
-
-def test_decisions_with_another_type_of_a_kept_column_are_to_be_moved_away(
-    output, sample, tmp_path
-):
-    def predict_with(ids: list[object]) -> None:
-        file = tmp_path / "in" / f"{ROWS}.parquet"
-        images = pq.read_table(file, columns=["image"])
-        pq.write_table(images.append_column("id", [ids]), file)
-        predict(sample.test.take(slice(0, ROWS)), tmp_path, keep=("id",), overwrite=True)
-
-    predict_with(list(range(ROWS)))
-    open_decisions(output).decide(0, 7)
-    predict_with([f"id {number}" for number in range(ROWS)])
-
     with pytest.raises(DataError, match=r"_corrections.pq has columns .*id.*; move it to another"):
-        open_decisions(output)
+        predict_with(range(ROWS))  # another type
 
 
 @pytest.mark.parametrize(
@@ -220,19 +215,16 @@ def test_decisions_with_another_type_of_a_kept_column_are_to_be_moved_away(
     ids=str,
 )
 def test_value_that_python_lacks_is_kept_by_decisions_and_leaves_the_report_complete(
-    type_, value, output, sample, tmp_path
+    type_, value, output, predict_with
 ):
-    file = tmp_path / "in" / f"{ROWS}.parquet"
     column = pa.array([value] * ROWS, type_)
-    pq.write_table(pq.read_table(file).append_column("at", column), file)
-    predict(sample.test.take(slice(0, ROWS)), tmp_path, keep=("at",), overwrite=True)
-    decisions = open_decisions(output)
+    decisions = predict_with(column)
 
-    assert "at: " in decisions.state(0)["place"]
+    assert "id: " in decisions.state(0)["place"]
     assert decisions.decide(0, 7)
     assert decisions.decide(1, None)
 
     saved = pq.read_table(f"{output}/_corrections.pq")
-    assert saved["at"].combine_chunks().equals(column[:2])
+    assert saved["id"].combine_chunks().equals(column[:2])
     assert saved["label"].to_pylist() == [7, None]
     assert (Path(output) / "report.html").exists()

@@ -63,14 +63,20 @@ DAMAGES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("damage", [delete, cut])
-def test_lost_or_cut_summary_is_made_again(case, damage):
-    case.fill(3)
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(("_summary.json", each) for each in (delete, cut)),
+        *(("quarantine", each) for each in (delete, cut, change)),
+    ],
+)
+def test_summary_and_empty_table_are_made_again(case, name, damage):
+    case.write("good.parquet", {"image": [each.tobytes() for _, each in case.some(3)]})
     case.run()
     before = untimed_contents(case.out)
-    damage(case.out / "_summary.json")
+    damage(first(case.out, name) if name == "quarantine" else case.out / name)
 
-    case.run()
+    case.run(verify=damage is change)
 
     assert untimed_contents(case.out) == before
 
@@ -129,18 +135,6 @@ def test_output_without_its_manifest_is_made_again_by_overwrite(case, is_removed
     after = untimed_contents(case.out)
     assert sources(case.out) == every_row(1, 2)
     assert {name for name in before if before[name] == after.get(name)} >= {"_SUCCESS"}
-
-
-@pytest.mark.parametrize("damage", [delete, cut, change])
-def test_damaged_empty_table_is_made_again(case, damage):
-    case.write("good.parquet", {"image": [each.tobytes() for _, each in case.some(3)]})
-    case.run()
-    before = untimed_contents(case.out)
-    damage(first(case.out, "quarantine"))
-
-    case.run(verify=True)
-
-    assert untimed_contents(case.out) == before
 
 
 def test_lost_quarantine_of_a_file_without_a_usable_row_is_made_again(case):
