@@ -16,7 +16,7 @@ from nanograd.models.model import Assessment, Model
 from nanograd.runtime import process
 from nanograd.settings.arguments import as_arguments, method_takes, resolved
 from nanograd.settings.fields import Place
-from nanograd.settings.specs import ReadOptions
+from nanograd.settings.specs import NO_LABELS, ReadOptions
 
 # A table of pyarrow, a DataFrame of pandas or polars, or a dictionary of arrays, as in Ray Data.
 Table: TypeAlias = Any
@@ -60,7 +60,7 @@ class Predictor:
         try:
             images = columns.find_image_column(table.schema, self._options.image_column).names
             labels = self._options.label_column
-            if labels not in (None, columns.NO_LABELS, *table.column_names):
+            if labels not in (None, NO_LABELS, *table.column_names):
                 listed = columns.list_names(table.column_names)
                 raise DataError(f"there is no column {labels!r} among {listed}")
             found, rejected = read_table(table, self._options)

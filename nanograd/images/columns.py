@@ -25,12 +25,11 @@ from nanograd.digits.dataset import NUM_PIXELS, WORDS
 from nanograd.errors import DataError
 from nanograd.images.tensors import is_any, is_list, leaf, picture_axes, tensor_of
 from nanograd.runtime.events import count
-from nanograd.settings.specs import ReadOptions
+from nanograd.settings.specs import NO_LABELS, ReadOptions
 
 # In order of precedence.
 IMAGE_NAMES = ("image", "img", "picture", "pixels", "bytes", "data")
 LABEL_NAMES = ("label", "digit", "target")
-NO_LABELS = "none"  # the value of --label-column that ignores labels
 
 SPARK_FIELDS = ("height", "width", "nChannels", "data")
 _PICKLED = "arrow_pickled_object"

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from nanograd.errors import DataError, Reason, UnreadableError, UsageError
 from nanograd.images.columns import (
-    NO_LABELS,
     Columns,
     Partitions,
     choose,
@@ -30,7 +29,7 @@ from nanograd.images.tensors import is_any, is_list, plain_type
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, warning
-from nanograd.settings.specs import ReadOptions
+from nanograd.settings.specs import NO_LABELS, ReadOptions
 
 _NOTHING = pa.schema([])
 ALL = "*"  # keeps all columns except the images

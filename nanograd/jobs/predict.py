@@ -187,7 +187,7 @@ class PredictWork:
                 inputs.check_version(file, versions[file])
 
         refused = [writers.read(place, QUARANTINE) for place in part.quarantine]
-        passes = part.readings[-1:] if part.quarantine else part.readings or (self.spec,)
+        passes = part.readings[-1:] if part.quarantine else part.readings or (self.spec.reading(),)
         for number, options in enumerate(passes):
             # The rows to read of each file; None for all rows of all files.
             again = _by_file(refused, part.files) if part.quarantine or number else None
@@ -266,8 +266,10 @@ def plan(
     done = earlier.files() - unusable
     unread = [file for file in tables if spec.keep or file.place not in done]
     roots = inputs.roots_of(sources, listener)
-    scanned, partitions = scan.scan_files(unread, tables, roots, spec, some_usable=bool(pictures))
-    scan.warn_of_unusable_labels(scanned, spec, listener)
+    scanned, partitions = scan.scan_files(
+        unread, tables, roots, spec.reading(), some_usable=bool(pictures)
+    )
+    scan.warn_of_unusable_labels(scanned, spec.reading(), listener)
     keep = scan.kept_columns(
         scanned,
         spec.keep,
@@ -308,7 +310,7 @@ def plan(
         facts={
             "files": len(versions),
             "new_files": len(versions.keys() - done),
-            "columns": scan.describe_columns(scanned, spec)
+            "columns": scan.describe_columns(scanned, spec.reading())
             | ({f"pictures, labels from {spec.label_from}": len(pictures)} if pictures else {}),
         },
         about={

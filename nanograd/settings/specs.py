@@ -5,7 +5,7 @@ The docstring of a command's spec is the help of the command.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -20,6 +20,7 @@ _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # scans of digits, and each format is attack surface. MPO files (two JPEG pictures in one file, from
 # some phones) are read as JPEG.
 FORMATS = ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm")
+NO_LABELS = "none"  # the value of --label-column that ignores labels
 _REVIEW_SHARE = 0.02
 
 Polarity: TypeAlias = Literal["auto", "dark-on-light", "light-on-dark"]
@@ -242,6 +243,11 @@ class PredictSpec(PartsSpec, ReportSpec, ReadOptions):
             raise UsageError("--review-share and --review-below exclude each other; give one")
         if self.digits == "many":
             self.refuse(("normalise", "label_from", "label_column"), " with --digits many")
+
+    def reading(self) -> ReadOptions:
+        """Return the options for images and labels; numbers have no labels."""
+        label = NO_LABELS if self.digits == "many" else self.label_column
+        return replace(super().reading(), label_column=label)
 
 
 @dataclass(frozen=True, kw_only=True)

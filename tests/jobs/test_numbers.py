@@ -170,3 +170,17 @@ def test_kept_columns_are_in_each_table_and_renamed_if_they_have_names_of_places
     assert sorted(tuple(row[name] for name in names) for row in listed) == sorted(
         tuple(row[name] for name in names) for row in rows["predictions"]
     )
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"label": ["12"], "Label": ["x"]}, {"digit": [[1, 2]]}, {"label": [b"12"], "digit": [7]}],
+)
+def test_columns_of_labels_have_no_effect(pictures, columns):
+    image = (pictures.folder / "b" / "2.png").read_bytes()
+    table = pictures.write("rows.parquet", {"image": pa.array([image], pa.binary()), **columns})
+
+    figures = pictures.run(table, digits="many")
+
+    assert (figures["predicted"], figures["numbers"], figures["labelled"]) == (1, 2, 0)
+    assert not [each for each in pictures.messages if "label" in each]
