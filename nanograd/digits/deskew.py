@@ -18,8 +18,9 @@ _BEFORE, _CANVAS_ROW = 32, 64
 _NUM_WORDS = _CANVAS_ROW // 8
 _CORNERS = (0, 1, _CANVAS_ROW, _CANVAS_ROW + 1)  # a pixel and its neighbours
 _PIECE = SIDE + 1  # the pixels of a row, and the right neighbour of the last one
-# Row k + SIDE + 1 has the numbers k, k + 1, ..., k + SIDE.
-_STEPS = (np.arange(-SIDE - 1, SIDE + 2)[:, None] + np.arange(_PIECE)).astype(np.float32)
+# A pixel of `_mix_pieces` is off by less than this, because coordinates are not rounded (255 times
+# 2 ** -19 for coordinates below 32) and rows are mixed in another order (a few times 2 ** -17).
+_MARGIN = np.float32(2**-10)
 
 # Numbers of images whose moments are computed together, that are deskewed together, and of rows
 # that are interpolated together; for more, the working arrays do not fit into the cache.
@@ -200,58 +201,73 @@ def resample_rows(
     inked = np.flatnonzero(ink.take(source))
     owners, shifts, down = inked // SIDE, shifts.take(inked), down.take(inked)
     first = _CANVAS_ROW * source.take(inked) + (_BEFORE - 1)
-    if unit_steps:
-        columns = np.column_stack([columns, columns[:, -1] + 1])
     rows = np.zeros((SIDE * len(images), SIDE), np.uint8)
+    x = columns[:, 0].take(owners) + shifts + 1
+    whole = np.floor(x)
+    share = (x - whole).astype(np.float32)
+    starts = first + np.clip(whole, -_PIECE, _PIECE).astype(np.intp)
+    unsure = [np.zeros(0, np.intp)]
     for start in range(0, len(inked), _BLOCK_ROWS):
         some = slice(start, start + _BLOCK_ROWS)
-        x = columns.take(owners[some], axis=0)
-        x += shifts[some, None]
-        share = x.astype(np.float32)
-        share += 1
-        found = _mix_pieces(canvas, first[some], share, down[some]) if unit_steps else None
-        if found is None:
-            found = _mix_pixels(canvas, first[some], share[:, :SIDE], down[some])
+        if unit_steps:
+            found, near = _mix_pieces(canvas, starts[some], share[some], down[some])
+            unsure.append(near + _PIECE * start)
+        else:
+            x = columns.take(owners[some], axis=0)
+            x += shifts[some, None]
+            found = _mix_pixels(canvas, first[some], x, down[some])
         rows.view(f"V{SIDE}")[inked[some]] = found.view(f"V{SIDE}")
+    # Compute the pixels again that may be rounded to another number.
+    at, column = np.divmod(np.concatenate(unsure), _PIECE)
+    at, column = at[column < SIDE], column[column < SIDE]
+    x = columns[owners[at], column] + shifts[at]
+    rows[inked[at], column] = _mix_pixels(canvas, first[at], x[:, None], down[at])[:, 0]
     return rows.reshape(-1, SIDE * SIDE)
 
 
-def _mix_pieces(canvas: Bytes, first: Ints, x: Floats, down: Floats) -> Bytes | None:
-    """Interpolate n rows whose source columns are 1 apart; None if rounding moved any of them.
+def _mix_pieces(canvas: Bytes, starts: Ints, share: Floats, down: Floats) -> tuple[Bytes, Ints]:
+    """Interpolate n rows whose source columns are 1 apart, with one share for each row.
 
     Args:
         canvas: padded images, (B, ROW, _CANVAS_ROW) uint8.
-        first: (n,) index in the canvas of the pixel before the upper source row.
-        x: (n, SIDE + 1) source column of each pixel, counted from `first`.
+        starts: (n,) index in the canvas of the first pixel of the upper source row.
+        share: (n,) share of the right neighbour of each pixel.
         down: (n,) share of the lower source row.
 
     Returns:
-        (n, SIDE) uint8.
+        The rows, (n, SIDE) uint8, and the indices of pixels, in n pieces of SIDE + 1, that may be
+        off by 1, because they are within _MARGIN of a half before they are rounded.
     """
-    start = np.clip(np.floor(x[:, 0]), -SIDE - 1, SIDE + 1).astype(np.intp)
-    share = x - _STEPS.take(start + SIDE + 1, axis=0)
-    # In rare cases, rounding to float32 moves only some of the columns past a whole number.
-    if not 0 <= share.min() <= share.max() < 1:
-        return None
-    start += first
     # A view in which item i is the piece that begins at pixel i.
     pieces = np.ndarray((canvas.size - _PIECE,), f"V{_PIECE}", canvas, strides=(1,))
     # The pieces are one behind the other. All pixels but the last have a right neighbour. The
     # result of the last pixel of each piece is not used.
-    above, below, mixed = np.empty((3, share.size), np.float32)
-    above[...] = pieces[start].view(np.uint8)
-    below[...] = pieces[_CANVAS_ROW:][start].view(np.uint8)
-    share = share.reshape(-1)[:-1]
-    upper = _mix(above[:-1], above[1:], share, mixed[:-1])
-    lower = _mix(below[:-1], below[1:], share, above[:-1])
-    found = np.zeros(len(mixed), np.uint8)
-    found[:-1] = np.rint(_mix(upper, lower, down.repeat(_PIECE)[:-1], lower), out=lower)
-    return found.reshape(-1, _PIECE)[:, :SIDE]
+    above = pieces[starts].view(np.uint8).astype(np.float32)
+    below = pieces[_CANVAS_ROW:][starts].view(np.uint8).astype(np.float32)
+    mixed = _mix(above, below, down.repeat(_PIECE), below)
+    _mix(mixed[:-1], mixed[1:], share.repeat(_PIECE)[:-1], above[:-1])
+    above += np.float32(0.5) - _MARGIN
+    least = above.astype(np.uint8)
+    above += 2 * _MARGIN
+    near = np.flatnonzero(least != above.astype(np.uint8))
+    return least.reshape(-1, _PIECE)[:, :SIDE], near
 
 
-def _mix_pixels(canvas: Bytes, first: Ints, x: Floats, down: Floats) -> Bytes:
-    """Interpolate as `_mix_pieces` does, for any x, (n, SIDE)."""
-    share = np.clip(x, 0, SIDE + 1)
+def _mix_pixels(canvas: Bytes, first: Ints, x: Doubles, down: Floats) -> Bytes:
+    """Interpolate pixels of n rows.
+
+    Args:
+        canvas: padded images, (B, ROW, _CANVAS_ROW) uint8.
+        first: (n,) index in the canvas of the pixel before the upper source row.
+        x: (n, m) source column of each pixel.
+        down: (n,) share of the lower source row.
+
+    Returns:
+        (n, m) uint8.
+    """
+    share = x.astype(np.float32)
+    share += 1
+    share = np.clip(share, 0, SIDE + 1)
     whole = np.floor(share)
     share -= whole
     index = first[:, None] + whole.astype(np.intp)
