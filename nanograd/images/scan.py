@@ -143,15 +143,12 @@ def scan_files(
     scanned = storage.map_all(scan, files) if are_remote else list(map(scan, files))
     if len(files) < len(all_files):  # earlier commands have used the other files
         return scanned, partitions
-    own, whole = [each.schema for each in scanned], [each.whole for each in scanned]
     label = None if options.label_column == NO_LABELS else options.label_column
-    for flag, name, schemas in (
-        ("--image-column", options.image_column, own),
-        ("--label-column", label, whole),
-    ):
-        lacks = name is not None and not any(name in schema.names for schema in schemas)
-        if lacks and (present := list_names(_names_of(scanned))):
-            raise UsageError(f"{flag} {name}: no file has this column; there are {present}")
+    present = _names_of(scanned)
+    for flag, name in (("--image-column", options.image_column), ("--label-column", label)):
+        if present and name is not None and name not in present:
+            listed = list_names(present)
+            raise UsageError(f"{flag} {name}: no file has this column; there are {listed}")
     rejected = [(each.file.place, each.rejected.detail) for each in scanned if each.rejected]
     if rejected and len(rejected) == len(scanned) and not some_usable:
         [(place, detail), *others] = rejected

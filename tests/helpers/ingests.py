@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd import batch
-from nanograd.jobs.ingest import IngestWork, plan
+from nanograd.jobs.ingest import plan
 from nanograd.jobs.job import Job
+from nanograd.jobs.part import Work
 from nanograd.settings.specs import IngestSpec
 
 
@@ -37,6 +38,6 @@ def image_of(row: dict[str, Any]) -> NDArray[np.uint8]:
     return np.asarray(Image.open(BytesIO(row["image"]["bytes"])))
 
 
-def planned(output: Path, *inputs: Path, part_rows: int = 2000) -> tuple[Job, IngestWork]:
+def planned(output: Path, *inputs: Path, part_rows: int = 2000) -> tuple[Job, Work]:
     places = [str(place) for place in inputs]
     return plan(places, IngestSpec(output=str(output), part_rows=part_rows))
