@@ -245,17 +245,16 @@ def _run_parts(
         for part in job.parts
         if not part.quarantine and part.id not in stale and retried.isdisjoint(part.files)
     }
-    num_rows = sum(limited.values())
-    bad = sum(receipt.counts.quarantined for receipt in own if receipt.part in limited)
+    num_rows, counted = sum(limited.values()), [each for each in own if each.part in limited]
     # Parts of an earlier command may exceed the limit.
-    _check_error_rate(job, folder, own, bad, num_rows)
+    _check_error_rate(job, folder, counted, num_rows)
     left = [replace(part, output=folder) for part in job.parts if part.id not in done]
     with closing(run_parts(left)) as results:
         for receipt, seconds in results:
             own.append(receipt)
             meter.count(receipt, seconds=seconds)
-            bad += receipt.counts.quarantined * (receipt.part in limited)
-            _check_error_rate(job, folder, own, bad, num_rows)
+            counted += [receipt] if receipt.part in limited else []
+            _check_error_rate(job, folder, counted, num_rows)
     _check_accounts(job, own)
     storage.remove_leftovers(folder)  # temporary files of workers that were killed in a commit
     lease.check()
@@ -290,11 +289,11 @@ def _commit_summary(job: Job, folder: str, receipts: Sequence[Receipt]) -> None:
     storage.commit(storage.join(folder, output.SUMMARY), json_files.encode(summary))
 
 
-def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], bad: int, rows: int) -> None:
+def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], rows: int) -> None:
     """Raise DataError if all rows of a prediction are quarantined, or more than allowed."""
     if not isinstance(job.spec, PredictSpec):
         return
-    rate = job.spec.max_error_rate
+    rate, bad = job.spec.max_error_rate, sum(each.counts.quarantined for each in done)
     none_left = bad == rows > 0
     if bad <= rate * rows and not none_left:
         return

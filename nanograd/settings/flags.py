@@ -17,7 +17,9 @@ _SHOW_ALL = "nanograd.show_all"  # key in click's context, set if help lists rar
 class Texts(click.types.StringParamType):
     """Texts. In an environment variable each is a line, because a text may have spaces."""
 
-    envvar_list_splitter = "\n"
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Return the lines of a variable."""
+        return rv.removesuffix("\n").split("\n")
 
 
 class Places(Texts):

@@ -95,3 +95,12 @@ def test_limit_of_rows_is_not_diluted_by_what_stands(case, share):
     assert before.items() <= after.items()
     if share < 1:
         assert case.run(max_error_rate=0.5)["quarantined"] == bad
+
+
+def test_rows_read_again_are_not_blamed_for_new_rows_that_fail(case):
+    case.add(0)
+    case.run()
+    new = case.write("z.parquet", {"image": [b"no picture"] * 2})
+
+    with pytest.raises(DataError, match=rf"2 of 2 rows are unusable.*{new.name}"):
+        case.run(retry_quarantine=True)
