@@ -43,9 +43,8 @@ class Batch:
 
     # (n, 784) uint8, ink 255 on 0, or n results of the function that converts pictures.
     images: NDArray[Any]
-    labels: NDArray[np.int8]  # (n,) int8, -1 for none
+    labels: NDArray[np.int8]  # (n,) int8, -1 for none, `rows.BAD_LABEL` for one that is no digit
     columns: pa.Table  # n rows of the columns to keep and of `SOURCE`, for the output
-    bad_labels: Ints  # indices of the images whose label is no digit; they have label -1
     num_dark: int  # number of raw images that polarity `auto` takes for dark ink on light paper
 
     @property
@@ -74,7 +73,6 @@ class Batch:
             images=self.images[places],
             labels=self.labels[places],
             columns=self.columns.take(pa.array(places)),
-            bad_labels=np.flatnonzero(np.isin(places, self.bad_labels)),
         )
 
     def without(self, refused: Refused) -> tuple["Batch", pa.Table]:
@@ -243,7 +241,6 @@ def read_files(
             images=images,
             labels=np.array([-1 if label is None else label for _, label in some], np.int8),
             columns=source_table([file for file, _ in some], np.zeros(num_rows, np.int64)),
-            bad_labels=np.zeros(0, np.int64),
             num_dark=0,
         ).without(refused)
 
@@ -273,7 +270,6 @@ def _decode(
     table = pa.concat_tables(table for _, _, table in held)
     columns = choose(table.schema, options)
     images, paths, refused, num_dark = read_images(table, columns.image, options, convert)
-    labels, bad = read_labels(table, columns.label)
     files = np.repeat(np.arange(len(held)), [each.num_rows for _, _, each in held])
     names = pa.array([storage.as_text(file) for file, _, _ in held], pa.string())
     origins = source_table(
@@ -281,9 +277,8 @@ def _decode(
     )
     return Batch(
         images=images,
-        labels=labels,
+        labels=read_labels(table, columns.label),
         columns=beside(pa.table(_keep(table, keep)), origins),
-        bad_labels=np.flatnonzero(bad),
         num_dark=num_dark,
     ).without(refused)
 

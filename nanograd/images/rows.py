@@ -38,6 +38,7 @@ _SIGNATURE = re.compile(
 )
 # Whether a picture file may begin with a byte.
 _FIRST_BYTES = np.isin(np.arange(256), list(b"\x89\xffGIMRBP"))
+BAD_LABEL = -2
 # A digit or -1 as text; pandas writes 7.0 if the column has missing values.
 _LABEL = r"^(?:-1|[0-9])(?:\.0*)?$"
 
@@ -54,14 +55,14 @@ def attempt(read: Callable[[], Found]) -> Found | UnreadableError:
         return UnreadableError(error.reason, error.detail)
 
 
-def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], Mask]:
-    """Return the label of each row (-1 for none), and which rows have a label that is no digit.
+def read_labels(table: pa.Table, name: str | None) -> NDArray[np.int8]:
+    """Return the label of each row: -1 for none, and BAD_LABEL for one that is no digit.
 
     A label is a whole number of any type, or its text. If the column has class names, the name of
     the class counts. -1, null, NaN, empty text and the text "nan" mean no label.
     """
     if name is None:
-        return np.full(table.num_rows, -1, np.int8), np.zeros(table.num_rows, np.bool_)
+        return np.full(table.num_rows, -1, np.int8)
     array, classes = _to_array(table.column(name)), columns.class_digits(table.schema, name)
     if is_any(array.type, "string", "large_string"):
         text = pc.ascii_trim_whitespace(array)
@@ -75,7 +76,7 @@ def read_labels(table: pa.Table, name: str | None) -> tuple[NDArray[np.int8], Ma
         known = np.isin(values, range(len(classes)))
         values = digits[np.where(known, values, len(classes)).astype(np.int64)]
     digit = np.isin(values, range(NUM_CLASSES))
-    return np.where(digit, values, -1).astype(np.int8), ~none & ~digit
+    return np.where(digit, values, np.where(none, -1, BAD_LABEL)).astype(np.int8)
 
 
 def _read_paths(array: pa.Array, kind: ImageKind) -> pa.Array:

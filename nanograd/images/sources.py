@@ -30,7 +30,7 @@ from nanograd.images.inputs import Origin
 from nanograd.images.labels import label_of
 from nanograd.images.parquet import open_parquet
 from nanograd.images.reader import Batch
-from nanograd.images.rows import are_dark_on_light
+from nanograd.images.rows import BAD_LABEL, are_dark_on_light
 from nanograd.pictures.archives import SUFFIX
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, ignore, info, warning
@@ -403,9 +403,9 @@ def _collect(
     batches, rejected = list[Batch](), list[JsonObject]()
     for each in found:
         if isinstance(each, Batch):
-            if len(each.bad_labels):
+            if len(bad := np.flatnonzero(each.labels == BAD_LABEL)):
                 text = "the label is no digit from 0 to 9; correct or remove it"
-                [row] = each.columns.slice(int(each.bad_labels[0]), 1).to_pylist()
+                [row] = each.columns.slice(int(bad[0]), 1).to_pylist()
                 raise DataError(f"{place(Origin.of(row))}: {text}")
             batches.append(each)
         else:

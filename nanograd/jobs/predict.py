@@ -26,7 +26,7 @@ from nanograd.images.columns import Partitions
 from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import Decoder, RowRange
 from nanograd.images.reader import Batch
-from nanograd.images.rows import Convert
+from nanograd.images.rows import BAD_LABEL, Convert
 from nanograd.images.scan import ScannedFile
 from nanograd.images.writers import (
     NUMBERS,
@@ -153,7 +153,7 @@ class PredictWork:
             counted = receipts.count_predictions(table, found.images)
             if self.has_numbers:
                 counted = _count_pictures(counted, pictures)
-            bad, dark = len(found.bad_labels), found.num_dark
+            bad, dark = int((found.labels == BAD_LABEL).sum()), found.num_dark
             counts += replace(counted, bad_labels=bad, dark_on_light=dark)
         even_empty = () if rejection or part.quarantine else ("predictions",)
         files = self.encode(part.stem, tables, even_empty)
@@ -369,7 +369,6 @@ def _divide_batch(
         images=np.array([digit.image for *_, digit in digits], np.uint8).reshape(-1, NUM_PIXELS),
         labels=np.full(len(digits), -1, np.int8),
         columns=writers.beside(batch.columns, to_table(of_digits, PLACE)),
-        bad_labels=np.zeros(0, np.int64),
     )
     probabilities = np.array([digit.probabilities for *_, digit in digits], np.float32)
     assessed = Assessment(

@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from operator import attrgetter
+from operator import itemgetter
 from typing import NamedTuple, Self, cast
 
 import numpy as np
@@ -52,16 +52,6 @@ class Detail(Origin):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail} (first: {self.place})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mistake(Origin):
-    """A row whose prediction is not its label."""
-
-    label: int
-    prediction: int
-    confidence: float
-    png: str  # its 28 x 28 image as PNG in base64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,26 +107,21 @@ class Counts:
 
     def to_json(self) -> JsonObject:
         """Encode the counts; `from_json` decodes them."""
-        encoded = dict(vars(self))
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                encoded[name] = value.tolist()
-            elif isinstance(value, tuple):
-                encoded[name] = [asdict(each) for each in value]
-        return encoded
+        arrays = {
+            n: each.tolist() for n, each in vars(self).items() if isinstance(each, np.ndarray)
+        }
+        return {**vars(self), **arrays, "details": [asdict(each) for each in self.details]}
 
     @classmethod
     def from_json(cls, values: JsonObject) -> "Counts":
         """Decode counts; ignore other values."""
         kind = PredictionCounts if "predicted" in values else Counts
-        rows: dict[str, type] = {"details": Detail, "worst": Mistake}
         decoded = {each.name: values[each.name] for each in fields(kind)}
         decoded["reasons"] = Counter(values["reasons"])
+        decoded["details"] = tuple(Detail(**each) for each in values["details"])
         for name, value in decoded.items():
-            if name in rows:
-                decoded[name] = tuple(rows[name](**each) for each in value)
-            elif isinstance(value, list):
-                decoded[name] = np.array(value, np.int64)
+            if isinstance(value, list):
+                decoded[name] = tuple(value) if name == "worst" else np.array(value, np.int64)
         return kind(**decoded)
 
 
@@ -163,7 +148,9 @@ class PredictionCounts(Counts):
     correct_by_confidence: Ints = field(default_factory=_zeros(10))
     labelled_by_doubt: Ints = field(default_factory=_zeros(_NUM_LEVELS))
     correct_by_doubt: Ints = field(default_factory=_zeros(_NUM_LEVELS))
-    worst: tuple[Mistake, ...] = ()  # the most confident mistakes
+    # The most confident mistakes: origin, label, prediction, confidence, and the 28 x 28 image as
+    # PNG in base64.
+    worst: tuple[JsonObject, ...] = ()
 
     @property
     def accuracy(self) -> float | None:
@@ -201,7 +188,7 @@ class PredictionCounts(Counts):
         worst = _most_confident(self.worst)[:_WORST_OF_JOB]
         arrays = {name: value for name, value in self.to_json().items() if "_by_" in name}
         confusion = self.confusion.tolist() if self.labelled else None
-        found = {"confusion": confusion, "worst": [asdict(each) for each in worst]}
+        found = {"confusion": confusion, "worst": worst}
         return {**self.result(), **arrays, **found}
 
     def remarks(self) -> Iterator[str]:
@@ -354,21 +341,21 @@ def count_predictions(predictions: pa.Table, images: Bytes) -> PredictionCounts:
         labelled_by_doubt=np.bincount(levels[known], minlength=_NUM_LEVELS),
         correct_by_doubt=np.bincount(levels[correct], minlength=_NUM_LEVELS),
         worst=tuple(
-            Mistake(
+            {
                 **origin,
-                label=int(label[at]),
-                prediction=int(prediction[at]),
-                confidence=round(float(confidence[at]), 6),
-                png=b64encode(to_png(images[at])).decode(),
-            )
+                "label": int(label[at]),
+                "prediction": int(prediction[at]),
+                "confidence": round(float(confidence[at]), 6),
+                "png": b64encode(to_png(images[at])).decode(),
+            }
             for at, origin in zip(wrong.tolist(), origins, strict=True)
         ),
     )
 
 
-def _most_confident(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    found = sorted(mistakes, key=attrgetter("source_file", "source_row"))
-    return sorted(found, key=attrgetter("confidence"), reverse=True)
+def _most_confident(mistakes: Iterable[JsonObject]) -> list[JsonObject]:
+    found = sorted(mistakes, key=itemgetter("source_file", "source_row"))
+    return sorted(found, key=itemgetter("confidence"), reverse=True)
 
 
 def _commonest(details: Iterable[Detail]) -> tuple[Detail, ...]:

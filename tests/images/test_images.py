@@ -8,6 +8,7 @@ import pytest
 from nanograd.digits.dataset import Mnist
 from nanograd.images import reader
 from nanograd.images.reader import read_table
+from nanograd.images.rows import BAD_LABEL
 from nanograd.settings.specs import ReadOptions
 from tests.helpers.image_columns import (
     NUMBER_COLUMNS,
@@ -70,8 +71,7 @@ def test_labels_of_any_type_are_digits_none_or_counted_as_bad(kind, images):
     found, rejections = read_table(pa.table({"image": rows, "label": LABELS[kind]}), ReadOptions())
 
     assert found.labels.dtype == np.int8
-    assert found.labels.tolist() == [3, -1, -1, 0, -1]
-    assert len(found.bad_labels) == 2
+    assert found.labels.tolist() == [3, -1, BAD_LABEL, 0, BAD_LABEL]
     assert np.array_equal(found.images, images[:5])
     assert reasons(rejections) == [(5, "broken_image")]
 
@@ -89,8 +89,7 @@ def test_names_of_classes_are_the_labels(type_, images, tmp_path):
     found, _ = read_table(with_features(table, label=feature), ReadOptions())
     text = table.slice(0, 2).set_column(1, "label", pa.array(["9", "0"]))
     of_text, _ = read_table(with_features(text, label=feature), ReadOptions())
-    assert found.labels.tolist() == [*range(9, -1, -1), -1, -1, -1]
-    assert len(found.bad_labels) == 2
+    assert found.labels.tolist() == [*range(9, -1, -1), BAD_LABEL, BAD_LABEL, -1]
     assert of_text.labels.tolist() == [9, 0]  # text is no number of a class
     for kind in (pa.binary(), pa.binary_view()):
         stored = table.set_column(0, "image", table["image"].cast(kind))
