@@ -110,6 +110,12 @@ FLAT_NAMES = {
 }
 
 
+def csv_text(header: Sequence[str], *columns: Any) -> str:
+    """Return columns as CSV; without a header if it is empty."""
+    rows = [header] * bool(header) + [list(map(str, each)) for each in zip(*columns, strict=True)]
+    return "".join(",".join(row) + "\n" for row in rows)
+
+
 def read_column(
     column: pa.Array | Sequence[Any],
     type_: pa.DataType | None = None,

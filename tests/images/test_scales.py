@@ -17,6 +17,7 @@ from tests.helpers.image_columns import (
     FLAT_NAMES,
     NUMBER_COLUMNS,
     bar_image,
+    csv_text,
     fixed_list,
     reasons,
     variable_tensors,
@@ -52,11 +53,6 @@ REAL = {
 FORMS: dict[str, Callable[[Numbers], pa.Table]] = WHOLE | REAL
 
 
-def write_csv(images: Numbers, place: Path) -> None:
-    rows = [",".join(NAMES), *(",".join(map(str, image)) for image in images.tolist())]
-    place.write_text("\n".join(rows))
-
-
 def faint(largest: int) -> Numbers:
     """A bar of ones in the first three of five rows, and of another level in the others."""
     images = np.resize(bar_image() // 255, (5, 784))
@@ -86,7 +82,7 @@ def read_in_parts(place: Path, cuts: list[int]) -> tuple[list[int], list[int], l
 def test_column_of_a_file_has_one_scale(form, largest, tmp_path):
     place = tmp_path / ("a.csv" if form == "csv" else "a.parquet")
     if form == "csv":
-        write_csv(faint(largest), place)
+        place.write_text(csv_text(NAMES, *faint(largest).T))
     else:
         pq.write_table(FORMS[form](faint(largest)), place, row_group_size=2)
 

@@ -1,7 +1,7 @@
 """Data sets of `--data`: the same digits are the same data in every form."""
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from nanograd.models import model as model_io
 from nanograd.runtime.events import Event, Level
 from nanograd.settings.specs import IngestSpec, ReadOptions
 from scripts.make_sample import format_idx
-from tests.helpers.image_columns import FLAT_NAMES, fixed_list, raw
+from tests.helpers.image_columns import FLAT_NAMES, csv_text, fixed_list, raw
 from tests.helpers.models import some_model
 from tests.helpers.runs import SETTINGS
 
-NAMES = ",".join(FLAT_NAMES["pixel0"])
+NAMES = FLAT_NAMES["pixel0"]
 FAINT = np.full((7, 28, 28), 255, np.uint8)
 FAINT[4] = 15
 
@@ -38,9 +38,8 @@ def digits(sample: Mnist) -> Dataset:
     return sample.train.take(slice(0, 131))
 
 
-def lines(data: Dataset, header: str = "") -> bytes:
-    rows = np.column_stack([data.labels, data.images])
-    return "\n".join([header] * bool(header) + [",".join(map(str, row)) for row in rows]).encode()
+def lines(data: Dataset, header: Sequence[str] = ()) -> bytes:
+    return csv_text(header, data.labels, *data.images.T).encode()
 
 
 def write_pictures(data: Dataset, folder: Path) -> Path:
@@ -57,8 +56,8 @@ def as_csv(data: Dataset, folder: Path) -> str:
 
 
 def as_kaggle(data: Dataset, folder: Path) -> str:
-    (folder / "train.csv").write_bytes(lines(data, f"label,{NAMES}"))
-    (folder / "test.csv").write_text(f"{NAMES}\n{','.join(['0'] * 784)}\n")
+    (folder / "train.csv").write_bytes(lines(data, ["label", *NAMES]))
+    (folder / "test.csv").write_text(csv_text(NAMES, *[[0]] * 784))
     return f"{folder}/"
 
 
@@ -290,13 +289,9 @@ def test_columns_and_folders_of_hive_name_images_and_labels(digits, tmp_path):
 
 
 def test_label_column_of_a_csv_file_may_be_named(digits, tmp_path):
-    header = f"id,{NAMES},class"
-    rows = [
-        ",".join(map(str, [number, *image, label]))
-        for number, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True))
-    ]
+    columns = [range(131), *digits.images.T, digits.labels]
     file = tmp_path / "own.csv"
-    file.write_text("\n".join([header, *rows]))
+    file.write_text(csv_text(["id", *NAMES, "class"], *columns))
 
     named = sources.load_test([str(file)], options=ReadOptions(label_column="class"))
 
@@ -360,7 +355,7 @@ def test_pair_of_arrays_in_a_list_is_refused(digits):
 def test_table_of_another_format_or_encoding_is_one_true_sentence(
     nanograd, digits, name, encoding, tmp_path
 ):
-    text = lines(digits.take(slice(0, 3)), f"label,{NAMES}").decode().encode(encoding)
+    text = lines(digits.take(slice(0, 3)), ["label", *NAMES]).decode().encode(encoding)
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     model_io.save(some_model(), "model")
     predict = ("predict", name, "--output", "read", "--workers", "0")

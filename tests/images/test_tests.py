@@ -13,7 +13,7 @@ from nanograd.errors import DataError, UsageError
 from nanograd.images import sources
 from nanograd.runtime.events import Event, Level, ignore
 from nanograd.settings.specs import ReadOptions
-from tests.helpers.image_columns import FLAT_NAMES
+from tests.helpers.image_columns import FLAT_NAMES, csv_text
 
 
 def take(sample: Mnist, first: int, number: int) -> Dataset:
@@ -27,9 +27,8 @@ def write(data: Dataset, file: Path, labels: pa.Array | None = None) -> str:
         images = [image.tobytes() for image in data.images]
         pq.write_table(pa.table({"image": images, "label": _or(labels, data)}), file)
     elif file.suffix == ".csv":
-        rows = zip(_or(labels, data).to_pylist(), data.images, strict=True)
-        lines = [",".join(map(str, ["" if label is None else label, *row])) for label, row in rows]
-        file.write_text("\n".join([f"label,{','.join(FLAT_NAMES['pixel0'])}", *lines]))
+        found = ["" if label is None else label for label in _or(labels, data).to_pylist()]
+        file.write_text(csv_text(["label", *FLAT_NAMES["pixel0"]], found, *data.images.T))
     else:
         for number, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
             name = f"{label}/{number}.png" if labels is None else f"img{number}.png"

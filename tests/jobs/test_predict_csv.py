@@ -9,15 +9,10 @@ from numpy.typing import NDArray
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, OutputExistsError
 from nanograd.jobs import part as part_module
-from tests.helpers.image_columns import FLAT_NAMES
+from tests.helpers.image_columns import FLAT_NAMES, csv_text
 from tests.jobs.conftest import ROWS
 
 NAMES = FLAT_NAMES["pixel0"]
-
-
-def text(header: list[str], *columns: Any) -> str:
-    rows = [header] * bool(header) + [list(map(str, each)) for each in zip(*columns, strict=True)]
-    return "".join(",".join(row) + "\n" for row in rows)
 
 
 @pytest.fixture
@@ -26,13 +21,13 @@ def labels(sample: Mnist) -> list[int]:
 
 
 def kaggle(images: NDArray[Any], labels: list[int]) -> bytes:
-    return text(["label", *NAMES], labels, *images.T).encode()
+    return csv_text(["label", *NAMES], labels, *images.T).encode()
 
 
 def test_rows_without_labels_are_predicted(case, images):
     for name, header in {"a": NAMES, "b": [], "c": FLAT_NAMES["0"]}.items():
-        case.write(f"{name}.csv", text(header, *images.T).encode())
-    case.write("d.csv", text(["label", *NAMES], *[[]] * 785).encode())  # no rows
+        case.write(f"{name}.csv", csv_text(header, *images.T).encode())
+    case.write("d.csv", csv_text(["label", *NAMES], *[[]] * 785).encode())  # no rows
 
     figures = case.run()
 
@@ -76,7 +71,7 @@ def test_kept_columns_are_text_as_written(case, images):
         "share": [0.5] * (ROWS - 1) + [""],
         "name": ['"Ångström, A."'] * ROWS,
     }
-    case.write("a.csv", text([*columns, *NAMES], *columns.values(), *images.T).encode())
+    case.write("a.csv", csv_text([*columns, *NAMES], *columns.values(), *images.T).encode())
 
     case.run(keep=("*",))
 
@@ -88,7 +83,7 @@ def test_kept_columns_are_text_as_written(case, images):
     assert table["share"].to_pylist()[-2:] == ["0.5", None]
     assert table["name"].to_pylist()[0] == "Ångström, A."
     columns["id"] = [f"000{number}" for number in range(ROWS)]
-    case.write("b.csv", text([*columns, *NAMES], *columns.values(), *images.T).encode())
+    case.write("b.csv", csv_text([*columns, *NAMES], *columns.values(), *images.T).encode())
     case.run(keep=("*",))
     assert {"12345", "0001"} <= set(case.table()["id"].to_pylist())
 
@@ -133,7 +128,7 @@ def test_file_that_is_no_table_of_pixels_is_one_sentence(data, message, case):
 
 
 def test_labels_of_one_class_in_the_last_column_are_not_taken_as_pixels(case, images):
-    lines = text([], *images.T, [0] * ROWS).splitlines()
+    lines = csv_text([], *images.T, [0] * ROWS).splitlines()
     many = [*(lines * 700)[:19_999], f"{lines[0][:-1]}7"]
     case.write("a.csv", "\n".join(many).encode())
 
