@@ -14,7 +14,7 @@ from nanograd.jobs.receipts import Detail
 from nanograd.models.model import Model
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Ints
-from nanograd.runtime.events import count, duration, percent
+from nanograd.runtime.events import as_word, count, duration, percent
 from nanograd.runtime.json_files import JsonObject
 
 
@@ -67,7 +67,7 @@ class Training(Result):
             f"trained {count(line['epochs'], 'epoch')} in {line['train_s']:.1f} s; "
             f"{percent(self.test_accuracy)} of the test images classified correctly",
             {"model": line["model"], "report": self.report},
-            f"nanograd predict PICTURES --model {storage.as_word(line['model'])}",
+            f"nanograd predict PICTURES --model {as_word(line['model'])}",
         )
 
     @property
@@ -209,7 +209,7 @@ class Ingestion(JobCounts):
         return self._summarise(
             f"{count(self.ingested, 'picture')} converted, {self.labelled:,} of them with a label",
             {"rows": self.output, "quarantine": storage.join(self.output, "_quarantine")},
-            f"nanograd predict {storage.as_word(self.output)}"
+            f"nanograd predict {as_word(self.output)}"
             if self.ingested
             else "nanograd inspect PICTURES --output sheet.png draws each step of the conversion",
         )
@@ -256,7 +256,7 @@ class Prediction(JobCounts):
             digits = count(sum(self.predicted_as.values()), "digit")
             done = f"{count(self.numbers, 'number')} of {digits} read"
             done += f" in {count(self.predicted, 'picture')}"
-        review = f"nanograd review {storage.as_word(self.output)} corrects the least certain rows"
+        review = f"nanograd review {as_word(self.output)} corrects the least certain rows"
         return self._summarise(
             done
             + ("" if right is None else f", {percent(right)} of the labelled rows correctly")
@@ -339,7 +339,7 @@ class Corrections(Result):
             f"{self.confirmed:,} confirmed, {self.no_digit:,} without a digit; {self.left:,} left"
         )
         if self.corrections and self.corrected + self.confirmed:
-            train = f"nanograd train --data auto --data {storage.as_word(self.corrections)}"
+            train = f"nanograd train --data auto --data {as_word(self.corrections)}"
             return describe(done, {"corrections": self.corrections}, train)
         return done
 
@@ -374,5 +374,5 @@ def describe_demo(output: str, predicted: Prediction) -> str:
         f"classified {predicted.predicted:,} handwritten digits, "
         f"{percent(predicted.accuracy)} of them correctly",
         {"pictures": pictures, "as Parquet": rows, "predictions": read, "the model": model},
-        f"nanograd predict YOUR_PICTURES --model {storage.as_word(model)}",
+        f"nanograd predict YOUR_PICTURES --model {as_word(model)}",
     )

@@ -23,6 +23,7 @@ from nanograd.report import accuracy
 from nanograd.report.charts import Axis, Chart, Series, confusion_chart, fit_axis, plot
 from nanograd.report.html import InlineImage, Report, embed_image, render
 from nanograd.runtime import json_files, storage
+from nanograd.runtime.events import as_word
 from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.specs import PictureOptions, PredictSpec
 
@@ -81,7 +82,7 @@ def build(folder: str) -> Report:
         calibration=calibration,
         bins=accuracy.bins_of(calibration) if calibration else None,
         review=review,
-        review_command=f"nanograd review {storage.as_word(folder)}",
+        review_command=f"nanograd review {as_word(folder)}",
         num_listed=num_listed,
         least_certain=list(map(_draw_row, doubtful[: accuracy.NUM_SHOWN].to_pylist())),
         unfamiliar=list(map(_draw_row, unfamiliar[: accuracy.NUM_SHOWN].to_pylist())),

@@ -3,6 +3,7 @@
 The fields have the names of the JSON records.
 """
 
+import shlex
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -264,6 +265,15 @@ class Rate:
             self._seen.popleft()
         then, before = self._seen[0]
         return (count - before) / max(now - then, 1e-3)
+
+
+def as_word(place: str) -> str:
+    """Return the word of a shell command that names a place; it must not look like a flag.
+
+    >>> as_word("-my rows"), as_word("rows")
+    ("'./-my rows'", 'rows')
+    """
+    return shlex.quote(f"./{place}" if place.startswith("-") else place)
 
 
 def count(number: int, noun: str) -> str:

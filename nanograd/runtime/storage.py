@@ -12,7 +12,6 @@ import gzip
 import io
 import os
 import re
-import shlex
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -77,10 +76,17 @@ def refuse_credentials(place: str) -> None:
 
 
 def local_path(place: str) -> Path:
-    """Return the path of a local place; `~` is the home folder, and `%20` in a URI is a space."""
-    if place.startswith("file://"):
-        return Path(unquote(place.removeprefix("file://"), errors="surrogateescape"))
-    return Path(os.path.expanduser(place))  # noqa: PTH111 - Path's raises for an unknown user
+    """Return the path of a local place; `~` is the home folder, and `%20` in a URI is a space.
+
+    Raises:
+        UsageError: a URI names another host.
+    """
+    if not place.startswith("file://"):
+        return Path(os.path.expanduser(place))  # noqa: PTH111 - Path's raises for an unknown user
+    host, slash, path = place.removeprefix("file://").partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise UsageError(f"{place} names the host {host!r}; give a path or file:///FOLDER")
+    return Path(unquote(f"/{path}", errors="surrogateescape"))
 
 
 def local_name(place: str) -> str:
@@ -114,15 +120,6 @@ def join(place: str, *names: str) -> str:
 def as_text(place: str) -> str:
     """Replace bytes that are not UTF-8 by escapes, because Arrow cannot store them as text."""
     return place.encode(errors="backslashreplace").decode()
-
-
-def as_word(place: str) -> str:
-    """Return the word of a shell command that names a place; it must not look like a flag.
-
-    >>> as_word("-my rows"), as_word("rows")
-    ("'./-my rows'", 'rows')
-    """
-    return shlex.quote(f"./{place}" if place.startswith("-") else place)
 
 
 def checksum(data: bytes) -> str:
@@ -425,8 +422,7 @@ def arrow_filesystem(place: str) -> tuple[Any, str]:
     # Imported here, because it takes 0.1 s and half of the commands never need it.
     from pyarrow.fs import FileSystem, LocalFileSystem
 
-    if "://" in place:
-        refuse_credentials(place)
+    refuse_credentials(place)
     if not is_remote(place):
         return LocalFileSystem(), str(local_path(place))
     scheme, _, rest = absolute(place).partition("://")

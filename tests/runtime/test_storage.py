@@ -92,7 +92,15 @@ def test_unknown_kind_of_uri_is_refused_with_the_known_ones(use):
         use("http://host/a")
 
 
-@pytest.mark.parametrize("prefix", ["", "file://"])
+@pytest.mark.parametrize("place", ["file://there/a", "file://a", "file://localhost", "file://~/a"])
+def test_uri_of_a_file_on_another_host_is_refused(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"{place} names the host .*; give a path or file:///"):
+        storage.commit(place, b"")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("prefix", ["", "file://", "file://localhost"])
 def test_files_below_lists_a_folder_or_the_file_itself(tmp_path, prefix):
     for name in ("a", "b/c", "b/d/e"):
         storage.commit(str(tmp_path / "in" / name), name.encode())
