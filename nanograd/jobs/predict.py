@@ -135,20 +135,20 @@ class PredictWork:
         convert = read if self.has_numbers else None
         for found in self._read(part, contents, convert):
             if isinstance(found, pa.Table):
-                tables["quarantine"].append(found)
+                tables["quarantine"].append(found.combine_chunks())
                 counts += receipts.count_quarantine(found, **per_line)
                 continue
             pictures = list[Sequence[Number]]()
             if self.has_numbers:
                 pictures = found.images.tolist()
                 lines, found, assessed = _divide_batch(found, pictures)  # noqa: PLW2901
-                tables["numbers"].append(lines)
+                tables["numbers"].append(lines.combine_chunks())
             else:
                 assessed = model.assess(found.images)
             # Columns to keep that a picture lacks are null.
             both = [nothing, writers.beside(found.columns, found.predicted(*assessed))]
             table = pa.concat_tables(both, promote_options="default").select(predicted.names)
-            tables["predictions"].append(table)
+            tables["predictions"].append(table.combine_chunks())
             doubtful.add(table, found.images)
             counted = receipts.count_predictions(table, found.images)
             if self.has_numbers:
