@@ -5,6 +5,7 @@ import os
 import pickle
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import csv
+from pyarrow import json as pa_json
 
 from nanograd import batch
 from nanograd.digits.dataset import Mnist
@@ -247,37 +249,30 @@ def test_repeated_job_does_nothing_and_has_the_same_result(digits, *, verify):
     }
 
 
-@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+NULLS = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
+READ = {"csv": partial(csv.read_csv, convert_options=NULLS), "jsonl": pa_json.read_json}
+
+
+@pytest.mark.parametrize("format_", READ)
 def test_other_formats_hold_the_same_values(digits, format_):
+    def read(name: str) -> list[dict[str, Any]]:
+        tables = (READ[format_](file) for file in (digits.out / name).iterdir())
+        return sorted(
+            (row for table in tables for row in table.to_pylist()),
+            key=lambda row: (row["source_file"], row["source_row"]),
+        )
+
     digits.run(keep=("id", "writer"))
     rows = digits.table().to_pylist()
     digits.run(keep=("id", "writer"), format=format_, overwrite=True)
 
-    read = read_csv if format_ == "csv" else read_json_lines
-    found = [row for file in (digits.out / "predictions").iterdir() for row in read(file)]
-    found.sort(key=lambda row: (row["source_file"], row["source_row"]))
-    for row, other in zip(found, rows, strict=True):
-        assert np.array_equal(
-            np.float32(row.pop("probabilities")), np.float32(other.pop("probabilities"))
-        )
-        for name in ("confidence", "unfamiliarity"):
-            assert np.float32(row.pop(name)) == np.float32(other.pop(name))
-        assert row == other
-    bad = [row for file in (digits.out / "quarantine").iterdir() for row in read(file)]
-    assert [row["source_row"] for row in bad] == [192] * 3
-
-
-def read_csv(file: Path) -> list[dict[str, Any]]:
-    options = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
-    rows = csv.read_csv(file, convert_options=options).to_pylist()
-    for row in rows:
-        if "probability_0" in row:
+    for row, other in zip(read("predictions"), rows, strict=True):
+        if format_ == "csv":
             row["probabilities"] = [row.pop(f"probability_{digit}") for digit in range(10)]
-    return rows
-
-
-def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+        for name in ("confidence", "unfamiliarity", "probabilities"):
+            assert np.array_equal(np.float32(row.pop(name)), np.float32(other.pop(name)))
+        assert row == other
+    assert [row["source_row"] for row in read("quarantine")] == [192] * 3
 
 
 def test_summary_has_accuracy_confusion_and_the_worst_mistakes(digits):

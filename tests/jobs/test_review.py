@@ -182,22 +182,17 @@ def test_readers_of_all_parquet_files_see_predictions_and_quarantine_only(case):
     assert duckdb.execute(query, [f"{case.out}/predictions/**/*.parquet"]).fetchall() == [(22,)]
 
 
-def some_predictions(confidence: np.ndarray) -> pa.Table:
-    rows = np.arange(len(confidence))
-    values = {
-        "path": ["a"] * len(rows), "source_file": ["a"] * len(rows), "source_row": rows,
-        "prediction": rows % 10, "confidence": confidence, "unfamiliarity": [None] * len(rows),
-        "probabilities": [[0.1] * 10] * len(rows), "label": [None] * len(rows),
-    }  # fmt: skip
-    return pa.table([pa.array(values[each.name], each.type) for each in PREDICTIONS], PREDICTIONS)
-
-
 def kept(num_rows: int, step: int, **settings: float) -> bytes:
     """Return the file of a part whose rows arrive in steps, in an order of doubt that is known."""
     rows = np.arange(num_rows)
-    confidence = np.float32(rows * 7919 % num_rows // 7 / num_rows)
+    found = {
+        "path": ["a"] * num_rows, "source_file": ["a"] * num_rows, "source_row": rows,
+        "prediction": rows % 10, "confidence": np.float32(rows * 7919 % num_rows // 7 / num_rows),
+        "unfamiliarity": [None] * num_rows, "probabilities": [[0.1] * 10] * num_rows,
+        "label": [None] * num_rows,
+    }  # fmt: skip
+    predictions = pa.table({n: pa.array(found[n], PREDICTIONS.field(n).type) for n in found})
     images = np.repeat(rows.astype(np.uint8)[:, None], 784, axis=1)
-    predictions = some_predictions(confidence)
     part = PartReview(PredictSpec(model="m", output="o", **settings), num_rows, PREDICTIONS)
     for start in range(0, num_rows, step):
         part.add(predictions.slice(start, step), images[start : start + step])
