@@ -170,7 +170,7 @@ def expand_all(
     output: str,
     format_: str = "parquet",
     *,
-    pictures_expected: bool = False,
+    image_root: str | None = None,
     listener: Listener = ignore,
 ) -> tuple[list[InputFile], list[InputFile]]:
     """List all tables and all pictures, as `expand` does.
@@ -178,9 +178,9 @@ def expand_all(
     CSV files beside Parquet files or pictures may be lists of labels or outputs. They are then
     listed only if an input ends with a CSV suffix. A file that is an input itself, and whose type
     is unknown, counts as a picture. Files of the output (`output` is its absolute path or URI, and
-    `format_` the format of its files) are not listed. With `pictures_expected`, rows of tables
-    refer to pictures, so pictures beside tables are listed only if an input names them. Archives
-    that cannot be read are listed with the tables.
+    `format_` the format of its files) are not listed. Rows of tables may refer to pictures below
+    `image_root`, so pictures there and in a folder with tables are listed only if an input names
+    them. Archives that cannot be read are listed with the tables.
 
     Raises:
         UsageError: an input names the output or files in it.
@@ -216,8 +216,11 @@ def expand_all(
     if texts and not takes_csv:
         text = f"not read: {count(len(texts), 'CSV file')} beside other files, such as"
         listener(warning(f"{text} {texts[0].place}; name it to predict its rows"))
-    if pictures_expected and (tables or (texts and takes_csv)):
-        pictures = [file for file in pictures if is_named(file)]
+    rows = [file.place for file in (*tables, *(texts if takes_csv else ()))]
+    if image_root is not None and rows:
+        folders = [f"{each.rstrip('/')}/" for each in (*named, image_root)]
+        of_rows = (folders[-1], *(e for e in folders if any(row.startswith(e) for row in rows)))
+        pictures = [e for e in pictures if is_named(e) or not e.place.startswith(of_rows)]
     pictures = _with_members(pictures, listener)
     damaged = [file for file in pictures if kind_of(file.place) == "archive"]
     tables = sorted([*tables, *damaged, *(texts if takes_csv else ())])

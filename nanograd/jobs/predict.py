@@ -231,7 +231,7 @@ def plan(
     root = spec.image_root and storage.absolute(spec.image_root)
     spec = replace(spec, model=model, output=output, image_root=root)
     tables, pictures = inputs.expand_all(
-        sources, output, spec.format, pictures_expected=root is not None, listener=listener
+        sources, output, spec.format, image_root=root, listener=listener
     )
     if not tables:
         spec.refuse(

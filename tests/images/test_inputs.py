@@ -182,20 +182,23 @@ SCANS = ["scans.zip/7/a.png"]
 
 
 @pytest.mark.parametrize(
-    ("inputs", "expected", "tables", "pictures"),
+    ("inputs", "root", "tables", "pictures"),
     [
-        ([""], False, ["x.parquet"], ["1.jpg", *SCANS, "sub/2.PNG"]),
-        ([""], True, ["x.parquet"], []),  # rows may refer to the pictures
-        (["", "1.jpg"], True, ["x.parquet"], ["1.jpg"]),
-        (["*"], True, ["x.parquet"], ["1.jpg", "raw", *SCANS]),
-        (["sub", "scans.zip", "raw"], True, [], ["raw", *SCANS, "sub/2.PNG"]),
-        (["", "list.csv"], False, ["list.csv", "x.parquet"], ["1.jpg", *SCANS, "sub/2.PNG"]),
-        (["list.csv"], False, ["list.csv"], []),
-        (["damaged.ZIP", "1.jpg"], False, ["damaged.ZIP"], ["1.jpg"]),
+        ([""], None, ["x.parquet"], ["1.jpg", *SCANS, "sub/2.PNG"]),
+        ([""], "", ["x.parquet"], []),  # rows may refer to the pictures
+        (["", "1.jpg"], "", ["x.parquet"], ["1.jpg"]),
+        (["*"], "", ["x.parquet"], ["1.jpg", "raw", *SCANS]),
+        (["x.parquet", "sub"], "1", ["x.parquet"], ["sub/2.PNG"]),
+        (["x.parquet", "sub"], "sub", ["x.parquet"], []),
+        (["x.parquet", "sub/2.PNG"], "sub", ["x.parquet"], ["sub/2.PNG"]),
+        (["sub", "scans.zip", "raw"], "", [], ["raw", *SCANS, "sub/2.PNG"]),
+        (["", "list.csv"], None, ["list.csv", "x.parquet"], ["1.jpg", *SCANS, "sub/2.PNG"]),
+        (["list.csv"], None, ["list.csv"], []),
+        (["damaged.ZIP", "1.jpg"], None, ["damaged.ZIP"], ["1.jpg"]),
     ],
 )
 def test_tables_and_pictures_of_mixed_inputs_are_listed_apart(
-    tmp_path, inputs, expected, tables, pictures
+    tmp_path, inputs, root, tables, pictures
 ):
     for name in (*KINDS, "damaged.ZIP"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -210,7 +213,7 @@ def test_tables_and_pictures_of_mixed_inputs_are_listed_apart(
     found = expand_all(
         [f"{tmp_path}/{name}" for name in inputs],
         "/elsewhere",
-        pictures_expected=expected,
+        image_root=root if root is None else str(tmp_path / root),
         listener=events.append,
     )
 
