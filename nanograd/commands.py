@@ -262,13 +262,14 @@ def export_data(names: Sequence[str], output: str, listener: Listener = ignore) 
     Raises:
         UsageError: a data set would read these files the next time.
     """
-    file = storage.join(storage.absolute(output), "0", "00000.png")
+    folder = storage.absolute(output)
+    file = storage.join(folder, "0", "00000.png")
     for name in (each for each in names if each not in sources.WORDS):
         if inputs.takes(storage.absolute(name), file):
             text = f"the output, {output}, lies in the data set {name}; choose another --output"
             raise UsageError(text)
     test = sources.load_test(names, listener)
-    writers.write_pictures(test, output)
+    writers.write_pictures(test, folder)
     values = {"images": len(test), "output": output}
     return Done(summary=f"{events.count(len(test), 'picture')} written: {output}", values=values)
 

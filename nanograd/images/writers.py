@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from sys import maxsize
 from typing import Any
 from urllib.parse import quote
@@ -16,11 +15,11 @@ import pyarrow.parquet as pq
 
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
-from nanograd.errors import DataError, OutputExistsError, StorageError, UnreadableError, UsageError
+from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
 from nanograd.images.columns import HIVE_NULL, list_names, to_python
 from nanograd.images.tensors import is_any
 from nanograd.runtime import storage
-from nanograd.runtime.arrays import Ints
+from nanograd.runtime.arrays import Bytes, Ints
 
 # A picture file in a table, as Hugging Face stores it.
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -283,22 +282,29 @@ def _finite(value: Any) -> Any:
 
 
 def write_pictures(dataset: Dataset, folder: str) -> None:
-    """Write or replace a file `LABEL/NUMBER.png` in a local folder for each image.
+    """Write or replace a file `LABEL/NUMBER.png` in a folder for each image.
 
     Raises:
         OutputExistsError: the folder holds other files, or is a file.
         StorageError: a file cannot be written.
     """
-    root = Path(folder).expanduser()
     storage.refuse_file(folder)
-    files = {f"{label}/{number:05d}.png": number for number, label in enumerate(dataset.labels)}
-    try:
-        for each in root.rglob("*"):
-            if each.is_file() and (name := each.relative_to(root).as_posix()) not in files:
-                text = f"{folder} holds {name!r}, which is not replaced"
-                raise OutputExistsError(f"{text}; choose another --output")
-        for name, number in files.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(to_png(dataset.images[number]))
-    except OSError as error:
-        raise StorageError(f"cannot write pictures to {folder}: {error.strerror}") from error
+    places = [
+        storage.join(folder, str(label), f"{number:05d}.png")
+        for number, label in enumerate(dataset.labels)
+    ]
+    own = set(places)
+    for place, _, _ in storage.files_below(folder) if storage.exists(folder) else ():
+        if place not in own:
+            text = f"{folder} holds {place.removeprefix(folder)[1:]!r}, which is not replaced"
+            raise OutputExistsError(f"{text}; choose another --output")
+
+    def write(place: str, image: Bytes) -> None:
+        if storage.is_remote(place):
+            storage.commit(place, to_png(image))
+        else:  # without fsync, which would take minutes for all files
+            storage.local_path(place).parent.mkdir(parents=True, exist_ok=True)
+            storage.local_path(place).write_bytes(to_png(image))
+
+    with storage.accessing(folder, "write"):
+        storage.map_all(write, places, dataset.images)

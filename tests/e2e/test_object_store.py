@@ -103,6 +103,18 @@ def test_archive_with_a_list_of_labels_is_read_by_a_worker_and_drawn(
     assert missing.code == 65, missing.stderr
 
 
+def test_pictures_of_a_data_set_are_written_to_the_store(nanograd, bucket, tmp_path):
+    done = nanograd("data", "export", "--data", "sample", "--output", f"{bucket}/png")
+    again = nanograd("data", "export", "--data", f"{bucket}/png", "--output", f"{bucket}/png/7")
+
+    assert (done.code, done.last["images"], again.code) == (0, 1000, 2)
+    assert len(storage.files_below(f"{bucket}/png")) == 1000
+    assert list(tmp_path.iterdir()) == []
+    storage.commit(f"{bucket}/png/notes.txt", b"dear")
+    refused = nanograd("data", "export", "--data", "sample", "--output", f"{bucket}/png")
+    assert (refused.code, "holds 'notes.txt'" in refused.last["reason"]) == (73, True)
+
+
 def test_object_with_dots_in_its_key_is_left_out(nanograd, bucket, pictures):
     name, _, folder = bucket.removeprefix("s3://").partition("/")
     key = f"{folder}/in/3/../9/lost.png".lstrip("/")

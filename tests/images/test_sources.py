@@ -204,7 +204,7 @@ def test_every_command_joins_all_data_sets_in_their_order(
     both = ["--data", "sample", "--data", "a.parquet"]
 
     found = nanograd("data", "info", *both)
-    exported = nanograd("data", "export", *both, "--output", "pictures")
+    exported = nanograd("data", "export", *both, "--output", f"file://{tmp_path}/pictures")
     monkeypatch.setenv("NANOGRAD_DATA_INFO_SOURCE", f"a.parquet\n{tmp_path}/a.parquet")
 
     assert found.last["data"] == f"sample + {tmp_path}/a.parquet"
