@@ -53,8 +53,8 @@ NUMBERS = pa.schema(
 PLACE = pa.schema([(name, pa.int32()) for name in ("line", "position", *SIDES)])
 QUARANTINE = pa.schema([*SOURCE, ("reason", pa.string()), ("detail", pa.string())])
 
-# Rows that are encoded as text at a time: as Python objects they take ten times the memory.
-_TEXT_ROWS = 100_000
+# Rows that are encoded as JSON at a time: as Python objects they take ten times the memory.
+_JSON_ROWS = 100_000
 _MAX_FOLDERS = 1000
 # File systems limit a name to 255 bytes.
 _MAX_NAME_BYTES = 255
@@ -106,14 +106,8 @@ def encode_files(
         starts = range(0, max(len(part), even_empty), max_rows or maxsize)
         for number, start in enumerate(starts):
             some = part.slice(start, max_rows)
-            if format_ == "parquet":
-                data = to_parquet(some, lineage)
-            else:
-                firsts = range(0, max(len(some), 1), _TEXT_ROWS)
-                pieces = (some.slice(first, _TEXT_ROWS) for first in firsts)
-                data = b"".join(
-                    encode(piece, format_, header=not at) for at, piece in enumerate(pieces)
-                )
+            is_parquet = format_ == "parquet"
+            data = to_parquet(some, lineage) if is_parquet else encode(some, format_)
             files[f"{folder}{name}{f'-{number}' if number else ''}.{format_}"] = data
     return dict(sorted(files.items()))
 
@@ -183,7 +177,7 @@ def to_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> by
     return bytes(sink.getvalue())
 
 
-def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
+def encode(table: pa.Table, format_: str) -> bytes:
     """Encode a table as csv or jsonl; `columns.fits` says which columns these can hold.
 
     In CSV, the probabilities are ten columns, `PROBABILITIES`, and null is an empty field. In JSON
@@ -194,6 +188,9 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
         DataError: a date is not in the years 1 to 9999, its time zone is unknown, or text in a list
             or struct is not UTF-8.
     """
+    if format_ == "jsonl" and len(table) > _JSON_ROWS:
+        pieces = (table.slice(first, _JSON_ROWS) for first in range(0, len(table), _JSON_ROWS))
+        return b"".join(encode(piece, format_) for piece in pieces)
     values = list[list[Any]]()
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
@@ -222,7 +219,7 @@ def encode(table: pa.Table, format_: str, *, header: bool = True) -> bytes:
         for digit, name in enumerate(PROBABILITIES):
             table = table.add_column(index + digit, name, pc.list_element(probabilities, digit))
     sink = BytesIO()
-    pa_csv.write_csv(table, sink, pa_csv.WriteOptions(include_header=header))
+    pa_csv.write_csv(table, sink)
     return sink.getvalue()
 
 

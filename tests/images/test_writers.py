@@ -36,13 +36,14 @@ def rows_of(files: dict[str, Any]) -> list[int]:
 
 @pytest.mark.parametrize(("piece", "rows"), [(1, 10**9), (7, 10), (193, 10**9)])
 def test_pieces_make_the_file_of_the_whole(monkeypatch, piece, rows):
-    monkeypatch.setattr(writers, "_TEXT_ROWS", rows)
+    expected = {each: writers.encode(TABLE, each) for each in ("csv", "jsonl")}
+    monkeypatch.setattr(writers, "_JSON_ROWS", rows)
 
     found = {each: write(TABLE, piece, each) for each in ("parquet", "csv", "jsonl")}
 
     assert found["parquet"] == {"part.parquet": writers.to_parquet(TABLE)}
-    for format_ in ("csv", "jsonl"):
-        assert found[format_] == {f"part.{format_}": writers.encode(TABLE, format_)}
+    for format_, data in expected.items():
+        assert found[format_] == {f"part.{format_}": data}
 
 
 @pytest.mark.parametrize(("max_rows", "num_files"), [(1, 193), (50, 4), (193, 1)])
