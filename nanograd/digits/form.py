@@ -30,7 +30,8 @@ def are_mnist_like(images: Bytes) -> Mask:
     """
     number = len(images)
     sums = np.empty((number, 3), np.float32)
-    profiles = np.empty((2, number, SIDE), np.uint8)  # maximum of each column and of each row
+    # Maximum of each column and of each row; 0 after the last one.
+    profiles = np.zeros((2, number, 32), np.uint8)
     # Use one buffer for all chunks: allocating it takes 1.0 us per image, filling it 0.1 us.
     floats = np.empty((_CHUNK_ROWS, SIDE * SIDE), np.float32)
     for start in range(0, number, _CHUNK_ROWS):
@@ -41,12 +42,13 @@ def are_mnist_like(images: Bytes) -> Mask:
         np.matmul(ink, _MOMENTS, out=sums[part])
         # Column maxima halve the number of rows. Row maxima double a window from 2 to 28 pixels.
         square = chunk.reshape(-1, SIDE, SIDE)
-        square = np.maximum(square[:, :14], square[:, 14:])
-        profiles[0, part] = np.maximum(square[:, :7], square[:, 7:]).max(axis=1)
+        for half in (14, 7, 4, 2, 1):
+            square = np.maximum(square[:, :half], square[:, -half:])
+        profiles[0, part, :SIDE] = square[:, 0]
         most = chunk.reshape(-1)
         for shift in (1, 2, 4, 8, 12):
             most = np.maximum(most[:-shift], most[shift:])
-        profiles[1, part] = most[::SIDE].reshape(-1, SIDE)
+        profiles[1, part, :SIDE] = most[::SIDE].reshape(-1, SIDE)
     mass, sum_x, sum_y = sums.T.astype(np.float64)
     total = np.maximum(mass, 1)
     x, y = sum_x / total, sum_y / total
@@ -58,9 +60,9 @@ def are_mnist_like(images: Bytes) -> Mask:
 
 
 def _extents(marks: Mask) -> Ints:
-    """Count positions from the first to the last True of each row, (n, 28) to (n,); 28 if none."""
-    extents: Ints = marks.shape[1] - marks.argmax(axis=1)
-    extents -= marks[:, ::-1].argmax(axis=1)
+    """Count positions from the first to the last True of each row, (n, 32) to (n,); 1 if none."""
+    bits = np.packbits(marks, bitorder="little").view(np.int32)
+    extents: Ints = np.frexp(bits)[1] - np.frexp(bits & -bits)[1] + 1
     return extents
 
 
