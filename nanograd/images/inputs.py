@@ -175,7 +175,7 @@ def expand_all(
 ) -> tuple[list[InputFile], list[InputFile]]:
     """List all tables and all pictures, as `expand` does.
 
-    CSV files beside Parquet files or pictures may be lists of labels or outputs. They are then
+    CSV files in a folder with Parquet files or pictures may be lists of labels or outputs. They are
     listed only if an input ends with a CSV suffix. A file that is an input itself, and whose type
     is unknown, counts as a picture. Files of the output (`output` is its absolute path or URI, and
     `format_` the format of its files) are not listed. Rows of tables may refer to pictures below
@@ -203,7 +203,16 @@ def expand_all(
         if not file.place.startswith(f"{output}/"):
             lists = {"picture": pictures, "archive": pictures, "csv": texts}
             lists.get(kind, tables).append(file)
-    takes_csv = not (tables or pictures) or any(each.lower().endswith(CSV) for each in inputs)
+    folders = {_above(each) if each in globs else each for each in named}
+
+    def with_any(files: Iterable[InputFile]) -> set[str]:
+        """Return the folders of the input that have one of these files."""
+        return folders & {each for file in files for each in _folders(file.place)}
+
+    takes_all = any(each.lower().endswith(CSV) for each in inputs)
+    mixed = set() if takes_all else with_any([*tables, *pictures])
+    left = [file for file in texts if not mixed.isdisjoint(_folders(file.place))]
+    tables += [file for file in texts if mixed.isdisjoint(_folders(file.place))]
     below = storage.join(output, "predictions")
     own = [output, below, storage.join(below, f"part.{format_}")]
     # Resolve links, because both may name the same folder. The output does not exist yet.
@@ -213,17 +222,15 @@ def expand_all(
         if real == own[0] or any(_is_named(real, each) for each in own[1:]):
             text = f"the input {place} names the output, {output}, or files in it"
             raise UsageError(f"{text}; choose another --output")
-    if texts and not takes_csv:
-        text = f"not read: {count(len(texts), 'CSV file')} beside other files, such as"
-        listener(warning(f"{text} {texts[0].place}; name it to predict its rows"))
-    rows = [file.place for file in (*tables, *(texts if takes_csv else ()))]
-    if image_root is not None and rows:
-        folders = [f"{each.rstrip('/')}/" for each in (*named, image_root)]
-        of_rows = (folders[-1], *(e for e in folders if any(row.startswith(e) for row in rows)))
-        pictures = [e for e in pictures if is_named(e) or not e.place.startswith(of_rows)]
+    if left:
+        text = f"not read: {count(len(left), 'CSV file')} beside other files, such as"
+        listener(warning(f"{text} {left[0].place}; name it to predict its rows"))
+    if image_root is not None and tables:
+        of_rows = {image_root, *with_any(tables)}
+        pictures = [e for e in pictures if is_named(e) or of_rows.isdisjoint(_folders(e.place))]
     pictures = _with_members(pictures, listener)
     damaged = [file for file in pictures if kind_of(file.place) == "archive"]
-    tables = sorted([*tables, *damaged, *(texts if takes_csv else ())])
+    tables = sorted([*tables, *damaged])
     pictures = sorted({*pictures}.difference(damaged))
     if not tables and not pictures:
         if any(file.place.startswith(f"{output}/") for file in found):
@@ -392,6 +399,16 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
 def _before_wildcards(place: str) -> str:
     """Return the folder before the wildcards of a glob."""
     return re.split(r"[*?[]", place)[0].rpartition("/")[0]
+
+
+def _folders(place: str) -> set[str]:
+    """Return all folders that a file is in."""
+    return {place[:end] or "/" for end, letter in enumerate(place) if letter == "/"}
+
+
+def _above(pattern: str) -> str:
+    """Return the folder in which a glob is searched."""
+    return re.split(r"[*?[]", pattern)[0].rpartition("/")[0]
 
 
 def _is_named(place: str, file: str) -> bool:

@@ -275,7 +275,7 @@ def read_encoded(
     if data is None:
         detail = "the picture's bytes are null"
         if path:
-            detail = f"the row has a path instead of bytes, {path}; --image-root allows to read it"
+            detail = f"the row has a path instead of bytes, {path}; predict has --image-root for it"
         raise UnreadableError(Reason.NO_BYTES, detail)
     if not is_raw(data):
         return convert(decode.decode(data, options, whole=whole))

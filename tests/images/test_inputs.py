@@ -194,13 +194,15 @@ SCANS = ["scans.zip/7/a.png"]
         (["sub", "scans.zip", "raw"], "", [], ["raw", *SCANS, "sub/2.PNG"]),
         (["", "list.csv"], None, ["list.csv", "x.parquet"], ["1.jpg", *SCANS, "sub/2.PNG"]),
         (["list.csv"], None, ["list.csv"], []),
+        (["lists", "x.parquet"], None, ["lists/a.csv", "x.parquet"], []),
+        (["lists", "sub"], "", ["lists/a.csv"], []),
         (["damaged.ZIP", "1.jpg"], None, ["damaged.ZIP"], ["1.jpg"]),
     ],
 )
 def test_tables_and_pictures_of_mixed_inputs_are_listed_apart(
     tmp_path, inputs, root, tables, pictures
 ):
-    for name in (*KINDS, "damaged.ZIP"):
+    for name in (*KINDS, "damaged.ZIP", *(["lists/a.csv"] if "lists" in inputs else [])):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with ZipFile(tmp_path / "scans.zip", "w") as archive:
