@@ -102,7 +102,7 @@ def predict(
             report=write_report(output, build, audience, as_png=spec.plots, again=done.changed),
             output=output,
             format=spec.format,
-            partition_by=spec.partition_by,
+            partition_by=list(spec.partition_by),
         )
 
 

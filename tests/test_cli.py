@@ -122,7 +122,7 @@ def test_names_of_folders_need_not_be_unicode(nanograd_process, tmp_path, few_di
     ("environment", "words", "kept"),
     [
         ("a b\nimage", [], ["a b", "image"]),
-        ("a b\nid\n", [], ["a b", "id"]),
+        ("a b\r\nid\r\n", [], ["a b", "id"]),
         ("", ["--config", "my.toml"], ["a b", "id"]),
         ("id", ["--config", "my.toml"], ["id"]),
     ],

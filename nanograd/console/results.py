@@ -236,7 +236,9 @@ class Prediction(JobCounts):
     files: int = 0  # number of input files
     predict_s: float = 0.0  # seconds from the start of the first part to the end
     format: str = "parquet"  # file format of the predictions
-    partition_by: tuple[str, ...] = ()  # columns in the paths of the predictions instead
+    partition_by: list[str] = field(
+        default_factory=list
+    )  # columns in the paths of the predictions instead
     summary: str = ""  # JSON file of the counts
     review: str | None = None  # list of the least certain rows; None if there is no list
     report: str | None = None  # HTML file of the report; None if the report failed

@@ -205,14 +205,14 @@ def expand_all(
             lists.get(kind, tables).append(file)
     folders = {_above(each) if each in globs else each for each in named}
 
-    def with_any(files: Iterable[InputFile]) -> set[str]:
-        """Return the folders of the input that have one of these files."""
-        return folders & {each for file in files for each in _folders(file.place)}
+    def given(file: InputFile) -> str:
+        """Return the folder of the input in which a file was found, the innermost one."""
+        return max(folders & _folders(file.place), key=len, default="")
 
     takes_all = any(each.lower().endswith(CSV) for each in inputs)
-    mixed = set() if takes_all else with_any([*tables, *pictures])
-    left = [file for file in texts if not mixed.isdisjoint(_folders(file.place))]
-    tables += [file for file in texts if mixed.isdisjoint(_folders(file.place))]
+    mixed = {given(file) for file in (*tables, *pictures)} if texts and not takes_all else set()
+    left = [file for file in texts if given(file) in mixed]
+    tables += [file for file in texts if given(file) not in mixed]
     below = storage.join(output, "predictions")
     own = [output, below, storage.join(below, f"part.{format_}")]
     # Resolve links, because both may name the same folder. The output does not exist yet.
@@ -226,8 +226,13 @@ def expand_all(
         text = f"not read: {count(len(left), 'CSV file')} beside other files, such as"
         listener(warning(f"{text} {left[0].place}; name it to predict its rows"))
     if image_root is not None and tables:
-        of_rows = {image_root, *with_any(tables)}
-        pictures = [e for e in pictures if is_named(e) or of_rows.isdisjoint(_folders(e.place))]
+        mixed = {given(file) for file in tables}
+        pictures = [
+            file
+            for file in pictures
+            if is_named(file)
+            or (given(file) not in mixed and image_root not in _folders(file.place))
+        ]
     pictures = _with_members(pictures, listener)
     damaged = [file for file in pictures if kind_of(file.place) == "archive"]
     tables = sorted([*tables, *damaged])

@@ -84,7 +84,7 @@ def local_path(place: str) -> Path:
     if not place.startswith("file://"):
         return Path(os.path.expanduser(place))  # noqa: PTH111 - Path's raises for an unknown user
     host, slash, path = place.removeprefix("file://").partition("/")
-    if host not in ("", "localhost") or not slash:
+    if host.lower() not in ("", "localhost") or not slash:
         raise UsageError(f"{place} names the host {host!r}; give a path or file:///FOLDER")
     return Path(unquote(f"/{path}", errors="surrogateescape"))
 

@@ -19,7 +19,7 @@ class Texts(click.types.StringParamType):
 
     def split_envvar_value(self, rv: str) -> list[str]:
         """Return the lines of a variable."""
-        return rv.removesuffix("\n").split("\n")
+        return rv.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 class Places(Texts):

@@ -188,6 +188,7 @@ SCANS = ["scans.zip/7/a.png"]
         ([""], "", ["x.parquet"], []),  # rows may refer to the pictures
         (["", "1.jpg"], "", ["x.parquet"], ["1.jpg"]),
         (["*"], "", ["x.parquet"], ["1.jpg", "raw", *SCANS]),
+        (["", "sub"], "1", ["x.parquet"], ["sub/2.PNG"]),
         (["x.parquet", "sub"], "1", ["x.parquet"], ["sub/2.PNG"]),
         (["x.parquet", "sub"], "sub", ["x.parquet"], []),
         (["x.parquet", "sub/2.PNG"], "sub", ["x.parquet"], ["sub/2.PNG"]),
