@@ -172,7 +172,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
     Raises:
         UnreadableError: no mark is a digit, or marks cannot be distinguished from the paper.
     """
-    best, most = list[Number](), -np.inf
+    best, most, first = list[Number](), -np.inf, list[Digit]()
     refused = (Reason.BLANK, "no mark in the picture is a digit")
     ways = [(picture, Way(polarity))]
     for number, (part, way) in enumerate(ways):
@@ -183,6 +183,12 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             refused = refused if number else (error.reason, error.detail)
         numbers = read_lines(found.lines, model) if found else []
         value = sum(len(each.text) * (each.confidence - _DOUBTFUL) - _LEAST for each in numbers)
+        # What surely was a digit in the first way should be part of a number in another. Of 1,174
+        # pictures, 100 of them faint in a shadow, 1,055 are right with it, and 1,048 without it
+        # (2026-12-01).
+        boxes = [each.box for each in numbers]
+        lost = (float(each.probabilities.sum()) for each in first if not _is_in(each.box, boxes))
+        value -= sum(max(each - _DOUBTFUL, 0) for each in lost)
         is_best = bool(numbers) and value > most
         if is_best:
             best, most = numbers, value
@@ -190,6 +196,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
         sure = sum(len(each.text) for each in numbers) > 1
         sure = sure and min(each.confidence for each in numbers) > _SURE
         if not number:
+            first = [digit for each in numbers for digit in each.digits]
             # If marks are no digits in the first way, or a single stroke, they are not read with
             # doubts in another: in a tight crop, the paper around a one looks like a light zero.
             is_stroke = [each.text for each in numbers] == ["1"]
@@ -203,6 +210,12 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
     if not best:
         raise UnreadableError(*refused)
     return best
+
+
+def _is_in(box: Box, boxes: Sequence[Box]) -> bool:
+    """Return whether the middle of a box is in one of the boxes."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return any(each[0] <= x <= each[2] and each[1] <= y <= each[3] for each in boxes)
 
 
 def _channels(picture: Image.Image) -> Sequence[Image.Image]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import nanograd
+from nanograd.digits.dataset import Mnist
 from nanograd.errors import Reason, UnreadableError
 from nanograd.images import sources
 from simulators.own_numbers import draw_numbers, write_digits
-from simulators.strings import Style, write
+from simulators.photos import photograph
+from simulators.strings import HEIGHT, Style, write
 from tests.helpers.models import some_model
 
 
@@ -177,6 +180,18 @@ def test_pale_digits_beside_black_print_on_ruled_paper_are_read(level: int) -> N
     page.paste(level, (330, 145), ImageOps.invert(sheet))
 
     assert [number.text for number in nanograd.read_numbers(page)] == [text]
+
+
+def test_number_in_doubt_does_not_become_a_part_of_it(sample: Mnist) -> None:
+    """In a smaller copy, only the strongest of these strokes are left, and look like a seven."""
+    random, digits = np.random.default_rng(254), sample.test
+    chosen = random.integers(0, len(digits), 5)
+    ink = write(digits.images[chosen].reshape(-1, 28, 28), Style(), random)
+    photo = photograph(ink, "faint in shadow", 254, HEIGHT)
+
+    [number] = nanograd.read_numbers(Image.open(BytesIO(photo)))
+
+    assert number.text == "".join(map(str, digits.labels[chosen])) == "82900"
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.8])
