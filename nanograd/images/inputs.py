@@ -203,7 +203,7 @@ def expand_all(
         if not file.place.startswith(f"{output}/"):
             lists = {"picture": pictures, "archive": pictures, "csv": texts}
             lists.get(kind, tables).append(file)
-    folders = {_above(each) if each in globs else each for each in named}
+    folders = {_before_wildcards(each) if each in globs else each for each in named}
 
     def given(file: InputFile) -> str:
         """Return the folder of the input in which a file was found, the innermost one."""
@@ -409,11 +409,6 @@ def _before_wildcards(place: str) -> str:
 def _folders(place: str) -> set[str]:
     """Return all folders that a file is in."""
     return {place[:end] or "/" for end, letter in enumerate(place) if letter == "/"}
-
-
-def _above(pattern: str) -> str:
-    """Return the folder in which a glob is searched."""
-    return re.split(r"[*?[]", pattern)[0].rpartition("/")[0]
 
 
 def _is_named(place: str, file: str) -> bool:
