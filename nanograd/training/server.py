@@ -222,7 +222,7 @@ class ParameterServer:
             total: sum of the gradients of all shards; it is not modified.
 
         Raises:
-            DivergedError: the loss or the loss or a parameter is not finite after the update.
+            DivergedError: the loss or a parameter is not finite after the update.
         """
         progress, vectors = self._update.add_loss([total], self.progress), self._vectors
         self.round += 1
