@@ -18,6 +18,7 @@ from nanograd.images.columns import (
     choose,
     find_partitions,
     fits,
+    flat_columns,
     list_names,
     odd_labels,
     rename_taken,
@@ -203,7 +204,9 @@ def kept_columns(
     usable = [each for each in scanned if each.columns]
     names = list(keep)
     if ALL in keep:
+        # The images that are predicted, and pixels beside them.
         images = {name for each in usable if each.columns for name in each.columns.image.names}
+        images.update(*(flat_columns(each.whole.names) or () for each in usable))
         names = [name for name in _names_of(usable) if name not in images]
         names += [name for name in keep if name != ALL]
     kept = list[pa.Field]()

@@ -263,6 +263,15 @@ def test_all_columns_are_kept_but_those_of_the_images(case, images):
     assert table["writer"].to_pylist() == [*[None] * ROWS, *["ann"] * ROWS]
 
 
+def test_columns_of_pixels_beside_the_images_are_not_kept(case, images):
+    pixels = {f"pixel{number}": images[:, number] for number in range(784)}
+    case.write("a.parquet", {"id": range(ROWS), "image": raw(images), **pixels})
+
+    case.run(keep=("*",), image_column="image")
+
+    assert case.table().column_names == ["id", *PREDICTIONS.names]
+
+
 def test_every_column_of_a_csv_file_has_a_name_of_its_own(case, images):
     case.write("a.parquet", {"image": raw(images), "Probability_3": range(ROWS)})
 
