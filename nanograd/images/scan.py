@@ -145,8 +145,11 @@ def scan_files(
     if len(files) < len(all_files):  # earlier commands have used the other files
         return scanned, partitions
     label = None if options.label_column == NO_LABELS else options.label_column
-    present = _names_of(scanned)
-    for flag, name in (("--image-column", options.image_column), ("--label-column", label)):
+    own = list(dict.fromkeys(name for each in scanned for name in each.schema.names))
+    for flag, name, present in (
+        ("--image-column", options.image_column, own),
+        ("--label-column", label, _names_of(scanned)),
+    ):
         if present and name is not None and name not in present:
             listed = list_names(present)
             raise UsageError(f"{flag} {name}: no file has this column; there are {listed}")

@@ -65,6 +65,8 @@ def test_hive_folders_give_labels_and_columns_to_keep(case, images):
     table = case.table()
     assert set(table["label"].to_pylist()) == {None}
     assert set(table["writer"].to_pylist()) == {"O'Hara-3"}
+    words = "--image-column writer: no file has this column; there are image, label$"
+    case.refuse(UsageError, words, image_column="writer", overwrite=True)
 
 
 def test_label_that_is_no_digit_leaves_its_row_predicted_and_is_counted(case, images):
