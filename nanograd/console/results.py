@@ -236,9 +236,8 @@ class Prediction(JobCounts):
     files: int = 0  # number of input files
     predict_s: float = 0.0  # seconds from the start of the first part to the end
     format: str = "parquet"  # file format of the predictions
-    partition_by: list[str] = field(
-        default_factory=list
-    )  # columns in the paths of the predictions instead
+    # Columns in the paths of the predictions instead of in the files.
+    partition_by: list[str] = field(default_factory=list)
     summary: str = ""  # JSON file of the counts
     review: str | None = None  # list of the least certain rows; None if there is no list
     report: str | None = None  # HTML file of the report; None if the report failed
@@ -279,9 +278,9 @@ class Prediction(JobCounts):
         """Return a shell command that prints the most important columns of the first rows."""
         kind = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}[self.format]
         columns = [result, "confidence", "source_row", "path"]
+        if storage.is_remote(folder):
+            folder = storage.absolute(folder)  # s3a:// becomes s3://
         # The code has double quotes, so that the shell command needs only one pair of single ones.
-        # s3a:// becomes s3://
-        folder = storage.absolute(folder) if storage.is_remote(folder) else folder
         quoted, names = json.dumps(folder, ensure_ascii=False), json.dumps(columns)
         # Only if needed, because Arrow cannot read a column in paths that has no value.
         hive = ', partitioning="hive"' * (result in self.partition_by)
