@@ -315,12 +315,19 @@ def cut_out(found: Candidate, chosen: Mask, scale: float = 0) -> Floats:
     ratio = np.array([picture.width / width, picture.height / height] * 2)
     cut = picture.resize(size, Image.Resampling.BICUBIC, tuple(box * ratio), 2.0)
 
+    # Copy only the part around the marks: a line may be a small part of a page.
+    reach = 2 + np.ceil((sides / size).max())
+    left, top = np.maximum(box[:2] - reach, 0).astype(int)
+    right, bottom = (box[2:] + reach).astype(int)
+    part, inner = np.s_[top:bottom, left:right], tuple(box - [left, top, left, top])
+
     def resized(plane: Floats) -> Floats:
         image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-        return np.asarray(image.resize(size, Image.Resampling.BILINEAR, tuple(box)))
+        return np.asarray(image.resize(size, Image.Resampling.BILINEAR, inner))
 
     if light is not None:
-        cut = divide(cut, resized(light))
-    mask = resized(morphology.running_max(chosen.astype(np.float32), 1))
-    pixels, whole = paper.as_dark_ink(cut, found.inverted), np.stack(list(map(resized, sheet)))
+        cut = divide(cut, resized(light[part]))
+    mask = resized(morphology.running_max(chosen[part].astype(np.float32), 1))
+    whole = np.stack([resized(each[part]) for each in sheet])
+    pixels = paper.as_dark_ink(cut, found.inverted)
     return np.clip(paper.ink_strength(pixels, whole) * mask / found.strength - 0.5, 0, 1)
