@@ -21,6 +21,9 @@ def test_summary_names_the_output_and_the_next_command():
     assert "1 quarantined (1 empty)" in str(INGESTED)
     assert "nanograd predict rows" in str(INGESTED)
     assert "nanograd inspect" in str(replace(INGESTED, ingested=0))
+    assert "1 file cannot be read" in str(replace(INGESTED, broken_files=1))
+    unlike = replace(PREDICTED, predicted=1200, unfamiliar=7)
+    assert "\n1,200 rows classified; 7 unlike the training digits\n" in str(unlike)
     assert "s3://b/o/predictions" in str(PREDICTED)
     assert not re.search("% of|review", str(PREDICTED))
     listed = replace(PREDICTED, output="my out", review="my out/_review.pq")
@@ -29,15 +32,6 @@ def test_summary_names_the_output_and_the_next_command():
     assert "nanograd review ./-x corrects" in str(listed)  # `-x` would be a flag
     assert "nanograd predict ./-x" in str(replace(INGESTED, output="-x"))
     assert 'ds.dataset("s3://b/o/predictions"' in str(replace(PREDICTED, output="s3a://b/o"))
-
-
-def test_summary_counts_one_and_several_things_and_names_unfamiliar_rows():
-    assert "\n1 row classified\n" in str(replace(PREDICTED, predicted=1))
-    assert "\n1,200 rows classified; 7 unlike the training digits\n" in str(
-        replace(PREDICTED, predicted=1200, unfamiliar=7)
-    )
-    assert "1 picture converted" in str(replace(INGESTED, ingested=1))
-    assert "1 file cannot be read" in str(replace(INGESTED, broken_files=1))
 
 
 def test_summary_of_quarantine_has_the_commonest_detail_and_an_example():

@@ -71,7 +71,6 @@ UNKNOWN = replace(ROUNDS, loss=None, val_accuracy=None, left_s=None, workers={},
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (ROWS, "predict  part 2/10  row 2,000/10,000  412 rows/s  3 quarantined  19 s left"),
         (
             ROUNDS,
             "train  epoch 4/10  round 412/1,060  104 rounds/s  53,120 images/s  loss 0.0812  "

@@ -78,12 +78,6 @@ def test_explicit_epochs_override_the_least_rounds_of_a_preset():
     assert TrainSpec.resolve(preset | {"epochs": 2}, {"least_rounds": 7}).least_rounds == 7
 
 
-def test_nets_after_the_largest_seed_begin_again_at_0():
-    nets = TrainSpec(seed=2**63 - 1, ensemble=3).nets()
-
-    assert [net.seed for net in nets] == [2**63 - 1, 0, 1]
-
-
 @pytest.mark.parametrize(
     ("values", "named"),
     [
