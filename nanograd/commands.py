@@ -162,8 +162,26 @@ def compare(
         runs: run directories, folders or URIs.
         listener: see `train`.
     """
+    found = list(map(training_report.read_run, places(runs)))
+    names = [each.name for each in TrainSpec.settings() if each.group != "Output"]
+    settings = {name: [run.config.get(name) for run in found] for name in names}
+    settings["data_sha256"] = [run.model.about["identity"]["data_sha256"] for run in found]
+    of_models = ("test_accuracy", "val_accuracy", "epochs", "train_s", "images_per_s")
+    last = [run.epochs[-1] if run.epochs else {} for run in found]  # {} if metrics.jsonl is lost
     return results.Comparison(
-        **training_report.compare(list(map(training_report.read_run, places(runs))))
+        runs=[run.folder for run in found],
+        settings={
+            name: values for name, values in settings.items() if values != values[:1] * len(values)
+        },
+        results={
+            **{name: [run.model.about[name] for run in found] for name in of_models},
+            **{name: [epoch.get(name) for epoch in last] for name in ("loss", "val_loss")},
+            "params_sha256": [run.model.params_sha256() for run in found],
+        },
+        curves={
+            name: [[epoch.get(name) for epoch in run.epochs] for run in found]
+            for name in ("loss", "val_loss", "val_accuracy")
+        },
     )
 
 

@@ -110,33 +110,6 @@ def _count_through(rows: list[JsonObject], epochs: list[JsonObject]) -> list[Jso
     return counted
 
 
-def compare(runs: Sequence[FinishedRun]) -> JsonObject:
-    """Return the settings that differ between runs, and the results and curves of each run.
-
-    Settings of the group Output do not count. Each value is a list with an item for each run.
-    """
-    names = [each.name for each in TrainSpec.settings() if each.group != "Output"]
-    settings = {name: [run.config.get(name) for run in runs] for name in names}
-    settings["data_sha256"] = [run.model.about["identity"]["data_sha256"] for run in runs]
-    of_models = ("test_accuracy", "val_accuracy", "epochs", "train_s", "images_per_s")
-    last = [run.epochs[-1] if run.epochs else {} for run in runs]  # {} if metrics.jsonl is lost
-    return {
-        "runs": [run.folder for run in runs],
-        "settings": {
-            name: values for name, values in settings.items() if values != values[:1] * len(values)
-        },
-        "results": {
-            **{name: [run.model.about[name] for run in runs] for name in of_models},
-            **{name: [epoch.get(name) for epoch in last] for name in ("loss", "val_loss")},
-            "params_sha256": [run.model.params_sha256() for run in runs],
-        },
-        "curves": {
-            name: [[epoch.get(name) for epoch in run.epochs] for run in runs]
-            for name in ("loss", "val_loss", "val_accuracy")
-        },
-    }
-
-
 def build(run: FinishedRun, test: Dataset) -> Report:
     """Build the report of a run; this classifies the test images."""
     with process.one_thread():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nanograd.console.results import Comparison
+from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError
 from nanograd.models import model as model_io
@@ -78,7 +78,7 @@ def test_damaged_value_of_an_epoch_is_named_or_does_not_matter(
         assert f"metrics.jsonl is damaged: line 2 has no usable {name!r}" in str(error)
     else:
         check_page(training_report.build(read, few_digits.test.take(slice(0, 7))).html)
-        assert training_report.compare([read])["runs"] == [str(folder)]
+        assert commands.compare(folder).runs == [str(folder)]
         assert value in (0, None, "<missing>")
 
 
@@ -98,10 +98,9 @@ def test_other_settings_of_a_run_are_shown_and_a_damaged_file_is_named(run, few_
     folder = shutil.copytree(run, tmp_path / "run")
     (folder / "config.toml").write_text("hidden = [1, 2]\npreset = ['fast']\ncolour = {a = 1}\n")
 
-    read = [training_report.read_run(str(each)) for each in (folder, run)]
-
-    assert "\nhidden  " in str(Comparison(**training_report.compare(read)))
-    check_page(training_report.build(read[0], few_digits.test.take(slice(0, 7))).html)
+    assert "\nhidden  " in str(commands.compare([folder, run]))
+    read = training_report.read_run(str(folder))
+    check_page(training_report.build(read, few_digits.test.take(slice(0, 7))).html)
     (folder / "config.toml").write_text("hidden = [")
     with pytest.raises(DataError, match=r"config\.toml is not TOML"):
         training_report.read_run(str(folder))
