@@ -252,16 +252,19 @@ def _draw_row(sheet: Image.Image, top: int, inspection: Inspection) -> None:
         outcome, colour = f"predicted {inspection.prediction}, confidence {confidence}", BLUE
         if (inspection.unfamiliarity or 0) > UNFAMILIAR:
             outcome, colour = f"{outcome}, unfamiliar", RED
-    draw_text(draw, (right, top + 9), outcome, size=15, colour=colour, align_right=True)
+    draw_text(draw, (right, top + 9), outcome, size=15, colour=colour, anchor="ra")
 
     panels, top = draw_panels(inspection), top + NAME
     if missing := [number for number, panel in enumerate(panels) if panel is None]:
         left, width = MARGIN + missing[0] * _STRIDE, len(missing) * _STRIDE - _GAP
         box = (left, top + CAPTION, left + width - 1, top + CAPTION + SIDE - 1)
         draw.rectangle(box, fill=PALE)
-        for number, line in enumerate(wrap_text(reason, 14, width - 32)[:6]):
+        # A wide letter of 14 pixels has 0.55 of them.
+        lines = textwrap.wrap(_printable(reason), int((width - 32) / (0.55 * 14)))
+        for number, line in enumerate(lines[:6]):
             corner = (left + 16, top + CAPTION + 16 + 21 * number)
-            draw_text(draw, corner, line, size=14, colour=RED if refused else GREY)
+            text = shorten_text(line, 14, width - 32)
+            draw_text(draw, corner, text, size=14, colour=RED if refused else GREY)
     if inspection.probabilities is not None:
         panels.append(draw_probabilities(inspection.probabilities))
     for number, panel in enumerate(panels):
@@ -306,17 +309,10 @@ def draw_text(
     *,
     size: int,
     colour: Colour = INK,
-    align_right: bool = False,
+    anchor: str = "la",
 ) -> None:
-    """Draw text with its upper left corner, or upper right if `align_right`, at `corner`."""
-    anchor = "ra" if align_right else "la"
+    """Draw text with its upper left corner, or what Pillow's `anchor` names, at `corner`."""
     draw.text(corner, _printable(text), fill=colour, font=load_font(size), anchor=anchor)
-
-
-def wrap_text(text: str, size: int, width: int) -> list[str]:
-    """Split text into lines of at most `width` pixels; shorten the few lines that are wider."""
-    lines = textwrap.wrap(_printable(text), int(width / (0.55 * size)))  # width of a wide letter
-    return [shorten_text(line, size, width) for line in lines]
 
 
 def shorten_text(text: str, size: int, width: int) -> str:
