@@ -54,12 +54,9 @@ def as_net(recipe: Recipe, snapshot: Snapshot) -> Net:
 
 
 class Evaluator:
-    """Computes the metrics of a net, and how far its run has come.
+    """Computes the metrics of the net with index `net`, and how far the run of all nets has come.
 
-    Args:
-        recipes: recipes of all nets of the run, which are trained one after another.
-        net: index of the net that is trained now.
-        validation: validation images; may be empty.
+    The nets are trained in the order of their recipes. There may be no validation images.
     """
 
     def __init__(self, recipes: Sequence[Recipe], net: int, validation: Dataset) -> None:
@@ -94,14 +91,7 @@ class Evaluator:
     def progress(
         self, round_: int, snapshot: Snapshot, history: History, workers: dict[int, WorkerState]
     ) -> TrainingProgress:
-        """Compute the progress of the run.
-
-        Args:
-            round_: the next round to compute, of the net that is being trained.
-            snapshot: newest state that the driver has.
-            history: finished epochs of the net.
-            workers: state of each rank.
-        """
+        """Compute the progress of the run before a round of the net; the snapshot may be older."""
         recipe, plan, total = self._recipe, self._recipe.plan, snapshot.progress
         rate, done = self._rate.at(round_), self._first_round + round_
         return TrainingProgress(
@@ -132,16 +122,9 @@ def train(
     listener: Listener,
     stop: StopSignal,
 ) -> Snapshot:
-    """Train a net until the last round of its recipe.
+    """Train a net until the last round of its recipe, and append its epochs to the history.
 
-    Args:
-        recipe: recipe of the net.
-        group: workers and server, at the round where the history ends.
-        history: finished epochs; the loop appends to it.
-        evaluator: source of metrics and progress.
-        saver: writer of checkpoints.
-        listener: receives progress and finished epochs.
-        stop: when set, the loop saves a checkpoint and stops.
+    The group of workers must be at the round where the history ends.
 
     Raises:
         Stopped: `stop` was set; the last computed round is saved.

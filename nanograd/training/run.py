@@ -68,11 +68,8 @@ def load_initial(spec: TrainSpec) -> Model | None:
 class TrainingRun:
     """A run: its settings, its images, and the recipe of each net.
 
-    Args:
-        spec: settings, stored in config.toml.
-        folder: the run directory, a folder or URI.
-        data: training and test images; the test images are for the finished model only.
-        initial: the result of `load_initial`.
+    `folder` is the run directory, a folder or URI, and `initial` the result of `load_initial`. The
+    test images are for the finished model only.
 
     Raises:
         DataError: there are too few images for the shards.
@@ -103,10 +100,8 @@ class TrainingRun:
     def train(self, start_group: StartGroup, listener: Listener, stop: StopSignal) -> Model:
         """Train a model in the run directory, or continue an unfinished run.
 
-        Args:
-            start_group: starts the workers; called only if rounds are left to compute.
-            listener: receives progress, epochs, group events and messages.
-            stop: when set, the run saves a checkpoint and stops.
+        `start_group` is called only if rounds are left to compute. When `stop` is set, the run
+        saves a checkpoint and stops.
 
         Raises:
             OutputExistsError: the directory has a run with other settings, or files but no run, or

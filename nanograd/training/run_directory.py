@@ -66,11 +66,8 @@ class Checkpoint:
 class CheckpointSaver:
     """Writer of the checkpoints of a net, which only warns of the first two failures in a row.
 
-    Args:
-        folder: folder or URI of the checkpoints.
-        start: the newest checkpoint, or the first state; it has the identity of the run.
-        listener: receives the warnings.
-        check: called before each save; raises if another process has taken over the run.
+    `start` is the newest checkpoint, or the first state. `check` is called before each save, and
+    raises if another process has taken over the run.
     """
 
     def __init__(
@@ -201,12 +198,9 @@ def _names(folder: str) -> list[str]:
 class RunDirectory:
     """The files of a run.
 
-    Args:
-        folder: folder or URI.
-        identity: settings and data that determine the bits of the run.
-        num_nets: number of nets; if it is above 1, each record contains the index of its net.
-        listener: receives messages.
-        check: called before each write; raises if another process has taken over the run.
+    `identity` has the settings and data that determine the bits of the run. If there are several
+    nets, each record contains the number of its net. `check` is called before each write, and
+    raises if another process has taken over the run.
     """
 
     def __init__(
@@ -286,10 +280,7 @@ class RunDirectory:
     ) -> tuple[Checkpoint, CheckpointSaver]:
         """Return the newest checkpoint of a net, or its first state, and a saver for later ones.
 
-        Args:
-            net: index of the net.
-            recipe: recipe of the net.
-            initial: (P,) parameters of its first state; None for random parameters.
+        `initial` has the parameters of the first state, (P,); None for random parameters.
         """
         folder = storage.join(self.folder, "checkpoints")
         folder = storage.join(folder, str(net)) if self._num_nets > 1 else folder

@@ -216,10 +216,7 @@ class ParameterServer:
         return sums if is_finite else Refusal.NOT_FINITE
 
     def apply(self, total: Contribution) -> None:
-        """Update the parameters, which ends the round.
-
-        Args:
-            total: sum of the gradients of all shards; it is not modified.
+        """Update the parameters by the sum over all shards, which is not changed; end the round.
 
         Raises:
             DivergedError: the loss or a parameter is not finite after the update.
