@@ -16,7 +16,6 @@ from nanograd.settings.specs import DATA, IMAGE_COLUMN, LABEL_COLUMN, ReportSpec
 
 # Default of --momentum for --optimizer momentum.
 _MOMENTUM = 0.9
-# If digits are not deskewed, these values replace the values of the preset.
 # The value of another setting without which a setting has no effect.
 _NEEDS = {
     "momentum": ("optimizer", "momentum"),
