@@ -123,7 +123,7 @@ def test_functions_and_commands_do_the_same(nanograd_, tmp_path, run, sample):
         (lambda: nanograd.ingest("nowhere", output=7), ""),
         (lambda: nanograd.evaluate("nowhere", data=([[0.0] * 784], [10])), ""),
         (lambda: nanograd.export("nowhere", "o"), ""),
-        (lambda: nanograd.load_model(7), "7 is no path"),
+        (lambda: nanograd.Predictor(7), "7 is no path"),
         (lambda: nanograd.load_model(""), "'' is no path"),
         (lambda: nanograd.load_model(Path(__file__).parent), ""),
         (lambda: nanograd.train(data=["sample", 7]), ""),
@@ -325,6 +325,7 @@ def test_images_of_another_kind_are_refused(run, images, why):
     with pytest.raises(ArgumentError, match=why) as caught:
         run.model.predict(images)
     assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, TypeError)
 
 
 def test_pictures_are_read_from_every_kind_of_source(tmp_path):

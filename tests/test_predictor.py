@@ -168,13 +168,6 @@ def test_named_label_column_that_is_missing_is_an_error(images, model):
     assert "prediction" in nanograd.Predictor(model, label_column="none")({"image": images})
 
 
-def test_models_of_another_kind_are_errors(tmp_path):
-    with pytest.raises(DataError, match="is not a model directory"):
-        nanograd.Predictor(tmp_path)
-    with pytest.raises(TypeError, match="7 is no path or URI"):
-        nanograd.Predictor(7)  # type: ignore[arg-type]
-
-
 OTHER_COLUMNS: dict[str, Any] = {
     "category": pd.Series(["a", "b", None] * 3, dtype="category"),
     "time zone": pd.date_range("2026-01-01", periods=9, tz="Asia/Taipei"),

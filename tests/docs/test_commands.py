@@ -10,7 +10,6 @@ import pytest
 
 from nanograd.cli import cli
 from nanograd.settings.fields import flag_name
-from nanograd.settings.train_spec import TrainSpec
 from tests.conftest import ROOT
 from tests.docs.test_docs import DOCUMENTS, FENCE, name_of, prose
 
@@ -77,4 +76,3 @@ def test_environment_variables_correspond_to_flags():
     assert "batch_size" in named
     command, _ = find_command(["train"])
     assert {flag_name(name) for name in named} <= flags_of(command)
-    assert named <= set(TrainSpec.__dataclass_fields__)

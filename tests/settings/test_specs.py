@@ -54,10 +54,7 @@ def test_signature_of_a_function_has_the_settings_and_their_defaults(function, s
     settings = {each.name: each.default for each in spec.settings() if not each.terminal}
     settings |= {"workers": 0} if "workers" in settings else {}
     assert list(found)[: len(own)] == own
-    assert found.keys() == {*own, *settings}
-    assert {name: found[name] for name in settings if name not in own} == {
-        name: default for name, default in settings.items() if name not in own
-    }
+    assert found == settings | {name: found[name] for name in own}
 
 
 @pytest.mark.parametrize("name", PRESETS)
