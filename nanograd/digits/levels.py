@@ -38,9 +38,13 @@ PROBLEMS = (
 
 
 def scale_of(largest: Iterable[float | None]) -> int | None:
-    """Return the scale of a column from the largest pixel of each of its parts (None: unknown).
+    """Return the scale of a column: 1 for shares, 255 for levels, 16 if the rule above refuses it.
 
-    The scale is 1 for shares, 255 for levels, 16 if it is unclear, and None if it is unknown.
+    Args:
+        largest: the largest pixel of each part of the column, or None if it is unknown.
+
+    Returns:
+        The scale; None if an unknown part could change it.
 
     >>> scale_of([0, 255, None]), scale_of([0.5, 1]), scale_of([1, 9]), scale_of([1, 999])
     (255, 1, 16, None)

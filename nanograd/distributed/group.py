@@ -113,16 +113,16 @@ class RayGroup:
         return self
 
     def advance(self, until: int, *, is_copied: bool = False) -> None:
-        """Compute all rounds before `until`; replace what fails, unless `stop` is set.
+        """Compute all rounds before `until`; replace workers and servers that fail.
 
         Args:
             until: the round after the last one to compute.
-            is_copied: copy the servers' state to the driver even if no copy is due.
+            is_copied: copy the servers' state to the driver afterwards, even if no copy is due.
 
         Raises:
             DivergedError: a gradient, loss or parameter is not finite.
-            ClusterError: failures repeat, and no round is applied between them.
-            Stopped: `stop` is set and the group has failed.
+            ClusterError: there were several failures, and no round was completed between them.
+            Stopped: a worker or server failed after the command was told to stop.
         """
         failures: dict[str, Failure] = {}
         while True:

@@ -75,9 +75,9 @@ def probe(
 ) -> dict[_Key, FailureKind]:
     """Ask workers or servers for a reply; return those that fail, or are silent for `reply_s` s.
 
-    A task in another process asks them. A call from this process would have to wait for its earlier
-    calls, which may wait for an actor that is gone. An actor replies after its current work, or at
-    once if the call is in a concurrency group.
+    A task in another process asks them. A call from this process would come after its earlier
+    calls, one of which may wait for an actor that is gone. A worker or server replies after its
+    current work, or at once if the call is in a concurrency group.
     """
     options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
 

@@ -234,11 +234,11 @@ class Servers:
         return int(reached[ahead])
 
     def snapshot(self, reply_s: float) -> Snapshot:
-        """Check that the servers have one state; return a copy, from this host if possible.
+        """Check that all servers have the same state; return it, from this host if it has a server.
 
         Raises:
             ClusterError: the servers have different states.
-            RayError: a server fails meanwhile, or no server replies.
+            RayError: a server fails, or no server replies.
         """
         if len(self.present) > 1 and (faulty := deviating(self._call("digest"))):
             names = sorted(str(self.present[host].neighbour) for host in faulty)

@@ -1,20 +1,20 @@
 """Shared memory: how processes of one host exchange parameters and gradients.
 
 The parameter server creates a block of memory. It holds two copies of the state (the parameters,
-their average and the optimizer's vectors), a gradient for each tree node that a worker sends, and
-counters. In round k, the server writes the parameters and sets their counter to k. Workers poll
-this counter for a short time, and then sleep until it changes (by a futex). A worker writes the
-sums of its tree nodes, sets their counters to k + 1, and wakes the server by a byte in a pipe.
-There are no locks. The server does not poll, because polling takes time from the workers: with two
-workers on two cores, a round of 512 images took 2.4 ms with polling and 1.9 ms without.
+their average and the optimizer's vectors), room for the gradient of each tree node that a worker
+computes, and counters. In round k, the server writes the parameters and sets their counter to k.
+Workers poll this counter for a short time, and then sleep until it changes (by a futex). A worker
+writes the sums of its tree nodes, sets their counters to k + 1, and wakes the server by a byte in a
+pipe. There are no locks. The server does not poll, because polling takes time from the workers:
+with two workers on two cores, a round of 512 images took 2.4 ms with polling and 1.9 ms without.
 
-If all workers can open the memory of the only server, they *share* the update of the state. The
-state is divided into one slice for each tree node that a worker sends. This worker waits for the
-sums of all nodes, writes its slice of the next state to the copy that does not hold the present
-state, and sets the counter of the slice to k + 1. The next state is complete when all slices have
-reached its round. Until then, the present state does not change, so a worker may die at any time.
-The server sleeps until the end of the segment of rounds, or until a worker finds a number that is
-not finite.
+If there is one server and all workers can open its memory, they *share* the update of the state.
+The state is divided into one slice for each of these tree nodes. The worker that computes the node
+waits for the sums of all nodes, writes its slice of the next state to the copy that does not hold
+the present state, and sets the counter of the slice to k + 1. The next state is complete when the
+counters of all slices are k + 1. Until then, the present state does not change, so a worker may die
+at any time. The server sleeps until the last round that it was told to compute, or until a worker
+finds a number that is not finite.
 
 Memory and pipe have no names in the file system, so nothing is left behind when processes are
 killed. Workers open them as `/proc/<pid>/fd/<number>`. Counters are sufficient because x86-64 does

@@ -212,9 +212,9 @@ def rename_taken(names: Sequence[str], taken: Iterable[str]) -> list[str]:
 
 
 def class_digits(schema: pa.Schema, name: str) -> list[int | None] | None:
-    """Return the digit of each class number of a Hugging Face `ClassLabel`; None for other columns.
+    """Return the digits that the class numbers of a Hugging Face `ClassLabel` mean, by number.
 
-    A `ClassLabel` names its classes, in any order. A class whose name is no digit gets None.
+    The digit is None for a class whose name is no digit. The result is None for other columns.
     """
     feature = _features(schema).get(name, {})
     names = feature.get("names")

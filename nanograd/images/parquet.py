@@ -302,10 +302,11 @@ def _places(
     """Find how the columns `names` of a table are stored.
 
     Returns:
-        The numbers of their leaf columns (see `leaf_places`); by column, the leaf columns that hold
-        pixels as numbers, under the name of the first column if 784 columns hold a pixel each; and
-        the schema of the columns with each view type replaced (see `plain_type`), None if they have
-        no view types.
+        The indices of their leaf columns (see `leaf_places`).
+        For each column with pixels as numbers, the indices of its leaf columns. 784 columns with a
+        pixel each are one entry, under the name of the first.
+        The schema of the columns with plain types instead of view types (see `plain_type`); None if
+        no column has a view type.
     """
     schema = pa.ipc.read_schema(pa.BufferReader(serialized))
     places, scaled = leaf_places(schema), dict[str, list[int]]()

@@ -64,22 +64,22 @@ def load(
     options: ReadOptions = _DEFAULTS,
     arrays: Source | None = None,
 ) -> Mnist:
-    """Load and join data sets.
+    """Load data sets and join them. `arrays`, from `separate_arrays`, replaces all `sources`.
 
     - `mnist`: MNIST from the cache. If it is missing, it is downloaded from one of the mirrors.
     - `sample`: 4,000 training and 1,000 test images in this package.
     - `auto`: `mnist`, or `sample` with a warning if MNIST is not available.
     - a folder or URI with the four IDX files or with two CSV files, gzipped or not. Test images may
-      be missing or, as in Kaggle's data, unlabelled. A folder `mnist` is written `./mnist`.
-    - CSV or Parquet files, or pictures. Pictures in a folder `test`, and CSV or Parquet files in
-      such a folder or with a name that begins with `test`, are test images, if other files exist.
-    - `arrays`, the result of `separate_arrays`, replaces all of these.
+      be missing or, as in Kaggle's data, unlabelled. `./mnist` is a folder of this name.
+    - CSV or Parquet files, or pictures. Pictures in a folder `test` are test images, and so are CSV
+      and Parquet files in such a folder or with a name that begins with `test`. But if a data set
+      has only such files, they are training images.
 
-    With several data sets, the names of files and folders that are a data set of their own count,
-    too: `train.csv` and `test.csv` have training images and test images.
+    If there are several data sets, the name of a data set counts, too: `test.csv` has test images
+    if `train.csv` is given as well.
 
-    If a data set has no test images, and no other one has test images alone, the last images of
-    each digit are held out.
+    If a data set has no test images, and no other data set has only test images, the last images of
+    each digit are held out as test images.
 
     Raises:
         DataError: data is missing or damaged, or has no labels; there are too few images to hold

@@ -92,9 +92,9 @@ class Earlier(NamedTuple):
 
 
 def find_files(output: str, *, with_staged: bool = False) -> dict[str, tuple[str, int]]:
-    """Return path (or URI) and size of all files in an output, by their names in the output.
+    """Map the name of each file in an output to its path (or URI) and its size.
 
-    With `with_staged`, complete staged files count as if they were moved already.
+    With `with_staged`, staged files count as if they were in the output already, if all are there.
     """
     listed = storage.files_below(output)
     found = {place.removeprefix(f"{output}/"): (place, size) for place, size, _ in listed}

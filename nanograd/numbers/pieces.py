@@ -36,8 +36,8 @@ class Pieces:
 def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> Pieces:
     """Divide a line at the seams in its gaps, and between digits that touch.
 
-    Of the seams between two digits that touch, the one is chosen after which the model gives both
-    digits the highest probability.
+    If two digits touch, several seams between them are tried. The seam is chosen for which the
+    product of the model's probabilities of both digits is largest.
 
     Args:
         line: a line of D digits.

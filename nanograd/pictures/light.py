@@ -68,9 +68,9 @@ def divide(picture: Image.Image, light: Floats) -> Image.Image:
 def by_hue(reduced: Image.Image, least: float) -> tuple[float, float, float, float] | None:
     """Find the direction in colour space that separates ink from its sheet.
 
-    Return it as the matrix of `Image.convert("L", ...)`; None if the picture is grey or there are
-    not two hues that differ by `least` of the sheet's brightness. A sheet of little colour has to
-    have ink that is darker than the sheet in one channel and brighter in another.
+    Return it as the matrix of `Image.convert("L", ...)`. None if the picture is grey, or if no two
+    hues differ by the share `least` of the sheet's brightness; and if the sheet has little colour,
+    unless the ink is darker than the sheet in one channel and brighter in another.
     """
     if reduced.mode != "RGB":
         return None

@@ -84,10 +84,10 @@ def is_frame(labels: Ints, mark: int, boxes: Floats, mass: Floats, axes: int = 2
 
 
 def _grow(start: int, boxes: Floats, allowed: Mask, bars: Mask) -> Mask:
-    """Start with one mark, and add allowed marks close to those added, until none is close.
+    """Add to a mark the `allowed` marks that are close to it, then those close to these, and so on.
 
-    Marks in `bars`, such as the bar of a five, may be further away if they are straight above or
-    below.
+    A mark in `bars`, such as the bar of a five, may be further away if it is above or below the
+    marks that were added.
     """
     kept = np.zeros(len(boxes), bool)
     kept[start] = True

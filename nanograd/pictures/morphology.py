@@ -55,8 +55,8 @@ def pen_width(ink: Floats) -> float:
 def adjust_pen(ink: Floats) -> Floats:
     """Make strokes as thick as MNIST's, by thickening or thinning; add 8 pixels of margin.
 
-    Strokes are thinned only as far as no stroke vanishes, for example a thin stroke beside a filled
-    loop. Thickening the result again shows whether a stroke has vanished.
+    Strokes are thinned only until one would vanish, for example a thin stroke beside a filled loop.
+    To find out, the thinned strokes are thickened again and compared with `ink`.
     """
     ink = np.pad(ink, 8)
     scale = tuning.DETAIL_SIDE / LONGEST_SIDE

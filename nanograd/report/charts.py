@@ -183,10 +183,10 @@ def plot(
 
 
 def confusion_chart(counts: Ints) -> Chart:
-    """Draw a confusion matrix, (10, 10) images, row = true digit.
+    """Draw a confusion matrix, (10, 10) numbers of images, one row for each true digit.
 
-    Hits are shaded relative to the largest number of hits, misses relative to the largest number
-    of misses.
+    The cells on the diagonal are shaded relative to the largest of them. The other cells are shaded
+    relative to the largest of these.
     """
     hits = np.diag(np.diag(counts))
     most = np.where(hits, hits.max(), (counts - hits).max())

@@ -1,7 +1,8 @@
-"""Calibration: the reference of a model, fitted to its training images.
+"""Calibration: fit the temperature and the means of a model (`Reference`) to its training images.
 
 A net has memorised its training images, so its confidence on them is too high. Therefore, the
-images are distorted more and more until the net misclassifies 5 % (docs/decisions/0025-scores.md).
+images are distorted more and more until the net misclassifies 5 % of them. The temperature is
+fitted to the net's output for these (docs/decisions/0025-scores.md).
 """
 
 from collections.abc import Sequence
