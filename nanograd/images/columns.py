@@ -336,7 +336,9 @@ class Partitions(NamedTuple):
 
     def extend(self, schema: pa.Schema, file: str) -> pa.Schema:
         """Append to a file's schema the columns that only its folder names define."""
-        values = self.values(file) if self.schema.names else {}
+        if not self.schema.names:
+            return schema
+        values = self.values(file)
         own = [e for e in self.schema if e.name in values and e.name not in schema.names]
         return pa.schema([*schema, *own], schema.metadata)
 

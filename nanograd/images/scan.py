@@ -168,7 +168,7 @@ def warn_of_unusable_labels(
     """Emit a warning about each column that is named like labels but cannot hold digits."""
     found = Counter[tuple[str, str]]()
     for each in scanned:
-        if options.label_column is None and each.columns:
+        if options.label_column is None and each.columns and not each.columns.label:
             found.update((field.name, str(field.type)) for field in odd_labels(each.whole))
     for (name, type_), num_files in found.items():
         text = f"column {name!r} holds {type_}, which cannot be digits: {num_files:,} of"
