@@ -6,7 +6,7 @@ of digits are kept. Marks side by side form a line.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
 from nanograd.numbers.printed import find_printed, find_rules
+from nanograd.numbers.rows import cut_rows, find_dense
 from nanograd.numbers.seams import LINE, STRONG, Seams, find_seams
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.marks import is_frame, measure
@@ -108,6 +109,7 @@ class Way:
     sheets: bool = True  # whether bands along the border may be surroundings of a sheet
     spread: bool = False  # see `normalise.Search`
     weaker: bool = False  # see `normalise.Search`
+    cut: bool = False  # whether marks that are taller than a digit are cut between rows
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Found:
     lines: Sequence[Line]
     inverted: bool  # whether the ink is lighter than the paper
     has_sheet: bool  # whether bands along the border were taken for surroundings
+    is_dense: bool  # whether marks may be digits of several rows
 
     def moved(self, left: float, top: float) -> "Found":
         """Return the lines with their places in a picture of which this one was a part."""
@@ -142,19 +145,18 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         spread=way.spread,
         surroundings=way.sheets or way.spread,
         weaker=way.weaker,
-        choose=choose_marks,
+        choose=partial(choose_marks, cut=way.cut),
     )
     plain = found = normalise.find(picture, how)
     printed = None if found.levels is None else find_printed(found, found.levels.weak)
     if printed is not None:
         found = normalise.mark(found, found.paper, printed)
-    if found.refused or found.marks is None:
+    if found.refused or found.marks is None or found.levels is None:
         why = found.refused or UnreadableError(Reason.BLANK, "there are no marks")
         raise UnreadableError(why.reason, why.detail)  # see `normalise.normalise`
-    # Parts of a broken stroke are linked.
-    labels, count = morphology.label_marks(
-        morphology.running_max(found.marks.view(np.uint8), 1) > 0
-    )
+    # Parts of a broken stroke are linked, unless rows are so close that they would be, too.
+    links = morphology.running_max(found.marks.view(np.uint8), 1) > 0
+    labels, count = morphology.label_marks(found.marks if way.cut else links)
     labels = labels * found.marks
     mass, _, boxes = measure(found.ink, labels, count, found.strength)
     edge = np.array([0, 0, 1, 1]) - np.array([0, 0, *found.marks.shape])
@@ -162,8 +164,10 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     usual = usual_height(boxes, mass)
     corner = np.multiply((found.box or (0, 0))[:2], picture.size).tolist()
     has_sheet = found.box is not None or found.spread
+    near = morphology.running_max((found.ink > found.levels.weak).view(np.uint8), 1) > 0
+    is_dense = len(find_dense(*morphology.label_marks(near), found.ink, found.levels)[0]) > 0
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
-        return replace(closer, has_sheet=has_sheet).moved(*corner)
+        return replace(closer, has_sheet=has_sheet, is_dense=is_dense).moved(*corner)
     _stack(boxes, mass, usual)
     visible = _find_visible(plain, printed)
     groups = _group(boxes, mass, usual_height(boxes, mass), visible)
@@ -174,7 +178,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         groups = [each for each in groups if len(each) > 1 or (boxes[each[0]] > edge).all()]
     lines = [_cut(found, labels, group, boxes) for group in groups]
     lines = [line for line in lines if (line.ink > STRONG).any()]
-    return Found(lines, found.inverted, has_sheet).moved(*corner)
+    return Found(lines, found.inverted, has_sheet, is_dense).moved(*corner)
 
 
 def _find_visible(found: normalise.Candidate, printed: Floats | None) -> Mask:
@@ -221,12 +225,14 @@ def _stack(boxes: Floats, mass: Floats, usual: float) -> None:
         boxes[low[[one, other]]] = both[one, other]
 
 
-def choose_marks(ink: Floats, levels: Levels) -> Mask:
+def choose_marks(ink: Floats, levels: Levels, cut: bool = False) -> Mask:
     """Find the pixels of all marks that may be digits or belong to one.
 
     Raises:
         UnreadableError: `blank`, because no mark is as tall as a digit.
     """
+    if cut:
+        ink = np.where(cut_rows(ink, levels), np.float32(0), ink)
     labels, count = morphology.label_marks(ink > levels.weak)
     mass, at_border, boxes = measure(ink, labels, count, levels.strong)
     for mark in np.flatnonzero(mass > 0).tolist():

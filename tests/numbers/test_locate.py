@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import Reason, UnreadableError
 from nanograd.images import sources
-from nanograd.numbers.locate import find_lines
+from nanograd.numbers.locate import Way, find_lines
 from nanograd.numbers.seams import LINE, STRONG
 from simulators.strings import Style, write
 
@@ -62,6 +62,22 @@ def test_lines_are_in_reading_order() -> None:
     expected = [row[0][:2] for row in rows]
     for place, corner in zip(places, expected, strict=True):
         assert place == pytest.approx(corner, abs=15)
+
+
+def test_rows_that_tails_join_are_cut_apart() -> None:
+    rows = [row_of(4, top) for top in (20, 66, 112)]
+    picture = draw_bars([box for row in rows for box in row])
+    for left, _, _, bottom in (box for row in rows[:2] for box in row[1:]):
+        # From a zero into the row below, where it touches the left side of a zero.
+        tail = (left + 9, bottom - 2, left - 2, bottom + 22)
+        ImageDraw.Draw(picture).line(tail, fill=20, width=5)
+
+    whole, cut = find_lines(picture), find_lines(picture, Way(cut=True))
+
+    assert whole.is_dense
+    assert len(whole.lines) < 3
+    for line, row in zip(cut.lines, rows, strict=True):
+        assert line.place(np.array([0, line.top, 0, 0]))[1] == pytest.approx(row[0][1], abs=6)
 
 
 @pytest.mark.parametrize("is_light", [False, True])
