@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
-from nanograd.numbers.printed import find_printed, find_rules
+from nanograd.numbers.printed import HALO, MARK, PRINT, find_printed, find_rules
 from nanograd.numbers.rows import cut_rows, find_dense
 from nanograd.numbers.seams import LINE, STRONG, Seams, find_seams
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.marks import is_frame, measure
 from nanograd.pictures.paper import Levels, ink_strength
-from nanograd.runtime.arrays import Floats, Ints, Mask
+from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 # Longest side in pixels of the copy in which lines are found.
 SEARCH_SIDE = 480
@@ -38,8 +38,11 @@ LEAST_INK = 0.02
 SHARED, GAP, FAR, REGULAR = 0.35, 2.0, 4.0, 1.4
 # Rules from top to bottom that are at least CELL heights apart divide a row into the cells of a
 # table. Boxes of a form, with a digit each, are narrower. Rules of squared paper go on to the EDGE
-# rows at the top or the bottom of the picture, at most TURNED times its height to the side.
-CELL, EDGE, TURNED = 2.0, 4, 0.04
+# rows at the top or the bottom of the picture, at most TURNED times its height to the side. Its
+# squares are less than SQUARE times as wide as high. A digit may hide a rule, so the distances of
+# the rules around a digit that count are those of the quantile SMALLER. Of 14 tables that fill a
+# picture, 1 is right without SQUARE, and 8 with it (2026-12-02).
+CELL, EDGE, TURNED, SQUARE, SMALLER = 2.0, 4, 0.04, 1.3, 0.25
 # A small mark belongs to a line if it is within this many heights above, below or beside it.
 NEAR = 0.35
 # Width / height above which a mark is wide, and the share of the ink below which others are few.
@@ -169,9 +172,10 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
         return replace(closer, has_sheet=has_sheet, is_dense=is_dense).moved(*corner)
     _stack(boxes, mass, usual)
-    visible = _find_visible(plain, printed)
-    groups = _group(boxes, mass, usual_height(boxes, mass), visible)
-    groups = [groups[each] for each in _reading_order([boxes[each].min(0) for each in groups])]
+    kinds = _find_kinds(plain, printed, found.marks)
+    groups = _group(boxes, mass, usual_height(boxes, mass), kinds)
+    around = np.array([boxes[each].min(0) for each in groups])
+    groups = [groups[each] for each in _reading_order(around)]
     groups = [each for each in groups if not _are_wires(boxes[each], boxes[each] - edge)] or groups
     if max(map(len, groups)) > 1:
         # A single mark at the border is a part of something else.
@@ -181,15 +185,18 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     return Found(lines, found.inverted, has_sheet, is_dense).moved(*corner)
 
 
-def _find_visible(found: normalise.Candidate, printed: Floats | None) -> Mask:
-    """Find the pixels of ink and of printed lines."""
+def _find_kinds(found: normalise.Candidate, printed: Floats | None, marks: Mask) -> Bytes:
+    """Return for each pixel whether it is paper, print or a mark; see `find_rules`."""
     sheet, is_line = found.paper, np.zeros(found.ink.shape, bool)
     if found.lines is not None:  # they are a part of the paper
         sheet = sheet / (1 - np.minimum(found.lines, tuning.MOST_LINE))
     for lines in (found.lines, printed):
         is_line |= False if lines is None else lines > tuning.LEAST_LINE
     ink = ink_strength(found.search, sheet)
-    return np.asarray((ink > found.strength / 2) | (is_line & (ink > tuning.LEAST_LINE)))
+    visible = (ink > found.strength / 2) | (is_line & (ink > tuning.LEAST_LINE))
+    is_mark = morphology.running_max(marks.view(np.uint8), HALO) > 0
+    wide = morphology.running_max(visible.view(np.uint8), 1)  # a rule may be slanted
+    return np.asarray(np.where(is_mark, np.uint8(MARK), np.uint8(PRINT)) * wide)
 
 
 def _look_closer(
@@ -288,10 +295,10 @@ def usual_height(boxes: Floats, mass: Floats) -> float:
     return float(heights[order][np.searchsorted(share, 0.5)])
 
 
-def _group(boxes: Floats, mass: Floats, usual: float, visible: Mask) -> list[Ints]:
+def _group(boxes: Floats, mass: Floats, usual: float, kinds: Bytes) -> list[Ints]:
     """Group marks with ink to lines. Boxes are (top, left, -bottom, -right).
 
-    `usual` is the usual height of a digit, and `visible` has the pixels that are not paper.
+    `usual` is the usual height of a digit, and `kinds` are those of `find_rules`.
     """
     heights = 1 - boxes[:, 0] - boxes[:, 2]
     tall = np.flatnonzero((heights >= TALL * usual) & (mass > 0))
@@ -310,10 +317,10 @@ def _group(boxes: Floats, mass: Floats, usual: float, visible: Mask) -> list[Int
         middle = (boxes[:, :2] + 1 - boxes[:, 2:]) / 2 - 0.5
         inside = (middle >= box[:2] - reach).all(1) & (middle <= reach - box[2:]).all(1)
         members |= inside & (line < 0) & (heights < TALL * usual) & (mass > 0)
-        groups += _divide(np.flatnonzero(members), boxes, usual, visible)
+        groups += _divide(np.flatnonzero(members), boxes, usual, kinds)
     # The marks that are left may be smaller digits, on lines of their own or with the lowest ones.
     # What touches the border is a part of another line.
-    touches = (boxes <= np.array([0, 0, 1, 1]) - [0, 0, *visible.shape]).any(1)
+    touches = (boxes <= np.array([0, 0, 1, 1]) - [0, 0, *kinds.shape]).any(1)
     rest = mass * (heights < TALL * usual) * ~touches
     rest[np.concatenate(groups)] = 0
     smaller = usual_height(boxes, rest)
@@ -322,22 +329,30 @@ def _group(boxes: Floats, mass: Floats, usual: float, visible: Mask) -> list[Int
     is_low = [TALL * heights[each].max() <= smaller for each in groups]
     for each in compress(groups, is_low):
         rest[each] = mass[each]
-    below = _group(boxes, rest, smaller, visible)
+    below = _group(boxes, rest, smaller, kinds)
     return [each for each, low in zip(groups, is_low, strict=True) if not low] + [
         each for each in below if len(each) > 1 or heights[each[0]] >= TALL * usual
     ]
 
 
-def _divide(group: Ints, boxes: Floats, usual: float, visible: Mask) -> list[Ints]:
-    """Divide a line into the cells of a table; squared paper has rules from side to side."""
-    tall = group[1 - boxes[group, 0] - boxes[group, 2] >= TALL * usual]
-    rules = find_rules(boxes[tall], visible)
-    reach = max(2, round(TURNED * len(visible)))
-    ends = np.asarray(np.concatenate([visible[:EDGE], visible[-EDGE:]]).any(0))
-    around = (slice(max(round(x) - reach, 0), round(x) + reach) for x in rules.tolist())
-    is_paper = any(ends[place].any() for place in around)
-    if len(rules) < 2 or np.diff(rules).min() < CELL * usual or is_paper:
+def _divide(group: Ints, boxes: Floats, usual: float, kinds: Bytes) -> list[Ints]:
+    """Divide a line into the cells of a table, but not at the rules of squared paper."""
+    is_tall = 1 - boxes[:, 0] - boxes[:, 2] >= TALL * usual
+    tall = group[is_tall[group]]
+    rules = find_rules(boxes[tall], kinds)
+    if len(rules) < 2 or np.diff(rules).min() < CELL * usual:
         return [group]
+    reach = max(2, round(TURNED * len(kinds)))
+    ends = np.asarray(np.concatenate([kinds[:EDGE], kinds[-EDGE:]]).any(0))
+    around = (slice(max(round(x) - reach, 0), round(x) + reach) for x in rules.tolist())
+    if any(ends[place].any() for place in around):
+        sides = list[float]()
+        for axes, turned in (([0, 1, 2, 3], kinds), ([1, 0, 3, 2], kinds.T)):
+            pairs = (find_rules(box[None, axes], turned) for box in boxes[is_tall])
+            found = [float(np.ptp(pair)) for pair in pairs if len(pair) > 1]
+            sides.append(float(np.quantile(found or [1.0], SMALLER)))
+        if 1 / SQUARE < sides[0] / sides[1] < SQUARE:
+            return [group]
     cells = np.searchsorted(rules, (boxes[group, 1] - boxes[group, 3]) / 2)
     return [group[cells == each] for each in np.unique(cells[np.isin(group, tall)])]
 
@@ -378,16 +393,26 @@ def _join(boxes: Floats, tall: Ints, reach: Floats) -> tuple[Ints, Floats]:
     return line, gap
 
 
-def _reading_order(boxes: list[Floats]) -> list[int]:
-    """Order boxes by rows. The middle of a box is within the height of the first in its row."""
+def _reading_order(boxes: Floats) -> list[int]:
+    """Order boxes by rows. The middle of a box is within the height of the first in its row.
+
+    Rows fall by the usual slope to the nearest box on the right; heights count four times there.
+    """
+    y, x = (boxes[:, :2] - boxes[:, 2:]).T / 2
+    down, across = np.abs(y - y[:, None]), boxes[:, 1] + boxes[:, [3]]
+    heights = 1 - boxes[:, 0] - boxes[:, 2]
+    is_beside = (across > 0) & (down < np.minimum(heights, heights[:, None]))
+    far = np.where(is_beside, across + 4 * down, np.inf)
+    start = np.flatnonzero(is_beside.any(1))
+    end = far[start].argmin(1)
+    y = y - x * float(np.median((y[end] - y[start]) / (x[end] - x[start])) if len(start) else 0)
     order, row = list[int](), list[int]()
-    middles = [(box[0] - box[2]) / 2 for box in boxes]
-    for number in sorted(range(len(boxes)), key=lambda each: middles[each]):
-        if row and middles[number] > -boxes[row[0]][2]:
-            order += sorted(row, key=lambda each: boxes[each][1])
+    for number in np.argsort(y, kind="stable").tolist():
+        if row and y[number] > y[row[0]] + heights[row[0]] / 2:
+            order += sorted(row, key=lambda each: boxes[each, 1])
             row = []
         row.append(number)
-    return order + sorted(row, key=lambda each: boxes[each][1])
+    return order + sorted(row, key=lambda each: boxes[each, 1])
 
 
 def _cut(found: normalise.Candidate, labels: Ints, group: Ints, boxes: Floats) -> Line:

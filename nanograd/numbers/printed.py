@@ -5,7 +5,7 @@ import numpy as np
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.lines import find_lines, find_sides, trace
 from nanograd.pictures.marks import measure
-from nanograd.runtime.arrays import Floats, Ints, Mask
+from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 # Minimum side in pixels of a printed box. Its sides are in a rim of RIM of its height or width, and
 # cover the share ALONG of it.
@@ -20,6 +20,10 @@ FULL, RULE, LONG, SOLID = 0.85, 2.5, 0.25, 0.9
 # A rule between digits is this share of their height longer at both ends, and has ink along the
 # share COVERED of this length.
 LONGER, COVERED = 0.25, 0.9
+# Kinds of pixels. Those up to HALO from a mark may be its faint rim. A rule has FREE of its length
+# elsewhere; a one as tall as its cell has less, with the rules above and below it.
+PAPER, PRINT, MARK = range(3)
+HALO, FREE = 2, 1 / 3
 # Slopes of lines that are tried, up to 11 degrees, and minimum width in pixels of a mark to turn.
 SLOPES, TURNED = np.arange(-20, 21) / 100, 48
 
@@ -99,26 +103,27 @@ def _sides(part: Floats, is_rule: bool, is_wide: bool, strength: float) -> Float
     return part if is_bar else max(rules, key=np.sum, default=None)
 
 
-def find_rules(boxes: Floats, ink: Mask) -> Floats:
+def find_rules(boxes: Floats, kinds: Bytes) -> Floats:
     """Find the columns of rules from top to bottom between marks, and of the next on both sides.
 
     Args:
         boxes: (n, 4) top, left, -bottom and -right of the marks of a line.
-        ink: (height, width) bool, pixels that are not paper.
+        kinds: (height, width) uint8, `PAPER`, `PRINT` or `MARK` for each pixel.
 
     Returns:
         The middle of each rule, from left to right.
     """
-    height, width = ink.shape
+    height, width = kinds.shape
     boxes = boxes[np.argsort(boxes[:, 1])]
     middles = (boxes[:, 1] + 1 - boxes[:, 3]) / 2
     ends = [0, *((middles[1:] + middles[:-1]) / 2).astype(int).tolist(), width]
-    wide = morphology.running_max(ink.view(np.uint8), 1) > 0  # a rule may be slanted
     is_rule = np.zeros(width, bool)
     for (top, _, bottom, _), left, right in zip(boxes.tolist(), ends, ends[1:], strict=False):
         reach = LONGER * (1 - bottom - top)
         rows = slice(max(round(top - reach), 0), min(round(1 - bottom + reach), height))
-        is_rule[left:right] = wide[rows, left:right].mean(0) >= COVERED
+        free = kinds[rows, left:right] != MARK
+        printed = (kinds[rows, left:right] == PRINT).sum(0)
+        is_rule[left:right] = (printed >= COVERED * free.sum(0)) & (free.mean(0) >= FREE)
     edges = np.flatnonzero(np.diff(is_rule, prepend=False, append=False)).reshape(-1, 2)
     found = edges.mean(1)
     first, last = np.searchsorted(found, middles[[0, -1]])

@@ -8,6 +8,7 @@ from nanograd.digits.dataset import Mnist
 from nanograd.errors import Reason, UnreadableError
 from nanograd.images import sources
 from nanograd.numbers.locate import Way, find_lines
+from nanograd.numbers.printed import MARK, PAPER, PRINT, find_rules
 from nanograd.numbers.seams import LINE, STRONG
 from simulators.strings import Style, write
 
@@ -78,6 +79,18 @@ def test_rows_that_tails_join_are_cut_apart() -> None:
     assert len(whole.lines) < 3
     for line, row in zip(cut.lines, rows, strict=True):
         assert line.place(np.array([0, line.top, 0, 0]))[1] == pytest.approx(row[0][1], abs=6)
+
+
+@pytest.mark.parametrize("degrees", [4, -4])
+def test_cells_of_a_tilted_table_are_in_reading_order(degrees: float) -> None:
+    rows = [[3, 1, 2], [1, 3, 3], [3, 2, 1]]
+    table = draw_table(rows, 180)
+    paper = Image.new("L", (table.width + 80, table.height + 120), 240)
+    paper.paste(table, (40, 60))
+
+    found = starts_of(paper.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=240))
+
+    assert [len(starts) for starts in found] == [count for cells in rows for count in cells]
 
 
 @pytest.mark.parametrize("is_light", [False, True])
@@ -253,6 +266,37 @@ def test_cells_of_a_table_are_lines_of_their_own(strokes: int) -> None:
     found = starts_of(draw_table(rows, 115, strokes))
 
     assert [len(starts) for starts in found] == [count for cells in rows for count in cells]
+
+
+@pytest.mark.parametrize("top", [0, 26])
+def test_cells_of_a_table_that_fills_the_picture_are_lines(top: int) -> None:
+    rows = [[3, 2, 3], [2, 3, 3], [2, 2, 1]]
+    table = draw_table(rows, 115).crop((21, top, 364, 230))
+
+    found = starts_of(table)
+
+    assert [len(starts) for starts in found] == [count for cells in rows for count in cells]
+
+
+def test_numbers_across_large_squares_are_lines() -> None:
+    picture = draw_bars([*row_of(7, 18), *row_of(6, 90)])
+    canvas = ImageDraw.Draw(picture)
+    for place in range(7, 400, 86):
+        canvas.line((place, 0, place, 199), fill=150, width=2)
+        canvas.line((0, place, 399, place), fill=150, width=2)
+
+    assert [len(starts) for starts in starts_of(picture)] == [7, 6]
+
+
+def test_one_as_tall_as_its_cell_is_no_rule() -> None:
+    kinds = np.full((41, 91), PAPER, np.uint8)
+    kinds[[4, 36]] = PRINT
+    kinds[:, [3, 45, 87]] = PRINT
+    kinds[6:35, 20:24] = MARK
+
+    rules = find_rules(np.array([[8, 21, -32, -22], [9, 60, -31, -69]]), kinds)
+
+    np.testing.assert_array_equal(rules, [3.5, 45.5, 87.5])
 
 
 def test_boxes_of_a_form_are_one_line() -> None:
