@@ -245,7 +245,7 @@ def test_runs_are_compared_by_the_settings_that_differ_and_their_results(tmp_pat
     assert (alone.settings, alone.runs) == ({}, [run.directory])
     Path(other.directory, "metrics.jsonl").unlink()
     assert nanograd.compare(places).results["loss"] == [run.metrics[-1]["loss"], None]
-    with pytest.raises(nanograd.NanogradError, match="nowhere holds neither a finished"):
+    with pytest.raises(nanograd.NanogradError, match="nowhere: there is no such folder"):
         nanograd.compare([run.directory, "nowhere"])
 
 

@@ -87,6 +87,8 @@ def load(
         StorageError: data cannot be read, or the cache cannot be written.
         UsageError: a setting has no effect on these data sets.
     """
+    if arrays:
+        _warn_if_dark(arrays.train, listener)
     found = [arrays] if arrays else list(_load_each(sources, listener, options))
     name = " + ".join(each.name for each in found)
     has_tests = any(not len(each.train) for each in found)
@@ -103,8 +105,9 @@ def load(
         listener(info(f"{source} has no labelled test images: {held} as such (--test-split)"))
     train, test = (concatenate(each) for each in zip(*pairs, strict=True))
     if not len(test):
-        few = f"{len(train):,} images are too few to hold out a share of {share} for testing"
-        raise DataError(f"{name}: {few}; add images or raise --test-split")
+        why = "no digit has two images, one to train and one to test; add some"
+        why = why if share else "--test-split 0 holds out none; raise it"
+        raise DataError(f"{name} has no test images: {why}")
     if len(np.unique(train.labels)) == 1:
         raise DataError(
             f"{name}: every training image ({len(train):,}) has the label {train.labels[0]}; there "
@@ -132,6 +135,7 @@ def load_test(
     `about` is the manifest of the model to measure. A warning says if it was trained on the images.
     """
     if arrays is not None:
+        _warn_if_dark(arrays.train, listener)
         return arrays.train
     parts = list[Dataset]()
     for name, train, test in _load_each(sources, listener, options, only_test=True):
@@ -163,10 +167,7 @@ def reload_test(
     names = _names(about)
     image, label = settings.get("image_column"), settings.get("label_column")
     options = ReadOptions(image_column=image, label_column=label)
-    share = about.get("test_split")
-    if share is None and len(names) == 1:  # its test images are found without the others
-        return load_test(names, listener, options)
-    found = load(names, listener, share, options)
+    found = load(names, listener, about.get("test_split"), options)
     if found.sha256 != about["identity"]["data_sha256"]:
         raise DataError(f"{found.name} has changed since the run; name test images with --data")
     return found.test
@@ -278,7 +279,10 @@ def _find_files(source: str, listener: Listener, *, by_name: bool = False) -> di
     if storage.is_file(place) and not inputs.is_table(place):
         check_ending(place)
         if not inputs.kind_of(place):
-            return files
+            raise DataError(
+                f"{place}: this is no Parquet or CSV file and no picture; of IDX files, name the "
+                "folder; pass arrays in Python, as data=(images, labels)"
+            )
     hint = "expected MNIST's IDX files, mnist_train.csv or train.csv, Parquet files or pictures"
     hint += " (for a CSV file of another name, pass its path)"
     suffixes = CSV if place.lower().endswith(CSV) else (*inputs.TABLES, *inputs.PICTURES)
@@ -365,6 +369,14 @@ def _read_part(
     known = [each for each in places if labels[each] is not None or each.lower().endswith(SUFFIX)]
     pictures = reader.read_files(((place, labels[place]) for place in known), _DEFAULTS)
     return _collect(pictures, name, kind, listener, missing=len(places) - len(known))
+
+
+def _warn_if_dark(data: Dataset, listener: Listener) -> None:
+    """Warn if most arrays are dark on light, because `Model.predict` uses arrays unchanged, too."""
+    dark = int(are_dark_on_light(data.images.reshape(-1, SIDE, SIDE, 1)).sum())
+    if 2 * dark > len(data):
+        text = f"{dark:,} of {len(data):,} images have a bright border, but arrays are used"
+        listener(warning(f"{text} unchanged; if ink is darker than paper, pass 255 - images"))
 
 
 def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:

@@ -71,6 +71,8 @@ def read_run(folder: str) -> FinishedRun:
     manifest = storage.join(model, model_io.MANIFEST)
     if storage.exists(storage.join(folder, SUMMARY)):
         raise DataError(f"{folder} was written by predict or ingest; name a training run")
+    if not storage.exists(folder):
+        raise DataError(f"{folder}: there is no such folder; check the path")
     if not storage.exists(manifest):
         raise DataError(
             f"{folder} holds neither a finished training run nor a finished prediction; check the "

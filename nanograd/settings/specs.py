@@ -120,7 +120,7 @@ class JobSpec(Spec):
     address: str | None = _workers(None)
     """Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]"""
     overwrite: bool = _output(False)
-    """replace existing output"""
+    """replace existing output; train removes the old run when it starts"""
     quiet: bool = _output(False, terminal=True)
     """log warnings and errors only"""
     log_format: Literal["auto", "text", "json"] = _output("auto", terminal=True)

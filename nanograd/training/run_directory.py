@@ -24,7 +24,15 @@ from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.models import model as model_io
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import json_files, storage
-from nanograd.runtime.events import EpochMetrics, GroupEvent, Listener, ignore, info, warning
+from nanograd.runtime.events import (
+    EpochMetrics,
+    GroupEvent,
+    Listener,
+    count,
+    ignore,
+    info,
+    warning,
+)
 from nanograd.runtime.json_files import JsonObject
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import LossSum, Snapshot, first_snapshot
@@ -141,7 +149,7 @@ class CheckpointSaver:
     def _final(self, error: StorageError) -> StorageError:
         newest = "no checkpoint exists"
         if self._saved_round:
-            newest = f"the newest checkpoint is of round {self._saved_round - 1}"
+            newest = f"the newest checkpoint has {count(self._saved_round, 'round')}"
         return StorageError(f"{error}; {newest}; repair the storage and repeat the command")
 
 

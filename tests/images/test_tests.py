@@ -160,3 +160,52 @@ def test_label_column_without_a_name_is_refused(command, parts, tmp_path):
 
     with pytest.raises(DataError, match="none of 60 rows has a label"):
         command([str(tmp_path)], ignore, options=ReadOptions(label_column=""))
+
+
+def test_report_of_a_run_is_refused_if_its_test_images_have_changed(parts, tmp_path):
+    files = [tmp_path / "own" / name for name in ("train.csv", "test.csv")]
+    for part, file in zip(parts, files, strict=True):
+        write(part, file)
+    data = sources.load([f"{tmp_path}/own"])
+    about = {"data": list(data.sources), "identity": {"data_sha256": data.sha256}}
+
+    assert sources.reload_test([], about, {}, ignore).sha256() == data.test.sha256()
+    write(parts[1].take(slice(10)), files[1])
+    with pytest.raises(DataError, match="own has changed since the run; name test images"):
+        sources.reload_test([], about, {}, ignore)
+    assert len(sources.reload_test([str(files[1])], about, {}, ignore)) == 10
+
+
+def test_arrays_of_dark_ink_are_used_unchanged_with_a_warning(parts):
+    found, events = parts[0], list[Event]()
+    _, arrays = sources.separate_arrays({"data": (255 - found.images, found.labels)})
+
+    data = sources.load([], events.append, test_split=0.2, arrays=arrays)
+    test = sources.load_test([], events.append, arrays=arrays)
+
+    assert np.array_equal(test.images, 255 - found.images)
+    assert len(data.train) + len(data.test) == len(found)
+    texts = [str(event) for event in events if event.level is Level.WARNING]
+    assert len([text for text in texts if "pass 255 - images" in text]) == 2
+    _, light = sources.separate_arrays({"data": (found.images, found.labels)})
+    sources.load_test([], pytest.fail, arrays=light)
+
+
+@pytest.mark.parametrize(
+    ("share", "why"), [(0.0, "--test-split 0 holds out none"), (0.9, "no digit has two images")]
+)
+def test_images_without_any_to_test_are_refused_with_the_cause(sample, share, why):
+    rows = [int(np.flatnonzero(sample.train.labels == digit)[0]) for digit in range(10)]
+    one = sample.train.take(np.array(rows))
+    _, arrays = sources.separate_arrays({"data": (one.images, one.labels)})
+
+    with pytest.raises(DataError, match=why):
+        sources.load([], test_split=share, arrays=arrays)
+
+
+@pytest.mark.parametrize("name", ["digits.npz", "t10k-images.bin"])
+def test_file_of_another_kind_is_refused_with_what_to_name(tmp_path, name):
+    (tmp_path / name).write_bytes(b"0123456789")
+
+    with pytest.raises(DataError, match=f"{name}: this is no Parquet or CSV file"):
+        sources.load([f"{tmp_path}/{name}"])

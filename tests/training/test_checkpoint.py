@@ -125,7 +125,7 @@ def test_third_failure_in_a_row_ends_the_run_and_names_the_newest_checkpoint(tmp
 
     for round_ in (8, 9):
         save_with(writer, round_)
-    with pytest.raises(StorageError, match="round 6"):
+    with pytest.raises(StorageError, match="has 7 rounds"):
         save_with(writer, 10)
 
     assert len(events) == 2
@@ -162,7 +162,7 @@ def test_last_round_that_cannot_be_saved_is_never_called_saved(tmp_path, monkeyp
     folder, start = str(tmp_path / "checkpoints"), some_checkpoint(round_)
     writer = CheckpointSaver(folder, start, events.append)
 
-    named = f"round {round_ - 1}" if round_ else "no checkpoint exists"
+    named = f"has {round_} rounds" if round_ else "no checkpoint exists"
     with pytest.raises(StorageError, match=named):
         writer.save_last(some.snapshot, some.history)
 
