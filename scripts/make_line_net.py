@@ -145,11 +145,12 @@ def draw_line(name: str, draw: Generator, fonts: Sequence[str]) -> Sample:
     images = list(digits.reshape(-1, 28, 28))
     style = Style(
         touching=draw.random() < 0.6,
-        marks=draw.choice([0.2, 0.5]) * (draw.random() < 0.2) if images else 0.75,
+        marks=draw.choice([0.2, 0.5]) * (draw.random() < 0.3) if images else 0.75,
         pale=0.2 * (draw.random() < 0.1),
         links=0.3 * (draw.random() < 0.1),
         wobble=0.0 if draw.random() < 0.5 else max(0.0, draw.uniform(-2, 2)),
         spread=draw.choice([1.0, 1.0, 1.5, 2.0]),
+        comb=draw.random() < SETTINGS["combs"],
         font=font,
     )
     ink = write(images, style, draw)
