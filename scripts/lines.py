@@ -43,8 +43,6 @@ _CLEAN, _THICK, _THIN = 0.3, 0.25, 0.1
 # Shares of the others: photos, forms, other pens on white, and MNIST's pen on white. Shares of
 # those on white with a part of another digit, and of the rest with an underline.
 _PHOTOS, _FORMS, _PENS, _BESIDE, _UNDERLINED = 0.12, 0.1, 0.25, 0.05, 0.04
-# Share of lines with the ticks of a comb.
-_COMBS = 0.05
 # Share of lines without a digit, and of lines half of whose digits are ones.
 _EMPTY, _ONES = 0.08, 0.1
 # Shares of lines whose digits are all drawn from `nanograd.digits.variants`, or some of them, and
@@ -57,7 +55,7 @@ SETTINGS = {
     "validation": VALIDATION, "clean": _CLEAN, "thick": _THICK, "thin": _THIN,
     "photos": _PHOTOS, "forms": _FORMS, "pens": _PENS, "beside": _BESIDE,
     "underlined": _UNDERLINED, "empty": _EMPTY, "ones": _ONES, "drawn": _DRAWN, "mixed": _MIXED,
-    "printed": _PRINTED, "combs": _COMBS,
+    "printed": _PRINTED,
 }  # fmt: skip
 
 
@@ -86,7 +84,6 @@ def draw_picture(digits: Bytes, other: Bytes, draw: Generator, font: str = "") -
         links=0.3 * (draw.random() < 0.15),
         wobble=max(0.0, draw.uniform(-2, 2)),
         spread=draw.choice([1.0, 1.0, 1.5, 2.2]),
-        comb=draw.random() < _COMBS,
         font=font,
     )
     ink = write(images, style, draw)
