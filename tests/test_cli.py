@@ -290,7 +290,11 @@ main(["--version"])
     ("event", "code", "said"),
     [
         ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("signal.raise_signal(15)", 75, "stopped by SIGTERM; run the same command again to.*"),
+        (
+            "signal.raise_signal(15)",
+            75,
+            "stopped by SIGTERM; run the same command again to continue",
+        ),
     ],
 )
 def test_signal_while_the_command_is_imported_has_its_code(tmp_path, event, code, said):
@@ -300,7 +304,7 @@ def test_signal_while_the_command_is_imported_has_its_code(tmp_path, event, code
     done = run(sys.executable, "-m", "nanograd", "--version", PYTHONPATH=path)
 
     assert (done.returncode, done.stdout) == (code, "")
-    assert re.fullmatch(f"nanograd: {said}\n", done.stderr)
+    assert done.stderr == f"nanograd: {said}\n"
 
 
 def test_help_imports_nothing_slow():

@@ -155,8 +155,10 @@ def read(
             held.append((file, numbers, table))
             num_rows += table.num_rows
             num_bytes += table.get_total_buffer_size()  # at least nbytes, which takes 7 us
-            is_large = num_bytes >= BATCH_BYTES <= sum(each.nbytes for _, _, each in held)
-            if num_rows >= MAX_ROWS or is_large:
+            is_full = num_rows >= MAX_ROWS
+            if num_bytes >= BATCH_BYTES:  # tables may share a buffer
+                is_full |= sum(each.nbytes for _, _, each in held) >= BATCH_BYTES
+            if is_full:
                 yield from _decode(held, options, keep, convert)
                 held, num_rows, num_bytes = [], 0, 0
     if held:

@@ -279,10 +279,8 @@ def _find_files(source: str, listener: Listener, *, by_name: bool = False) -> di
     if storage.is_file(place) and not inputs.is_table(place):
         check_ending(place)
         if not inputs.kind_of(place):
-            raise DataError(
-                f"{place}: this is no Parquet or CSV file and no picture; of IDX files, name the "
-                "folder; pass arrays in Python, as data=(images, labels)"
-            )
+            text = "this is no Parquet or CSV file and no picture; of IDX files, name the folder"
+            raise DataError(f"{place}: {text}; pass arrays in Python, as data=(images, labels)")
     hint = "expected MNIST's IDX files, mnist_train.csv or train.csv, Parquet files or pictures"
     hint += " (for a CSV file of another name, pass its path)"
     suffixes = CSV if place.lower().endswith(CSV) else (*inputs.TABLES, *inputs.PICTURES)
@@ -371,18 +369,22 @@ def _read_part(
     return _collect(pictures, name, kind, listener, missing=len(places) - len(known))
 
 
+def _count_dark(data: Dataset) -> int:
+    """Count the images that are dark on light; 0 if most are not."""
+    dark = int(are_dark_on_light(data.images.reshape(-1, SIDE, SIDE, 1)).sum())
+    return dark if 2 * dark > len(data) else 0
+
+
 def _warn_if_dark(data: Dataset, listener: Listener) -> None:
     """Warn if most arrays are dark on light, because `Model.predict` uses arrays unchanged, too."""
-    dark = int(are_dark_on_light(data.images.reshape(-1, SIDE, SIDE, 1)).sum())
-    if 2 * dark > len(data):
+    if dark := _count_dark(data):
         text = f"{dark:,} of {len(data):,} images have a bright border, but arrays are used"
         listener(warning(f"{text} unchanged; if ink is darker than paper, pass 255 - images"))
 
 
 def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:
     """Return the images unchanged, or read them like Parquet rows if most are dark on light."""
-    dark = int(are_dark_on_light(data.images.reshape(-1, SIDE, SIDE, 1)).sum())
-    if 2 * dark <= len(data):
+    if not (dark := _count_dark(data)):
         return data
     text = f"{dark:,} of {len(data):,} images have a bright border and are taken for dark ink on"
     listener(warning(f"{name}: {text} light paper"))

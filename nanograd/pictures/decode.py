@@ -99,7 +99,10 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
             elif data.startswith(b"PAR1"):
                 detail = "this is a Parquet file; rename it to .parquet to read its rows"
             elif data.startswith(b"PK\3\4"):
-                detail = "this is a ZIP file; name a picture in it, as FILE.zip/PICTURE"
+                detail = (
+                    "this is a ZIP file; rename it to .zip unless its name ends so, or name a "
+                    "picture in it, as FILE.zip/PICTURE"
+                )
             raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
         except Image.DecompressionBombError as error:  # `max_pixels` is at most Pillow's limit
             detail = f"the picture has more than {options.max_pixels} pixels"

@@ -111,7 +111,7 @@ def test_more_pixels_than_pillow_decodes_are_refused_with_the_number_of_the_sett
         (b"\x1f\x8b\x08", "only ZIP files"),
         (bytes(257) + b"ustar", "only ZIP files"),
         (b"PAR1", "rename it to .parquet"),
-        (b"PK\3\4", "name a picture in it"),
+        (b"PK\3\4", "rename it to .zip"),
     ],
 )
 def test_file_of_another_kind_is_refused_with_its_remedy(start, remedy):
