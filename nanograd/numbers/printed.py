@@ -8,8 +8,8 @@ from nanograd.pictures.marks import measure
 from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 # Minimum side in pixels of a printed box. Its sides are in a rim of RIM of its height or width, and
-# cover the share ALONG of it.
-LEAST_BOX, RIM, ALONG = 16, 0.15, 0.8
+# cover the share ALONG of it. A row of boxes is more than ROW times as wide as high.
+LEAST_BOX, RIM, ALONG, ROW = 16, 0.15, 0.8, 1.5
 # A mark with more than this share of the picture's height and width may be squared paper. Lines are
 # looked for in the whole picture if no digit has more than the share LOWER of its height.
 ACROSS, LOWER = 0.75, 0.5
@@ -40,8 +40,10 @@ def find_printed(found: normalise.Candidate, weak: float) -> Floats | None:
     _, _, boxes = measure(ink, labels, count, weak)
     printed = np.zeros_like(ink)
     heights, widths = 1 - boxes[:, 0] - boxes[:, 2], 1 - boxes[:, 1] - boxes[:, 3]
-    chosen = slice(0) if found.marks is None else np.unique(labels[found.marks]) - 1
-    if found.lines is None and (heights[chosen] < LOWER * len(ink)).all():
+    # A mark of `found` may touch a line, and with it all lines of the picture.
+    marks = np.zeros(ink.shape, bool) if found.marks is None else found.marks
+    digits = measure(ink, *morphology.label_marks(marks), weak)[2]
+    if found.lines is None and (1 - digits[:, 0] - digits[:, 2] < LOWER * len(ink)).all():
         lines = find_lines(ink)
         printed = printed if lines is None else lines
     is_rule = widths >= np.maximum(RULE * heights, LONG * ink.shape[1])
@@ -91,9 +93,13 @@ def _level(mark: Mask, slope: float) -> tuple[Ints, Ints]:
 def _sides(part: Floats, is_rule: bool, is_wide: bool, strength: float) -> Floats | None:
     """Find the light that the sides of a box, or an underline, absorb in a level mark."""
     own = part > 0
-    turned = (np.rot90(own, turns) for turns in range(4))
-    along = [side[: max(2, round(RIM * len(side)))].any(0).mean() for side in turned]
-    is_box = is_wide or np.sum(np.array(along) >= ALONG) >= 3  # it runs along three sides
+    turned = [np.rot90(own, turns) for turns in range(4)]
+    is_side = [side[: max(2, round(RIM * len(side)))].any(0).mean() >= ALONG for side in turned]
+    # A box has three sides and the corners between them. A three has no corners at the right.
+    corner = (slice(max(2, round(RIM / 2 * min(own.shape)))),) * 2
+    corners = [is_side[n - 1] and is_side[n] and turned[n][corner].any() for n in range(4)]
+    is_row = own.shape[1] > ROW * len(own)
+    is_box = is_wide or (sum(is_side) >= 3 if is_row else sum(corners) >= 2)
     if min(own.shape) > LEAST_BOX and is_box:
         return find_sides(part, FULL)
     if not is_rule:

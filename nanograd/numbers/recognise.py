@@ -228,11 +228,11 @@ def _channels(picture: Image.Image) -> Sequence[Image.Image]:
 
 def _other_ways(polarity: str, found: Found | None, is_read: bool, sure: bool) -> Iterator[Way]:
     """Yield the ways to search a picture again; `found` is the result of the first way."""
+    if found and found.is_dense:  # other lines may be read well without those that are joined
+        yield Way(polarity, cut=True)
     if found and found.has_sheet:
         # Digits at the border, or a shadow, may look like surroundings.
         yield Way(("dark-on-light", "light-on-dark")[found.inverted], sheets=False)
-    if found and found.is_dense:  # other lines may be read well without those that are joined
-        yield Way(polarity, cut=True)
     if sure:
         return
     found = found if is_read else None  # without digits, the ink may not be known either

@@ -206,13 +206,12 @@ def _candidates(
         # pen. The hole of a bold, cropped zero may look like a sheet, too.
         widest = tuning.WIDEST_PEN if paper.is_crop(reduced) else tuning.BLOT
         found = _locate(picture, Image.fromarray(spread ^ negative), replace(how, polarity=ink))
-        sheet = replace(found, widest=widest, spread=True)
+        sheet = _without_lines(replace(found, widest=widest, spread=True))
         if sheet.score == CLEAR and (how.spread or sheet.strength > tuning.PALE):
             yield sheet
     yield plain
-    lines = find_lines(plain.ink) if plain.score == NOTHING else None
-    if lines is not None:
-        yield mark(plain, plain.paper, lines)
+    if (ruled := _without_lines(plain)) is not plain:
+        yield ruled
     # Candidate: a thin, pale pen among shadows.
     inverted = how.polarity == "light-on-dark"
     search = paper.as_dark_ink(reduced.filter(ImageFilter.GaussianBlur(tuning.SMOOTH)), inverted)
@@ -225,6 +224,12 @@ def _candidates(
         longest = max(int(pale.marks.any(axis).sum()) for axis in (0, 1))
         if pale.strength < most and longest > least * min(pale.marks.shape):
             yield pale
+
+
+def _without_lines(found: Candidate) -> Candidate:
+    """Count printed lines as paper if a candidate has no marks or they touch several sides."""
+    lines = find_lines(found.ink) if found.score == NOTHING else None
+    return found if lines is None else mark(found, found.paper, lines)
 
 
 def _locate(picture: Image.Image, reduced: Image.Image, how: Search) -> Candidate:

@@ -8,7 +8,7 @@ tightly cropped digit.
 import numpy as np
 
 from nanograd.pictures import tuning
-from nanograd.pictures.morphology import label_marks, running_max
+from nanograd.pictures.morphology import closing, label_marks, running_max
 from nanograd.pictures.paper import otsu
 from nanograd.runtime.arrays import Bytes, Ints, Mask
 
@@ -52,7 +52,9 @@ def spread_sheet(pixels: Bytes, num_sides: int, least: float) -> Bytes | None:
         return None
     largest = labels == 1 + np.bincount(labels.ravel(), minlength=count + 1)[1:].argmax()
     sides = sorted(side.mean() for side in (bright[0], bright[-1], bright[:, 0], bright[:, -1]))
-    outside, _ = label_marks(np.pad(~largest, 1, constant_values=True))
+    # Lines of ruled paper do not join the digits on them to the surroundings.
+    closed = closing(largest.view(np.uint8), tuning.RULED) > 0
+    outside, _ = label_marks(np.pad(~closed, 1, constant_values=True))
     sheet = (outside != outside[0, 0])[1:-1, 1:-1]  # includes the holes, which are ink
     sheet = running_max((~np.pad(sheet, 1)).view(np.uint8), tuning.RIM)[1:-1, 1:-1] == 0
     rows, columns = np.flatnonzero(sheet.any(1)), np.flatnonzero(sheet.any(0))

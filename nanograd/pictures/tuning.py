@@ -102,8 +102,8 @@ RINGS, RINGS_START = 8, 0.12
 GAP, DEEPEST, LOSS = 0.04, 0.3, 0.02
 # A sheet within the picture (the other generator of docs/handwriting.md): minimum share of its box
 # that is sheet, and of the sheet that is not ink; maximum bright share of a side with surroundings;
-# width of the sheet's blurred edge in pixels.
-SOLID, BRIGHT, RIM = 0.7, 0.25, 3
+# width of the sheet's blurred edge, and half the width of lines on it, in pixels.
+SOLID, BRIGHT, RIM, RULED = 0.7, 0.25, 3, 2
 # Minimum share of dark pixels in a picture of a board. Minimum share of the picture that a sheet
 # covers, if the plain method took the sheet for ink, and otherwise (including a board): paper
 # beside a bold digit may look like a sheet.

@@ -199,6 +199,21 @@ def test_pale_digits_beside_black_print_on_ruled_paper_are_read(level: int) -> N
     assert [number.text for number in nanograd.read_numbers(page)] == [text]
 
 
+def test_digits_of_straight_strokes_are_no_boxes() -> None:
+    segments = [(0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 1, 1), (0, 1, 1, 1), (0, 1, 0, 2), (1, 1, 1, 2)]
+    shown = {"4": [1, 2, 3, 5], "8": range(7), "5": [0, 1, 3, 5, 6], "3": [0, 2, 3, 5, 6]}
+    page = Image.new("L", (700, 300), 235)
+    for number, digit in enumerate("48533"):
+        for segment in shown[digit]:
+            x, y, right, bottom = [*segments, (0, 2, 1, 2)][segment]
+            gap = 3 * (right > x), 3 * (bottom > y)
+            start = 100 + 90 * number + 45 * x + gap[0], 100 + 45 * y + gap[1]
+            end = 100 + 90 * number + 45 * right - gap[0], 100 + 45 * bottom - gap[1]
+            ImageDraw.Draw(page).line((start, end), 20, 8)
+
+    assert [number.text for number in nanograd.read_numbers(page)] == ["48533"]
+
+
 def test_number_in_doubt_does_not_become_a_part_of_it(sample: Mnist) -> None:
     """In a smaller copy, only the strongest of these strokes are left, and look like a seven."""
     random, digits = np.random.default_rng(254), sample.test

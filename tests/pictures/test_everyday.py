@@ -181,3 +181,16 @@ def test_bitmap_of_a_long_line_has_its_margin(seed: int) -> None:
     picture = decode(photograph(line, "bold bitmap", seed, 40))
 
     assert picture.width > 2 * picture.height
+
+
+def test_ruled_sheet_beside_a_shadow_keeps_the_digits_on_its_rules() -> None:
+    page = np.full((360, 480), 220, np.uint8)
+    page[:, 300:] = 90  # a shadow
+    page[20:360:40, 140:] = page[21:360:40, 140:] = 70  # near the shadow, rules are dark, too
+    page[70:101, 150:180] = 30  # a digit on a rule
+
+    spread = surroundings.spread_sheet(page, 1, 0.08)
+
+    assert spread is not None
+    assert (spread[:, :290] == page[:, :290]).all()
+    assert (spread[50:55, 310:] > 200).all()
