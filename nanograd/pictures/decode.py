@@ -39,6 +39,8 @@ _JPEG_SIDE = 480
 _HALF, _ONE_TONE = 127, 64
 # Tag of TIFF files: whether 0 is white or black.
 _PHOTOMETRIC = 262
+# Tag of TIFF files: the first bit is set for a smaller copy of another picture in the file.
+_KIND = 254
 # Possible values of white in files with more than 8 bits: 1 for shares, otherwise 8 to 16 bits
 # (scanners store 10, 12 or 14 bits in 16).
 _FULL_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
@@ -80,8 +82,8 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
     at 1/2, 1/4 or 1/8 of its size, unless the `whole` picture is needed.
 
     Raises:
-        UnreadableError: `empty` (no bytes), `broken_image` (not an accepted format, cut short or
-            damaged) or `too_large` (more than `max_pixels`).
+        UnreadableError: `empty` (no bytes), `broken_image` (not an accepted format, several pages,
+            cut short or damaged) or `too_large` (more than `max_pixels`).
     """
     formats = options.formats.upper().split(",")
     if not data:
@@ -108,7 +110,20 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
             detail = f"the picture has more than {options.max_pixels} pixels"
             raise UnreadableError(Reason.TOO_LARGE, detail) from error
         with picture:
+            if _has_pages(picture):
+                detail = "the file has several pages; save each page as a picture of its own"
+                raise UnreadableError(Reason.BROKEN_IMAGE, detail)
             return _load(picture, options.max_pixels, whole)
+
+
+def _has_pages(picture: Image.Image) -> bool:
+    """Return whether a TIFF file has a second picture that is no smaller copy of the first."""
+    if picture.format != "TIFF" or getattr(picture, "n_frames", 1) == 1:
+        return False
+    picture.seek(1)
+    is_copy = picture.getexif().get(_KIND, 0) & 1
+    picture.seek(0)
+    return not is_copy
 
 
 def from_pillow(picture: Image.Image, options: PictureOptions) -> Image.Image:

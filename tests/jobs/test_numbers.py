@@ -1,5 +1,6 @@
 """Lines of digits as input of a prediction: each picture is in numbers or in quarantine."""
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -133,6 +134,17 @@ def test_rows_of_tables_are_read_as_pictures_are(pictures, tmp_path):
     found = pictures.table("numbers")
     values = ("line", "text", "confidence", *SIDES)
     assert found.select(values).equals(expected.select(values))
+
+
+def test_report_counts_the_shares_of_digits_among_all_digits(pictures):
+    pictures.run(digits="many")
+
+    page = (pictures.out / "report.html").read_text()
+
+    table = page.partition("<caption>Rows by digit</caption>")[2].partition("</table>")[0]
+    shares = [float(each) for each in re.findall(r"<td>([\d.]+).%</td>", table)]
+    assert len(shares) == 10
+    assert sum(shares) == pytest.approx(100, abs=0.1)
 
 
 def test_killed_job_ends_with_the_same_bytes(pictures, tmp_path):

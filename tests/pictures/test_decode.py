@@ -126,3 +126,14 @@ def test_file_of_another_kind_is_refused_with_its_remedy(start, remedy):
 def test_message_counts_bytes_in_singular_and_plural(size, said):
     with pytest.raises(UnreadableError, match=rf"its content \({said}\) is not a picture in PNG"):
         decode(bytes(size))
+
+
+def test_pages_of_a_file_are_not_lost() -> None:
+    page, copy = Image.fromarray(GRADIENT), Image.fromarray(GRADIENT).reduce(2)
+    copy.encoderinfo = {"tiffinfo": {254: 1}}  # "reduced-resolution image" in TIFF's terms
+
+    read = decode(encoded(page, "TIFF", save_all=True, append_images=[copy]))
+
+    assert (np.asarray(read) == GRADIENT).all()
+    with pytest.raises(UnreadableError, match=r"^broken_image: the file has several pages"):
+        decode(encoded(page, "TIFF", save_all=True, append_images=[page.rotate(90)]))
