@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images.inputs import Version
 from nanograd.jobs.receipts import Receipt, Written
+from nanograd.pictures.archives import SUFFIX
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Listener, count, info, warning
 from nanograd.runtime.json_files import JsonObject
@@ -176,7 +177,14 @@ def find_earlier(
         return not (is_same and file in contents and content_of(file) == contents[file])
 
     removed = read.keys() - versions.keys()
-    changed = {file for file in read.keys() & versions.keys() if has_changed(file)}
+    # An archive that was damaged is listed itself, and its pictures once it is repaired.
+    repaired = {
+        file
+        for file in removed
+        if file.lower().endswith(SUFFIX) and any(each.startswith(f"{file}/") for each in versions)
+    }
+    removed -= repaired
+    changed = {file for file in read.keys() & versions.keys() if has_changed(file)} | repaired
     gone = set[str]() if spec.sync else removed
     again = _inputs_of_lost(spec, receipts, gone, listener)
     if spec.sync:

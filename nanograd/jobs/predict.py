@@ -302,6 +302,7 @@ def plan(
         groups = group(files, spec.rows_per_file, together)
         left = limit - sum(part.num_rows for part in parts)
         parts += plan_parts([settings, columns], groups, left, order)
+    what = "pictures" if spec.digits == "many" else f"pictures, labels from {spec.label_from}"
     job = Job(
         spec=spec,
         identity={**identity, **columns},
@@ -311,7 +312,7 @@ def plan(
             "files": len(versions),
             "new_files": len(versions.keys() - done),
             "columns": scan.describe_columns(scanned, spec.reading())
-            | ({f"pictures, labels from {spec.label_from}": len(pictures)} if pictures else {}),
+            | ({what: len(pictures)} if pictures else {}),
         },
         about={
             "ingest_quarantined": _rejected_by_ingest(sources),

@@ -98,7 +98,8 @@ def test_mixed_input_is_accounted_for_file_by_file(case, draw, format_):
         assert names(case, "quarantine") == refused
 
 
-def test_unusable_pictures_and_archives_affect_no_other(case, photos):
+@pytest.mark.parametrize("again", ["sync", "retry_quarantine"])
+def test_unusable_pictures_and_archives_affect_no_other(case, photos, again):
     case.refuse(UsageError, "--label-column has no effect: there are no", label_column="id")
     Image.new("L", (90, 90), 250).save(case.folder / "blank.png")
     (case.folder / "empty.jpg").touch()
@@ -114,7 +115,9 @@ def test_unusable_pictures_and_archives_affect_no_other(case, photos):
     ]  # fmt: skip
     with ZipFile(case.folder / "scans.zip", "w") as archive:
         archive.write(photos[0], "7.png")
-    repaired = case.run(sync=True)
+    case.refuse(OutputExistsError, "1 input file changed, or got another label")
+    repaired = case.run(**{again: True})
+    assert case.quarantine() == [("blank.png", 0, "blank"), ("empty.jpg", 0, "empty")]
     assert (repaired["rows"], repaired["predicted"], repaired["broken_files"]) == (10, 8, 0)
 
 
