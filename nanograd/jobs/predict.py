@@ -227,11 +227,10 @@ def plan(
     model_sha256 = model_io.load(spec.model).sha256()
     # The model in the package has no path, because each host has a package of its own.
     model = None if spec.model is None else model_io.find(storage.absolute(spec.model))
-    output = storage.absolute(spec.output)
     root = spec.image_root and storage.absolute(spec.image_root)
-    spec = replace(spec, model=model, output=output, image_root=root)
+    spec = replace(spec, model=model, output=storage.absolute(spec.output), image_root=root)
     tables, pictures = inputs.expand_all(
-        sources, output, spec.format, image_root=root, listener=listener
+        sources, spec.output, spec.format, image_root=root, listener=listener
     )
     if not tables:
         spec.refuse(
@@ -241,7 +240,10 @@ def plan(
     if not pictures:
         spec.refuse(("label_from",), ": there are no pictures in the input; leave it out")
     labels = find_labels([each.place for each in pictures], sources, spec.label_from, listener)
-    manifest, given = Manifest.find(output) if spec.retry_quarantine else Manifest(), spec.reading()
+    manifest, given = (
+        Manifest.find(spec.output) if spec.retry_quarantine else Manifest(),
+        spec.reading(),
+    )
     if manifest.receipts:  # an unfinished output needs its own settings
         made = {each.name for each in fields(given)} & manifest.job.keys()
         spec = replace(spec, **{name: manifest.job[name] for name in made})
@@ -296,7 +298,7 @@ def plan(
                 to_read[file in of_pictures, () if order == (own,) else order].append(planned)
     parts = list[Part]()
     if retries:
-        earlier, parts = plan_retry(earlier, versions.keys(), done, given, output)
+        earlier, parts = plan_retry(earlier, versions.keys(), done, given, spec.output)
     limit = (spec.limit or maxsize) - sum(each.counts.rows for each in earlier.kept)
     for (_, order), files in to_read.items():
         groups = group(files, spec.rows_per_file, together)
