@@ -227,10 +227,14 @@ def plan(
     model_sha256 = model_io.load(spec.model).sha256()
     # The model in the package has no path, because each host has a package of its own.
     model = None if spec.model is None else model_io.find(storage.absolute(spec.model))
-    root = spec.image_root and storage.absolute(spec.image_root)
-    spec = replace(spec, model=model, output=storage.absolute(spec.output), image_root=root)
+    spec = replace(
+        spec,
+        model=model,
+        output=storage.absolute(spec.output),
+        image_root=spec.image_root and storage.absolute(spec.image_root),
+    )
     tables, pictures = inputs.expand_all(
-        sources, spec.output, spec.format, image_root=root, listener=listener
+        sources, spec.output, spec.format, image_root=spec.image_root, listener=listener
     )
     if not tables:
         spec.refuse(
@@ -240,10 +244,8 @@ def plan(
     if not pictures:
         spec.refuse(("label_from",), ": there are no pictures in the input; leave it out")
     labels = find_labels([each.place for each in pictures], sources, spec.label_from, listener)
-    manifest, given = (
-        Manifest.find(spec.output) if spec.retry_quarantine else Manifest(),
-        spec.reading(),
-    )
+    manifest = Manifest.find(spec.output) if spec.retry_quarantine else Manifest()
+    given = spec.reading()
     if manifest.receipts:  # an unfinished output needs its own settings
         made = {each.name for each in fields(given)} & manifest.job.keys()
         spec = replace(spec, **{name: manifest.job[name] for name in made})

@@ -118,9 +118,12 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
 
 def _has_pages(picture: Image.Image) -> bool:
     """Return whether a TIFF file has a second picture that is no smaller copy of the first."""
-    if picture.format != "TIFF" or getattr(picture, "n_frames", 1) == 1:
+    if picture.format != "TIFF":
         return False
-    picture.seek(1)
+    try:
+        picture.seek(1)  # `n_frames` would read all pages, and a file may claim millions
+    except EOFError:
+        return False
     is_copy = picture.getexif().get(_KIND, 0) & 1
     picture.seek(0)
     return not is_copy
