@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from nanograd.errors import DataError, Reason, UnreadableError, UsageError
+from nanograd.errors import DataError, Reason, StorageError, UnreadableError, UsageError
 from nanograd.images.columns import (
     Columns,
     Partitions,
@@ -130,6 +130,10 @@ def scan_files(
             return ScannedFile(file, rejected=UnreadableError(Reason.BROKEN_FILE, str(error)))
         except UnreadableError as error:
             return ScannedFile(file, rejected=UnreadableError(*error.args))
+        except StorageError as error:
+            if not isinstance(error.__cause__, PermissionError):
+                raise
+            return ScannedFile(file, rejected=UnreadableError(Reason.NO_PERMISSION, str(error)))
         whole = partitions.extend(schema, file.place)
         scanned = ScannedFile(file, schema, rows, None, num_bytes, tuple(more), whole)
         try:

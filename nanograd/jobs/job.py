@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from nanograd.errors import DataError, InternalError, OutputExistsError, UsageError
+from nanograd.images.inputs import kind_of
 from nanograd.jobs import output
 from nanograd.jobs.output import Earlier, files_of
 from nanograd.jobs.part import Part, RunParts, part_id
@@ -325,7 +326,8 @@ def _check_accounts(job: Job, done: Sequence[Receipt]) -> None:
     number = sum(receipt.counts.broken_files for receipt in broken)
     if number > job.spec.max_broken_files:
         num_files = len({file for part in job.parts for file in part.files})
-        first = Counts.total(broken).most_often() or broken[0].inputs[0]
+        first = Counts.total(broken).most_often()  # an ingestion has none, and rejects archives
+        first = first or next(e for e in broken[0].inputs if kind_of(e) == "archive")
         raise DataError(
             f"{number:,} of {num_files:,} files cannot be read (the first: {first}); everything "
             "else is done: repair or remove these files and start the same command again, or "

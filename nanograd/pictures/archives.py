@@ -16,7 +16,7 @@ from collections.abc import Set
 from contextlib import ExitStack
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
-from nanograd.errors import DataError, Reason, UnreadableError
+from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.runtime import storage
 from nanograd.runtime.events import count
 
@@ -35,13 +35,15 @@ _BROKEN = (
 
 
 def list_members(archive: str) -> list[tuple[str, int]]:
-    """List path and stated size of the files in an archive; for a damaged archive, only itself."""
+    """List path and stated size of the files in an archive; of an unreadable one, only itself."""
     try:
         if len(end := storage.read(archive, _END_BYTES)) == _END_BYTES and end.startswith(_EMPTY):
             return []
         with _open(archive) as found:
             infos = [info for info in found.infolist() if not info.is_dir()]
-    except (UnreadableError, DataError):
+    except (UnreadableError, DataError, StorageError) as error:
+        if isinstance(error, StorageError) and not isinstance(error.__cause__, PermissionError):
+            raise
         return [(archive, 0)]
     return [(f"{archive}/{info.filename}", info.file_size) for info in infos]
 

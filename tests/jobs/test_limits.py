@@ -1,6 +1,11 @@
 """Limits of what may be lost: files, rows, and all of them, in what a command adds."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from zipfile import ZipFile
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +13,8 @@ import pytest
 from nanograd.errors import DataError
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, sources
+from tests.helpers.ingests import ingest, read_quarantine
+from tests.jobs.conftest import Case
 
 GOOD = FILE_ROWS - 1
 
@@ -45,6 +52,50 @@ def test_lost_files_end_the_job_once_the_rest_is_done(case, grows):
     assert figures["rows"] == FILE_ROWS * (11 if grows else 10)
     assert sources(case.out) == every_row(*range(10), *([20] if grows else []))
     assert (case.out / "_SUCCESS").exists()
+
+
+@contextmanager
+def without_permission(*files: Path) -> Iterator[None]:
+    """Let this process, even as root, not read some files inside a with block."""
+    nobody, before = 65534, os.geteuid()
+    for file in files:
+        file.chmod(0)
+    if before == 0:
+        os.seteuid(nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+        for file in files:
+            file.chmod(0o644)
+
+
+def test_files_without_permission_end_the_job_once_the_rest_is_done(sample):
+    with tempfile.TemporaryDirectory() as folder:
+        case = Case(Path(folder), Path(folder, "out"), sample)
+        for place in (Path(folder), case.folder):
+            place.chmod(0o777)
+        pixels = ",".join(f"pixel{number}" for number in range(784))
+        csv = case.write("b.csv", f"{pixels}\n{','.join(['1'] * 784)}\n".encode())
+        files = [case.add(0), csv, case.folder / "scans.zip"]
+        case.add(1)
+        with ZipFile(files[-1], "w") as archive:
+            archive.writestr("7.png", b"no picture")
+        inputs, rows = [case.folder, csv], case.folder.parent / "rows"
+        figures = case.run(*inputs, output=f"{folder}/before")
+
+        with without_permission(*files):
+            with pytest.raises(DataError, match=r"3 of 4 files cannot be read .*no_permission"):
+                case.run(*inputs)
+            with pytest.raises(DataError, match=rf"1 of 1 files .*the first: {files[-1]}"):
+                ingest(rows, case.folder)
+        lost = [(*each, "no_permission") for each in ((file.name, None) for file in files)]
+        assert [each for each in case.quarantine() if each[1] is None] == lost
+        assert [row["reason"] for row in read_quarantine(rows)] == ["no_permission"]
+        again = case.run(*inputs)
+        assert [again[name] for name in ("rows", "reasons")] == [
+            figures[name] for name in ("rows", "reasons")
+        ]
 
 
 def test_accepted_loss_is_counted_apart_from_rows(case):
