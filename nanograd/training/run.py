@@ -37,6 +37,8 @@ def _is_in(place: str, folder: str) -> bool:
 def load_initial(spec: TrainSpec) -> Model | None:
     """Load the model whose weights a run starts from; None for random weights.
 
+    None also if it is missing, but the output has a model, because a complete run needs no weights.
+
     Raises:
         DataError: `--resume-from` names no model or run, or it is damaged.
         UsageError: the nets of the run differ from the model in number, size or activation, or
@@ -49,7 +51,13 @@ def load_initial(spec: TrainSpec) -> Model | None:
             f"--overwrite removes --output {spec.output}, and with it --resume-from "
             f"{spec.resume_from}; choose another --output"
         )
-    model = model_io.load(spec.resume_from)
+    try:
+        model = model_io.load(spec.resume_from)
+    except DataError:
+        kept = not spec.overwrite and spec.output
+        if kept and storage.exists(storage.join(kept, "model", model_io.MANIFEST)):
+            return None
+        raise
     net, preparation = model.nets[0].architecture, model.nets[0].preparation
     needed: JsonObject = {
         **{name: getattr(net, name) for name in ("hidden", "activation", "loss")},
@@ -82,11 +90,9 @@ class TrainingRun:
         self._folder, self._data, self._initial = folder, data, initial
         self._training, self._validation = split(data.train, spec.validation_split, spec.seed)
         # Settings and data that determine the bits of the run.
-        self._identity = {
-            **spec.identity(),
-            "data_sha256": data.sha256,
-            "resume_from_sha256": initial.params_sha256() if initial else None,
-        }
+        self._identity = {**spec.identity(), "data_sha256": data.sha256}
+        if initial or not spec.resume_from:
+            self._identity["resume_from_sha256"] = initial.params_sha256() if initial else None
         self.recipes = []
         for net in spec.nets():
             num_images = len(self._training) + num_variants(len(self._training), net.variants)
@@ -105,29 +111,35 @@ class TrainingRun:
 
         Raises:
             OutputExistsError: the directory has a run with other settings, or files but no run, or
-                is a file.
+                a file is in the place of a folder.
+            DataError: the model of `--resume-from` is missing, and the run is not complete.
             Stopped: `stop` was set; repeating the command continues the run.
             DivergedError: a gradient, loss or parameter is not finite.
             StorageError: the directory cannot be written.
         """
         folder = self._folder
-        storage.refuse_file(folder)
-        with exclusive(folder, listener) as lease:
-            directory = RunDirectory(
-                folder, self._identity, len(self.recipes), listener, check=lease.check
+        about = folder, self._identity, len(self.recipes), listener
+        directory = RunDirectory(*about)
+        for name in ("model", "checkpoints"):
+            storage.refuse_file(storage.join(folder, name))
+        if not self._spec.overwrite and directory.is_complete():  # the folder may be read-only
+            listener(info(f"the run in {folder} is complete; --overwrite trains it again"))
+            return model_io.load(directory.model)
+        if self._spec.resume_from and not self._initial:
+            raise DataError(
+                f"--resume-from {self._spec.resume_from} is missing or damaged; restore it to "
+                f"continue the run in {folder}"
             )
+        with exclusive(folder, listener) as lease:
+            directory = RunDirectory(*about, check=lease.check)
             directory.prepare(overwrite=self._spec.overwrite)
-            if directory.is_complete():
-                listener(info(f"the run in {folder} is complete; --overwrite trains it again"))
-            else:
-                directory.remove_report()
-                try:
-                    model = self._train_nets(directory, start_group, listener, stop)
-                except Stopped as error:
-                    hint = f"repeat the command with --output {folder}, without --overwrite"
-                    raise Stopped(f"{error}; to continue, {hint}") from error
-                lease.check()
-                model_io.save(model, directory.model)
+            try:
+                model = self._train_nets(directory, start_group, listener, stop)
+            except Stopped as error:
+                hint = f"repeat the command with --output {folder}, without --overwrite"
+                raise Stopped(f"{error}; to continue, {hint}") from error
+            lease.check()
+            model_io.save(model, directory.model)
             return model_io.load(directory.model)
 
     def _train_nets(

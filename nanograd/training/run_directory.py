@@ -47,10 +47,11 @@ GRACE_S = 20.0
 RETRY_S = 0.5
 
 _NAME = re.compile(r"round-\d{9}-[0-9a-f]{16}\.safetensors")
+_REPORT = ("report.html", "plots")
 _CONTENTS = (
-    "report.html", "plots", "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl",
-    "checkpoints", "model",
-)  # fmt: skip
+    *(*_REPORT, "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl"),
+    *("checkpoints", "model"),
+)
 
 
 @dataclass(kw_only=True)
@@ -227,7 +228,7 @@ class RunDirectory:
         self._events: list[JsonObject] = []
 
     def prepare(self, *, overwrite: bool) -> None:
-        """Refuse a directory with foreign files; with `overwrite`, remove an existing run.
+        """Refuse a directory with foreign files; remove the report, or all files to `overwrite`.
 
         Raises:
             OutputExistsError: the directory contains a file that is not part of a run.
@@ -241,8 +242,8 @@ class RunDirectory:
         if overwrite:
             # Remove the model's manifest first, because the run counts as unfinished without it.
             storage.remove(storage.join(self.model, model_io.MANIFEST))
-            for name in reversed(_CONTENTS):
-                storage.remove(storage.join(self.folder, name))
+        for name in reversed(_CONTENTS if overwrite else _REPORT):
+            storage.remove(storage.join(self.folder, name))
         storage.remove_leftovers(self.folder)
 
     def is_complete(self) -> bool:
@@ -277,11 +278,6 @@ class RunDirectory:
             f"{self.folder} contains a run with {name} {identity.get(name)!r}, not {ours[name]!r}; "
             f"{remedy}"
         )
-
-    def remove_report(self) -> None:
-        """Remove the report of a model that will be replaced."""
-        for name in ("report.html", "plots"):
-            storage.remove(storage.join(self.folder, name))
 
     def resume(
         self, net: int, recipe: Recipe, initial: Vector | None

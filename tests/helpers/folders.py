@@ -1,5 +1,8 @@
-"""The content of output directories, as tests compare it before and after."""
+"""The content and permissions of folders in tests."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nanograd.runtime import storage
@@ -22,3 +25,14 @@ def contents(place: Path | str) -> dict[str, bytes]:
 def untimed_contents(place: Path | str) -> dict[str, bytes]:
     """All files except those that record how long a command took."""
     return {name: data for name, data in contents(place).items() if not name.endswith(_TIMED)}
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Drop root's right to read and write all files inside a with block."""
+    user = os.geteuid()
+    os.seteuid(65534 if user == 0 else user)
+    try:
+        yield
+    finally:
+        os.seteuid(user)

@@ -21,6 +21,7 @@ from nanograd.jobs.receipts import Counts
 from nanograd.pictures import decode
 from nanograd.settings.specs import PictureOptions
 from tests.helpers import ingests
+from tests.helpers.folders import as_nobody
 from tests.helpers.ingests import image_of, planned, read_quarantine, read_rows
 from tests.helpers.odd_files import BAD, READABLE, drawing, encoded
 
@@ -119,19 +120,13 @@ def test_file_that_changes_after_planning_is_quarantined(good, change, reason):
 @pytest.fixture
 def private() -> Iterator[Path]:
     """A file that this process may not read, not even as root."""
-    nobody = 65534
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         file = Path(folder) / "7.png"
         file.touch()
         file.chmod(0)
-        before = os.geteuid()
-        if before == 0:
-            os.seteuid(nobody)
-        try:
+        with as_nobody():
             yield file
-        finally:
-            os.seteuid(before)
 
 
 def test_file_without_permission_is_refused(private):

@@ -1,7 +1,9 @@
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from nanograd.training.local import LocalGroup
 from nanograd.training.loop import accuracy
 from nanograd.training.run import load_initial
 from tests.helpers import runs
-from tests.helpers.folders import contents
+from tests.helpers.folders import as_nobody, contents
 from tests.helpers.leases import take_over
 from tests.helpers.runs import messages, train, without_times
 
@@ -98,6 +100,36 @@ def test_finished_run_repeats_its_result_without_computing(
         assert len(messages(events)) == 1
 
 
+def test_finished_run_in_a_folder_without_write_permission_repeats_its_result(
+    few_digits, undisturbed_run
+):
+    with TemporaryDirectory() as folder:
+        train(few_digits, Path(folder) / "run")
+        Path(folder).chmod(0o755)
+        Path(folder, "run").chmod(0o555)
+
+        with as_nobody():
+            again = train(few_digits, Path(folder) / "run", start_group=runs.refuse_to_compute)
+
+        Path(folder, "run").chmod(0o755)
+    assert without_times(again) == without_times(undisturbed_run)
+
+
+@pytest.mark.parametrize("name", ["model", "checkpoints"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_file_in_place_of_a_folder_is_refused_before_training(
+    few_digits, tmp_path, name, overwrite
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("mine")
+    before = contents(tmp_path)
+
+    with pytest.raises(OutputExistsError, match=f"run/{name} is a file; choose another"):
+        train(few_digits, tmp_path / "run", None, runs.refuse_to_compute, overwrite=overwrite)
+
+    assert contents(tmp_path) == before
+
+
 def test_divergence_keeps_the_last_good_checkpoint(few_digits, tmp_path):
     # The first round leaves parameters of about 1e13, still finite; the second one does not.
     absurd = {"optimizer": "sgd", "learning_rate": 1e15, "schedule": "constant", "warmup": 0}
@@ -145,6 +177,30 @@ def test_warm_start_begins_with_the_weights_of_a_run_and_resumes_exactly(
     for place, other in (("cold", initial), ("warm", None)):  # it is part of the identity
         with pytest.raises(OutputExistsError, match="a run with resume_from_sha256 "):
             train(few_digits, tmp_path / place, initial=other, **settings)
+
+
+def test_complete_run_needs_its_first_weights_no_more_but_one_that_goes_on_does(
+    few_digits, tmp_path
+):
+    first, settings = tmp_path / "first", {"schedule": "constant", "cool_down": 0.0}
+    train(few_digits, first, **settings)
+    settings |= {"resume_from": str(first), "output": f"{tmp_path}/run"}
+    initial = load_initial(TrainSpec.resolve(runs.SETTINGS, settings))
+    figures = train(few_digits, tmp_path / "run", initial=initial, **settings)
+    shutil.rmtree(first)
+
+    gone = load_initial(TrainSpec.resolve(runs.SETTINGS, settings))
+    again = train(few_digits, tmp_path / "run", None, runs.refuse_to_compute, **settings)
+
+    assert gone is None
+    assert again == figures
+    with pytest.raises(DataError, match=r"first is missing or damaged; restore it"):
+        train(few_digits, tmp_path / "run", None, runs.refuse_to_compute, **settings, epochs=3)
+    with pytest.raises(OutputExistsError, match="a run with seed 5, not 6"):
+        train(few_digits, tmp_path / "run", None, runs.refuse_to_compute, **settings, seed=6)
+    for other in ({"output": f"{tmp_path}/new"}, {"overwrite": True}):
+        with pytest.raises(DataError, match="first does not exist"):
+            load_initial(TrainSpec.resolve(runs.SETTINGS, {**settings, **other}))
 
 
 @pytest.mark.parametrize(("start", "output"), [("run", "run"), ("run/model", "run/"), ("run", "")])
