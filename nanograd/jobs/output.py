@@ -177,14 +177,16 @@ def find_earlier(
         return not (is_same and file in contents and content_of(file) == contents[file])
 
     removed = read.keys() - versions.keys()
-    # An archive that was damaged is listed itself, and its pictures once it is repaired.
-    repaired = {
+    # A damaged archive is listed itself, and an intact one by its pictures.
+    damaged = tuple(f"{file}/" for file in versions if file.lower().endswith(SUFFIX))
+    listed_anew = {
         file
         for file in removed
-        if file.lower().endswith(SUFFIX) and any(each.startswith(f"{file}/") for each in versions)
+        if file.startswith(damaged)
+        or (file.lower().endswith(SUFFIX) and any(e.startswith(f"{file}/") for e in versions))
     }
-    removed -= repaired
-    changed = {file for file in read.keys() & versions.keys() if has_changed(file)} | repaired
+    removed -= listed_anew
+    changed = {file for file in read.keys() & versions.keys() if has_changed(file)} | listed_anew
     gone = set[str]() if spec.sync else removed
     again = _inputs_of_lost(spec, receipts, gone, listener)
     if spec.sync:
@@ -200,8 +202,10 @@ def find_earlier(
     again = {file for receipt in stale for file in receipt.inputs}
     gone = gone - again
     if changed - again:
-        text = f"{count(len(changed), 'input file')} changed, or got another label, since"
-        text += f" {spec.output} was made, such as {min(changed)}"
+        labels = {file: versions[file][4:] for file in changed - listed_anew}  # () for tables
+        is_other = any(label and label != read[file][4:] for file, label in labels.items())
+        text = f"{count(len(changed), 'input file')} changed{', or got another label,' * is_other}"
+        text += f" since {spec.output} was made, such as {min(changed)}"
         raise OutputExistsError(f"{text}; --sync replaces the rows")
     lacking = {(read[file][0], contents[file]): file for file in gone & contents.keys()}
     sizes = {size for size, _ in lacking}

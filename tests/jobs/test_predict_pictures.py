@@ -1,5 +1,6 @@
 """Picture files as input of a prediction, alone and beside tables: each once, as by `ingest`."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,10 +116,33 @@ def test_unusable_pictures_and_archives_affect_no_other(case, photos, again):
     ]  # fmt: skip
     with ZipFile(case.folder / "scans.zip", "w") as archive:
         archive.write(photos[0], "7.png")
-    case.refuse(OutputExistsError, "1 input file changed, or got another label")
+    case.refuse(OutputExistsError, "1 input file changed since")
     repaired = case.run(**{again: True})
     assert case.quarantine() == [("blank.png", 0, "blank"), ("empty.jpg", 0, "empty")]
     assert (repaired["rows"], repaired["predicted"], repaired["broken_files"]) == (10, 8, 0)
+
+
+def test_archive_that_breaks_counts_as_changed_and_not_as_removed(case, photos):
+    scans = case.folder / "scans.zip"
+    with ZipFile(scans, "w") as archive:
+        archive.write(photos[0], "7.png")
+        archive.write(photos[1], "8.png")
+    whole = case.run()
+    data = scans.read_bytes()
+    scans.write_bytes(data[:99])
+
+    case.refuse(OutputExistsError, "2 input files changed since", max_broken_files=1)
+    with pytest.raises(DataError, match=r"1 of 8 files cannot be read.*scans\.zip"):
+        case.run(sync=True)
+    lost = case.run(sync=True, max_broken_files=1)
+    scans.write_bytes(data)
+    again = case.run(sync=True)
+
+    assert [(each["rows"], each["broken_files"]) for each in (whole, lost, again)] == [
+        (9, 0), (7, 1), (9, 0),
+    ]  # fmt: skip
+    said = re.findall(r"--sync (\w+) the rows of (\d+ \w+)", "\n".join(case.messages))
+    assert said == [("replaces", "2 changed"), ("replaces", "2 changed"), ("replaces", "1 changed")]
 
 
 def test_only_new_pictures_are_read_and_changes_need_sync(case, photos, draw):
@@ -134,7 +158,7 @@ def test_only_new_pictures_are_read_and_changes_need_sync(case, photos, draw):
     photos[0].chmod(0o600)  # the content is the same
     assert case.run()["rows"] == 8
     draw(f"{photos[0].parent.name}/{photos[0].name}", 12)
-    case.refuse(OutputExistsError, "1 input file changed, or got another label")
+    case.refuse(OutputExistsError, "1 input file changed since")
     case.refuse(OutputExistsError, "input files changed, or got another label", label_from="none")
     photos[1].unlink()
     assert case.run(sync=True)["rows"] == 7
