@@ -2,8 +2,8 @@
 
 These image columns are recognised: an encoded picture as `struct<bytes, path>` (Hugging Face) or
 binary; 784 raw bytes; numbers as a list, nested lists or a tensor; Spark's image struct; 784 flat
-columns, one for each pixel. A pickled column is refused. A folder named `name=value` adds a column,
-too.
+columns, one for each pixel; paths of pictures as text, if an option names the column. A pickled
+column is refused. A folder named `name=value` adds a column, too.
 
 References:
     Apache Spark, "Image data source" (origin, height, width, nChannels, mode, data; data is BGR);
@@ -48,7 +48,7 @@ _NAMES_IN_MESSAGE = 20
 class ImageKind(Enum):
     """How a column holds images."""
 
-    ENCODED = auto()  # picture files, or 784 raw bytes
+    ENCODED = auto()  # picture files or their paths, or 784 raw bytes
     NUMBERS = auto()  # lists of numbers, or tensors of one shape
     TENSOR = auto()  # a struct of the numbers and the shape of a tensor
     SPARK = auto()
@@ -116,7 +116,7 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
     if name is not None and name not in schema.names:
         raise DataError(f"there is no column {name!r} among {listed}")
     fields = schema if name is None else [schema.field(name)]
-    found = {field.name: kind for field in fields if (kind := _kind(field))}
+    found = {field.name: kind for field in fields if (kind := _kind(field, name is not None))}
     flat = flat_columns([field.name for field in schema if _is_number(field.type)])
     features = _features(schema)
     featured = [each for each in found if features.get(each, {}).get("_type") in _IMAGE_FEATURES]
@@ -233,7 +233,7 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _kind(field: pa.Field) -> ImageKind | None:
+def _kind(field: pa.Field, is_named: bool) -> ImageKind | None:
     type_, metadata = field.type, field.metadata or {}
     extension = getattr(type_, "extension_name", "") or metadata.get(
         b"ARROW:extension:name", b""
@@ -252,7 +252,7 @@ def _kind(field: pa.Field) -> ImageKind | None:
             return ImageKind.ENCODED if is_binary(data) or is_any(data, "null") else None
         is_tensor = set(fields) == {"data", "shape"} and all(map(is_list, fields.values()))
         return ImageKind.TENSOR if is_tensor else None
-    if is_binary(type_):
+    if is_binary(type_) or (is_named and is_text(type_)):
         fixed = is_any(type_, "fixed_size_binary")
         return None if fixed and type_.byte_width != NUM_PIXELS else ImageKind.ENCODED
     if is_list(type_) and _is_number(leaf(type_)):

@@ -121,6 +121,8 @@ def read_images(
 
     arrays = [_to_array(table.column(name)) for name in column.names]
     array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
+    if columns.is_text(array.type):
+        array = pa.StructArray.from_arrays([array], ["path"])
     paths = _read_paths(array, column.kind)
     pictures: Iterable[Pictures] = ()
     match column.kind:

@@ -20,7 +20,7 @@ PICKLED = {"ARROW:extension:name": "ray.data.arrow_pickled_object"}
         ([("Image", pa.binary()), ("image", pa.binary())], None, "Image or image; choose with"),
         ([("id", pa.binary(16))], None, "among id"),
         ([("vector", pa.list_(pa.float32(), 512))], None, "among vector"),
-        ([("name", pa.string())], "name", "'name' holds string"),
+        ([("age", pa.int64())], "age", "'age' holds int64"),
         ([("image", pa.binary())], "scan", "'scan'"),
     ],
     ids=str,
@@ -39,6 +39,7 @@ STORED = json.dumps({"info": {"features": FEATURES}}).encode()
     ("fields", "name", "stored", "found"),
     [
         ([("image", pa.binary()), ("right", pa.binary())], "right", b"", "right"),
+        ([("image", pa.binary()), ("file", pa.string())], "file", b"", "file"),
         (BLOBS, None, b"", "image"),
         (BLOBS[:2], None, b"", "IMG"),
         ([("image", pa.binary()), ("scan", pa.binary())], None, STORED, "scan"),

@@ -95,6 +95,20 @@ def test_row_of_a_path_alone_says_how_it_would_be_read(kind, tmp_path):
     assert len(read_column(both, PICTURE, image_root=str(tmp_path))[0].rows) == 1
 
 
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_named_column_of_paths_is_read_below_the_root(type_, tmp_path):
+    (tmp_path / "bar.png").write_bytes(to_png(bar_image()))
+    paths, options = ["bar.png", "../bar.png", None], {"image_column": "image"}
+
+    _, none = read_column(paths, type_, **options)
+    found, others = read_column(paths, type_, **options, image_root=str(tmp_path))
+
+    assert "bar.png; predict has --image-root" in none["detail"][0].as_py()
+    assert np.array_equal(found.images, [bar_image()])
+    assert found.columns["path"].to_pylist() == ["bar.png"]
+    assert reasons(others) == [(1, "outside_root"), (2, "no_bytes")]
+
+
 STARTS = [b"BM", b"\xff\xd8", b"\xff\xd8\xff\xff", b"P5", b"P6\x80", b"GIF8", b"RIFF", b"P1"]
 
 
