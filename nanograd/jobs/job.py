@@ -234,11 +234,6 @@ def _run_parts(
         for part, receipt in found.items()
         if part in planned and lost.isdisjoint(receipt.files)
     }
-    if num_done := len(done) + len(kept):
-        listener(info(f"{num_done} of {len(planned) + len(kept)} parts are done already"))
-    output.remove_other_parts(folder, files, found, done)
-    meter.count(*kept, *done.values())
-    own = list(done.values())
     # A part with the id of a stale part has the same rows.
     retried = {file for each in job.earlier.stale if each.readings for file in each.inputs}
     limited = {
@@ -246,9 +241,17 @@ def _run_parts(
         for part in job.parts
         if not part.quarantine and part.id not in stale and retried.isdisjoint(part.files)
     }
-    num_rows, counted = sum(limited.values()), [each for each in own if each.part in limited]
-    # Parts of an earlier command may exceed the limit.
-    _check_error_rate(job, folder, counted, num_rows)
+    num_rows = sum(limited.values())
+    try:
+        _check_error_rate(job, folder, [done[part] for part in limited if part in done], num_rows)
+    except DataError:  # read rows again, because the pictures that they name may be repaired
+        done = {part: each for part, each in done.items() if not each.counts.quarantined}
+    if num_done := len(done) + len(kept):
+        listener(info(f"{num_done} of {len(planned) + len(kept)} parts are done already"))
+    output.remove_other_parts(folder, files, found, done)
+    meter.count(*kept, *done.values())
+    own = list(done.values())
+    counted = [each for each in own if each.part in limited]
     left = [replace(part, output=folder) for part in job.parts if part.id not in done]
     with closing(run_parts(left)) as results:
         for receipt, seconds in results:
@@ -299,7 +302,7 @@ def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], rows: int)
     if bad <= rate * rows and not none_left:
         return
     limit = "" if none_left else f", more than --max-error-rate {rate}"
-    remedy = "change the settings" if none_left else "allow more"
+    remedy = "change the settings and add --overwrite" if none_left else "allow more"
     raise DataError(
         f"{bad:,} of {rows:,} rows are unusable (most often {Counts.total(done).most_often()})"
         f"{limit}; see {folder}/quarantine, then repair the input or {remedy}"

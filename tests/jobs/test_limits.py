@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZipFile
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from nanograd.errors import DataError
 from tests.helpers.folders import untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, sources
+from tests.helpers.image_columns import PICTURE
 from tests.helpers.ingests import ingest, read_quarantine
 from tests.jobs.conftest import Case
 
@@ -155,3 +158,20 @@ def test_rows_read_again_are_not_blamed_for_new_rows_that_fail(case):
 
     with pytest.raises(DataError, match=rf"2 of 2 rows are unusable.*{new.name}"):
         case.run(retry_quarantine=True)
+
+
+def test_command_without_a_usable_row_works_once_pictures_or_settings_are_right(case, tmp_path):
+    case.write("rows.parquet", {"image": pa.array([{"path": "7.png"}] * 2, PICTURE)})
+    wrong = {"image_root": str(tmp_path / "root"), "normalise": "never"}
+
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"2 of 2 rows are unusable .*no_file"):
+            case.run(**wrong)
+    Path(wrong["image_root"]).mkdir()
+    picture = Image.fromarray(case.digits.images[0].reshape(28, 28)).resize((56, 56))
+    picture.save(tmp_path / "root" / "7.png")
+    with pytest.raises(DataError, match=r"wrong_shape.*change the settings and add --overwrite"):
+        case.run(**wrong)
+    right = case.run(**{**wrong, "normalise": "auto"}, overwrite=True)
+
+    assert (right["rows"], right["predicted"]) == (2, 2)
