@@ -75,7 +75,7 @@ def train(
         if spec.kernel == kernel.PORTABLE:
             process.require_portable()
         initial = load_initial(spec)
-        options = ReadOptions(image_column=spec.image_column, label_column=spec.label_column)
+        options = ReadOptions.of_data(vars(spec))
         data = sources.load(spec.data, audience, spec.test_split, options, arrays)
         images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
         audience(info(f"{images}; run directory {place}"))
@@ -200,7 +200,7 @@ def evaluate(
     settings, arrays = sources.separate_arrays({"model": name, **settings})
     with resolved(specs.EvaluateSpec, settings) as spec:
         loaded = model_io.load(model if isinstance(model, Model) else spec.model)
-        options = ReadOptions(image_column=spec.image_column, label_column=spec.label_column)
+        options = ReadOptions.of_data(vars(spec))
         test = sources.load_test(spec.data, listener, options, arrays, about=loaded.about)
         began = perf_counter()
         with process.one_thread():

@@ -9,11 +9,14 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import nanograd
-from nanograd.errors import ArgumentError, Stopped
+from nanograd import commands
+from nanograd.errors import ArgumentError, DataError, Stopped
 from nanograd.images import writers
 from nanograd.pictures import normalise
 from nanograd.runtime import process
@@ -351,3 +354,25 @@ def test_pictures_are_read_from_every_kind_of_source(tmp_path):
     with pytest.raises(nanograd.UnreadableError) as caught:
         nanograd.read_picture(Image.new("L", (100, 100), 255))
     assert caught.value.reason == "blank"
+
+
+def test_training_reads_the_pictures_whose_paths_are_in_a_table(tmp_path, run, sample):
+    data, images = sample.test.take(slice(0, 193)), tmp_path / "images"
+    writers.write_pictures(data, str(images))
+    files = sorted(images.rglob("*.png"))
+    rows = [{"path": str(file.relative_to(images))} for file in files]
+    labels = [int(file.parent.name) for file in files]
+    pq.write_table(pa.table({"image": rows, "label": labels}), tmp_path / "rows.parquet")
+    settings = {"data": tmp_path / "rows.parquet", "image_root": images, "batch_size": 32}
+
+    trained = nanograd.train(output=tmp_path / "run", **{**SETTINGS, **settings})
+    measured = nanograd.evaluate(run.model, data=settings["data"], image_root=images)
+
+    assert measured.accuracy == nanograd.evaluate(run.model, data=images).accuracy
+    (tmp_path / "run" / "report.html").unlink()
+    commands.report(trained.directory)  # reads the test images again
+    assert (tmp_path / "run" / "report.html").exists()
+    with pytest.raises(DataError, match=r"path instead of bytes, .*png; predict, train and"):
+        nanograd.evaluate(data=settings["data"])
+    with pytest.raises(ArgumentError, match="label_column and image_root out"):
+        nanograd.evaluate(data="sample", image_root=images)

@@ -301,7 +301,8 @@ class Evaluation(Result):
     params_sha256: str  # checksum of the model's parameters
 
     def __str__(self) -> str:
-        return f"evaluated in {self.evaluate_s:.3f} s\naccuracy: {self.accuracy:.4f}"
+        number = count(self.images, "image")
+        return f"{number} evaluated in {self.evaluate_s:.3f} s\naccuracy: {self.accuracy:.4f}"
 
 
 @dataclass(frozen=True, kw_only=True)

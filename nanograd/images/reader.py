@@ -32,6 +32,8 @@ from nanograd.runtime.arrays import Floats, Ints
 from nanograd.settings.specs import PictureOptions, ReadOptions
 
 Found = TypeVar("Found")
+# The bytes of a picture, or why there are none; None if its file has not been read.
+Content: TypeAlias = bytes | UnreadableError | None
 # A column to copy of each table, by its name there, with its name and type in the output.
 Keep: TypeAlias = Mapping[str, pa.Field]
 _NOTHING: Keep = {}
@@ -190,7 +192,7 @@ def read_rows(
 
 
 def read_pictures(
-    files: Iterable[tuple[str, bytes | None]],
+    files: Iterable[tuple[str, Content]],
     convert: Callable[[Image.Image], Found],
     options: PictureOptions,
     *,
@@ -204,7 +206,7 @@ def read_pictures(
     """
     with Archives() as archives:
         for file, given in files:
-            data: bytes | UnreadableError | None = given
+            data = given
             if data is None:
                 data = attempt(partial(decode.read, file, options, archives.read))
             if isinstance(data, UnreadableError):

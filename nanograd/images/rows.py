@@ -275,10 +275,7 @@ def read_encoded(
     if data is None and path and options.image_root:
         data = decode.read(_below(options.image_root, path), options)
     if data is None:
-        detail = "the picture's bytes are null"
-        if path:
-            detail = f"the row has a path instead of bytes, {path}; predict has --image-root for it"
-        raise UnreadableError(Reason.NO_BYTES, detail)
+        raise without_bytes(path)
     if not is_raw(data):
         return convert(decode.decode(data, options, whole=whole))
     refused = Refused()
@@ -286,6 +283,13 @@ def read_encoded(
     for error in refused.values():
         raise UnreadableError(*error.args)
     return read_array(pictures[0], options, convert)
+
+
+def without_bytes(path: str | None) -> UnreadableError:
+    """Return the error for a row without the bytes of its picture, which may name its path."""
+    about = f"the row has a path instead of bytes, {path}; predict, train and evaluate have"
+    detail = f"{about} --image-root for it" if path else "the picture's bytes are null"
+    return UnreadableError(Reason.NO_BYTES, detail)
 
 
 def _read_spark(row: tuple[Any, ...], options: ReadOptions, convert: Convert) -> Any:

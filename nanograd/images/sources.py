@@ -165,9 +165,7 @@ def reload_test(
     if about["data"] == ARRAYS:
         raise UsageError("the run was trained on arrays; name its test images with --data")
     names = _names(about)
-    image, label = settings.get("image_column"), settings.get("label_column")
-    options = ReadOptions(image_column=image, label_column=label)
-    found = load(names, listener, about.get("test_split"), options)
+    found = load(names, listener, about.get("test_split"), ReadOptions.of_data(settings))
     if found.sha256 != about["identity"]["data_sha256"]:
         raise DataError(f"{found.name} has changed since the run; name test images with --data")
     return found.test
@@ -215,7 +213,7 @@ def _load_each(
         files = [_find_files(source, listener) for source in sources]
     kinds = {_kind(place) for each in files for place in each["train"]}
     if options != _DEFAULTS and kinds.isdisjoint(("rows", "csv")):
-        flags = "--image-column and --label-column"
+        flags = "--image-column, --label-column and --image-root"
         raise UsageError(f"{', '.join(sources)}: there are no tables; leave {flags} out")
 
     def load_one(source: str, places: Mapping[str, Sequence[str]]) -> Source | None:

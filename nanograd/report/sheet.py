@@ -25,7 +25,8 @@ from nanograd.errors import DataError, OutputExistsError, UnreadableError, Usage
 from nanograd.images.columns import ImageKind, find_image_column
 from nanograd.images.inputs import Origin, expand, is_table
 from nanograd.images.parquet import RowRange, open_parquet
-from nanograd.images.reader import read_pictures, read_rows
+from nanograd.images.reader import Content, read_pictures, read_rows
+from nanograd.images.rows import without_bytes
 from nanograd.images.writers import SOURCE
 from nanograd.models.model import Model
 from nanograd.models.reference import UNFAMILIAR
@@ -97,9 +98,7 @@ class Inspection:
         }
 
 
-def find_pictures(
-    inputs: Sequence[str], limit: int, output: str
-) -> tuple[dict[str, bytes | None], int]:
+def find_pictures(inputs: Sequence[str], limit: int, output: str) -> tuple[dict[str, Content], int]:
     """Find up to `limit` picture files, or rows of Parquet files that hold pictures.
 
     Returns:
@@ -112,7 +111,7 @@ def find_pictures(
     places = map(storage.absolute, inputs)
     tables = [each for each in places if storage.is_file(each) and is_table(each)]
     others = [each for each in inputs if storage.absolute(each) not in tables]
-    found: dict[str, bytes | None] = {}
+    found: dict[str, Content] = {}
     total = 0
     for table in tables:
         total += _read_rows(table, max(limit - len(found), 0), found)
@@ -124,7 +123,7 @@ def find_pictures(
     return found, total
 
 
-def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
+def _read_rows(file: str, limit: int, found: dict[str, Content]) -> int:
     """Add the pictures of a Parquet file's first rows; return the number of all its rows."""
     try:
         with open_parquet(file) as parquet:
@@ -152,12 +151,13 @@ def _read_rows(file: str, limit: int, found: dict[str, bytes | None]) -> int:
         name = Origin(**origin).place
         if name in found:  # pictures of other folders may have the same path
             name = f"{file}, row {number:,}"
-        found[name] = image.get("bytes") or b""
+        data = image.get("bytes")
+        found[name] = without_bytes(image.get("path")) if data is None else data
     return int(num_rows)
 
 
 def inspect_pictures(
-    files: Mapping[str, bytes | None], spec: InspectSpec, model: Model
+    files: Mapping[str, Content], spec: InspectSpec, model: Model
 ) -> list[Inspection]:
     """Decode, normalise and classify the pictures that `find_pictures` found; return each step.
 

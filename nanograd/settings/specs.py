@@ -4,11 +4,11 @@ The docstring of a command's spec is the help of the command.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from nanograd.errors import UsageError
 from nanograd.settings.fields import REQUIRED, Given, Place, Spec, setting
@@ -37,6 +37,12 @@ DATA = _data(
 IMAGE_COLUMN = _data(None, help_="column with the images [default: detected from the schema]")
 LABEL_COLUMN = _data(
     None, help_="column with the labels, in Parquet or CSV files [default: label, digit or target]"
+)
+IMAGE_ROOT = _data(
+    None,
+    help_="folder or URI of the pictures, for rows that hold a path instead of the picture's bytes "
+    "[default: none; such rows are left out]",
+    place=True,
 )
 _MODEL = setting(
     None,
@@ -99,6 +105,12 @@ class ReadOptions(PictureOptions):
     image_root: Given[Any, str | None] = _columns(None, rare=True, place=True)
     """folder or URI of the pictures, for rows that hold a path instead of the picture's bytes
     [default: none; such rows are quarantined]"""
+
+    @classmethod
+    def of_data(cls, settings: Mapping[str, Any]) -> Self:
+        """Return the options for tables among the settings of `train` or `evaluate`."""
+        names = ("image_column", "label_column", "image_root")
+        return cls.resolve({name: settings.get(name) for name in names})
 
     def reading(self) -> "ReadOptions":
         """Return these options without the further settings of a subclass."""
@@ -268,6 +280,7 @@ class EvaluateSpec(Spec):
     data: Given[Any, tuple[str, ...]] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
+    image_root: Given[Place | None, str | None] = IMAGE_ROOT
     verbose: bool = setting(False)
     """print one line per image: label, ten probabilities, the largest one, prediction"""
 

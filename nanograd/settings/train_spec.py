@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from nanograd.errors import UsageError
 from nanograd.runtime.kernel import NATIVE, PORTABLE
 from nanograd.settings.fields import Given, Place, setting
-from nanograd.settings.specs import DATA, IMAGE_COLUMN, LABEL_COLUMN, ReportSpec
+from nanograd.settings.specs import DATA, IMAGE_COLUMN, IMAGE_ROOT, LABEL_COLUMN, ReportSpec
 
 # Default of --momentum for --optimizer momentum.
 _MOMENTUM = 0.9
@@ -73,6 +73,7 @@ class TrainSpec(ReportSpec):
     data: Given[Any, tuple[str, ...]] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
+    image_root: Given[Place | None, str | None] = IMAGE_ROOT
     test_split: float | None = _data(None, **_SHARE, rare=True)
     """share of each digit's images to hold out for testing, if a data set has no test images
     [default: 0.1]"""

@@ -88,7 +88,9 @@ def test_row_of_a_path_alone_says_how_it_would_be_read(kind, tmp_path):
     both = [{"bytes": to_png(bar_image()), "path": "../secret.png"}]  # bytes take precedence
 
     assert reasons(rejections) == [(row, "no_bytes") for row in range(3)]
-    assert "bar.png; predict has --image-root" in rejections["detail"][0].as_py()
+    assert (
+        "bar.png; predict, train and evaluate have --image-root" in rejections["detail"][0].as_py()
+    )
     assert found.rows.tolist() == [0]
     assert reasons(others) == [(1, "no_bytes"), (2, "no_bytes")]
     assert reasons(none) == [(0, "no_bytes")]

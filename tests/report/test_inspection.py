@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
@@ -69,6 +71,19 @@ def test_result_has_prediction_or_reason_of_each_picture(folder, model_directory
     assert found["blank.png"]["prediction"] is found["none.jpg"]["confidence"] is None
     assert (figures["pictures"], figures["read"], figures["refused"]) == (4, 2, 2)
     assert json.loads(json.dumps(figures)) == figures
+
+
+def test_row_of_a_table_without_bytes_says_so(folder, tmp_path):
+    data = (folder / "drawing.png").read_bytes()
+    rows = [(data, "7.png"), (None, "a/7.png"), (None, None), (b"", None)]
+    images = [dict(zip(("bytes", "path"), row, strict=True)) for row in rows]
+    pq.write_table(pa.table({"image": images}), tmp_path / "rows.parquet")
+
+    figures, _, _ = inspect(tmp_path / "rows.parquet")
+
+    found = figures["results"]
+    assert [each["reason"] for each in found] == [None, "no_bytes", "no_bytes", "empty"]
+    assert "path instead of bytes, a/7.png; predict" in found[1]["detail"]
 
 
 def test_sheet_shows_a_picture_in_which_no_number_is_read(tmp_path):

@@ -176,7 +176,16 @@ def test_toml_has_a_line_for_every_setting_that_is_not_none():
 
     lines = dict(line.split(" = ") for line in spec.to_toml().splitlines())
 
-    unset = {"address", "output", "image_column", "label_column", "test_split", "mlflow", "ports"}
+    unset = {
+        "address",
+        "output",
+        "image_column",
+        "label_column",
+        "image_root",
+        "test_split",
+        "mlflow",
+        "ports",
+    }
     unset |= {"resume_from"}
     assert list(lines) == [each.name for each in fields(TrainSpec) if each.name not in unset]
     assert (lines["data"], lines["momentum"]) == ('"my rows"', "0.9")  # the default that applies
@@ -207,8 +216,8 @@ def test_invalid_toml_is_refused_and_its_file_named():
 
 def test_identity_has_the_settings_that_decide_the_output_sorted():
     others = (
-        "data image_column label_column test_split output preset workers address overwrite quiet "
-        "log_format strict tensorboard mlflow plots ports resume_from"
+        "data image_column label_column image_root test_split output preset workers address "
+        "overwrite quiet log_format strict tensorboard mlflow plots ports resume_from"
     )
 
     assert set(TrainSpec().identity()) == {f.name for f in fields(TrainSpec)} - set(others.split())
