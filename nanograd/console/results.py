@@ -227,7 +227,7 @@ class Prediction(JobCounts):
     # (10, 10) counts of labelled rows, by label and prediction.
     confusion: Ints | None = field(default=None, repr=False)
     predicted_as: dict[str, int] = field(default_factory=dict, repr=False)  # rows by digit
-    unfamiliar: int = 0  # predicted rows unlike the digits of the training set
+    unfamiliar: int = 0  # predicted digits unlike those of the training set
     bad_labels: int = 0  # predicted rows whose label is no digit
     dark_on_light: int = 0  # rows of raw pixels that were inverted
     # The most frequent details of quarantine, each with its first row.
@@ -261,7 +261,8 @@ class Prediction(JobCounts):
         return self._summarise(
             done
             + ("" if right is None else f", {percent(right)} of the labelled rows correctly")
-            + f"; {self.unfamiliar:,} unlike the training digits" * (self.unfamiliar > 0)
+            + f"; {count(self.unfamiliar, 'digit')} unlike the training digits"
+            * bool(self.unfamiliar)
             + f"; ingest had quarantined {count(by_ingest, 'picture')}" * (by_ingest > 0),
             {
                 "numbers": numbers,

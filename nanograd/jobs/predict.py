@@ -43,7 +43,6 @@ from nanograd.jobs.part import Part, commit_part, group, plan_parts, plan_retry
 from nanograd.jobs.review import PartReview, write_review
 from nanograd.models import model as model_io
 from nanograd.models.model import BUILT_IN, Assessment, Model
-from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import Number, read_numbers
 from nanograd.pictures.archives import Archives
 from nanograd.runtime import process, storage
@@ -386,11 +385,9 @@ def _divide_batch(
 def _count_pictures(
     counts: receipts.PredictionCounts, pictures: Sequence[Sequence[Number]]
 ) -> receipts.PredictionCounts:
-    """Count pictures instead of digits as rows, and lines. A picture may have unfamiliar digits."""
-    digits = ([digit for number in numbers for digit in number.digits] for numbers in pictures)
-    unfamiliar = sum(any(each.unfamiliarity > UNFAMILIAR for each in some) for some in digits)
+    """Count pictures instead of digits as rows, and lines."""
     rows, lines = len(pictures), sum(map(len, pictures))
-    return replace(counts, rows=rows, predicted=rows, unfamiliar=unfamiliar, numbers=lines)
+    return replace(counts, rows=rows, predicted=rows, numbers=lines)
 
 
 def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:

@@ -138,7 +138,7 @@ class PredictionCounts(Counts):
     correct: int = 0
     bad_labels: int = 0  # predicted rows whose label is no digit; their label is null
     dark_on_light: int = 0  # rows of raw pixels that were taken for dark ink on light paper
-    unfamiliar: int = 0
+    unfamiliar: int = 0  # digits
     predicted_as: Ints = field(default_factory=_zeros(10))
     confusion: Ints = field(default_factory=_zeros(NUM_CLASSES, NUM_CLASSES))  # [label, prediction]
     predicted_by_confidence: Ints = field(default_factory=_zeros(10))
@@ -199,10 +199,11 @@ class PredictionCounts(Counts):
                 "raw pixels with a bright border; confirm with --polarity dark-on-light, or set "
                 "light-on-dark"
             )
-        if self.unfamiliar > _MOST * self.predicted:
+        digits = int(self.predicted_as.sum())
+        if self.unfamiliar > _MOST * digits:
             yield (
-                f"{self.unfamiliar:,} of {self.predicted:,} predicted rows "
-                f"({self.unfamiliar / self.predicted:.0%}) are unlike the digits of the training "
+                f"{self.unfamiliar:,} of {digits:,} predicted digits "
+                f"({self.unfamiliar / digits:.0%}) are unlike the digits of the training "
                 "set: rotated, mirrored as in EMNIST, of another --polarity, or no digits; see "
                 "_review.pq"
             )

@@ -13,7 +13,7 @@ from PIL import Image
 from nanograd.errors import DataError, StorageError, UnreadableError
 from nanograd.images.inputs import Origin, roots_of
 from nanograd.images.reader import read_pictures
-from nanograd.images.writers import QUARANTINE, WITHOUT_PROBABILITIES, read
+from nanograd.images.writers import NUMBERS, QUARANTINE, WITHOUT_PROBABILITIES, read
 from nanograd.jobs.output import METRICS, PROGRESS, SUMMARY, Manifest, files_of
 from nanograd.jobs.receipts import Detail, PredictionCounts
 from nanograd.jobs.review import IMAGE, OF_PARTS, ORDER, PIXELS, REVIEW
@@ -51,6 +51,11 @@ def build(folder: str) -> Report:
         with suppress(DataError, StorageError):  # the input may have been moved since
             if (made := Manifest.find(place)).job.get("command") == "ingest":
                 by_ingest += _quarantined(place, made)
+    lines = NUMBERS.empty_table()
+    for name in (n for n in sorted(files_of(manifest.receipts)) if n.startswith("numbers/")):
+        lines = pa.concat_tables([lines, read(storage.join(folder, name), NUMBERS)])
+        order = ("confidence", "source_file", "source_row", "line")
+        lines = lines.sort_by([(e, "ascending") for e in order])[: accuracy.NUM_SHOWN]
     # The list of the most doubtful rows or, if they are few, all rows that parts keep.
     doubtful, num_listed = _read_doubtful(folder, [], PIXELS), None
     if storage.exists(storage.join(folder, REVIEW)):
@@ -78,6 +83,7 @@ def build(folder: str) -> Report:
         counts=counts,
         progress=progress,
         plots=plots,
+        lines=[(each, Origin.of(each).name) for each in lines.to_pylist()],
         classes=accuracy.classes_of(counts.confusion),
         calibration=calibration,
         bins=accuracy.bins_of(calibration) if calibration else None,

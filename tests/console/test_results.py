@@ -23,7 +23,7 @@ def test_summary_names_the_output_and_the_next_command():
     assert "nanograd inspect" in str(replace(INGESTED, ingested=0))
     assert "1 file cannot be read" in str(replace(INGESTED, broken_files=1))
     unlike = replace(PREDICTED, predicted=1200, unfamiliar=7)
-    assert "\n1,200 rows classified; 7 unlike the training digits\n" in str(unlike)
+    assert "\n1,200 rows classified; 7 digits unlike the training digits\n" in str(unlike)
     assert "s3://b/o/predictions" in str(PREDICTED)
     assert not re.search("% of|review", str(PREDICTED))
     listed = replace(PREDICTED, output="my out", review="my out/_review.pq")

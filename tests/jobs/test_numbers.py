@@ -15,6 +15,7 @@ import nanograd
 from nanograd.console.preview import preview_rows
 from nanograd.images.writers import NUMBERS, PLACE, QUARANTINE, WITHOUT_PROBABILITIES
 from nanograd.models import model as model_io
+from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import read_numbers
 from nanograd.pictures.decode import decode as decode_picture
 from nanograd.settings.specs import PictureOptions
@@ -136,11 +137,18 @@ def test_rows_of_tables_are_read_as_pictures_are(pictures, tmp_path):
     assert found.select(values).equals(expected.select(values))
 
 
-def test_report_counts_the_shares_of_digits_among_all_digits(pictures):
-    pictures.run(digits="many")
+def test_report_shows_lines_and_counts_the_shares_of_digits_among_all_digits(pictures):
+    figures = pictures.run(digits="many")
 
     page = (pictures.out / "report.html").read_text()
 
+    lines = page.partition("<caption>Least certain lines</caption>")[2].partition("</table>")[0]
+    texts = pictures.table("numbers").sort_by("confidence")["text"].to_pylist()
+    assert re.findall(r'<th scope="row">(\d+)</th>', lines) == texts
+    assert f"4 lines with {sum(map(len, texts))} digits" in page
+    assert "accuracy" not in page.partition("</header>")[0]
+    unfamiliarity = pictures.table()["unfamiliarity"].to_numpy()
+    assert figures["unfamiliar"] == (unfamiliarity > UNFAMILIAR).sum()
     table = page.partition("<caption>Rows by digit</caption>")[2].partition("</table>")[0]
     shares = [float(each) for each in re.findall(r"<td>([\d.]+).%</td>", table)]
     assert len(shares) == 10

@@ -79,7 +79,8 @@ def test_receipt_is_read_as_it_was_written(counts):
     ("unfamiliar", "predicted", "share"), [(0, 0, ""), (5, 10, ""), (6, 10, "60%"), (1, 1, "100%")]
 )
 def test_most_rows_that_are_unfamiliar_are_told(unfamiliar, predicted, share):
-    told = list(PredictionCounts(unfamiliar=unfamiliar, predicted=predicted).remarks())
+    counts = PredictionCounts(unfamiliar=unfamiliar, predicted_as=np.array([predicted]))
+    told = list(counts.remarks())
 
     assert len(told) == bool(share)
     assert all(f"({share})" in text for text in told)
