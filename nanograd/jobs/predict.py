@@ -107,11 +107,10 @@ class PredictWork:
         facts = {f"nanograd.{name}": str(v) for name, v in {**made, "revision": REVISION}.items()}
         files = dict[str, bytes]()
         for folder, schema in self.schemas.items():
-            is_main = folder == "predictions"
             found = writers.encode_files(
                 *(stem, schema, tables.get(folder, ()), spec.format),
-                max_rows=spec.rows_per_file if is_main else None,
-                partition_by=spec.partition_by if is_main else (),
+                max_rows=spec.rows_per_file,
+                partition_by=spec.partition_by if folder == "predictions" else (),
                 lineage=facts,
                 even_empty=folder in even_empty,
             )

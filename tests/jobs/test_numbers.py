@@ -155,6 +155,19 @@ def test_report_shows_lines_and_counts_the_shares_of_digits_among_all_digits(pic
     assert sum(shares) == pytest.approx(100, abs=0.1)
 
 
+def test_rows_per_file_limit_each_table(pictures):
+    image = pa.array([b"no picture"] * 3, pa.binary())
+    bad = [pictures.write(f"{n}.parquet", {"image": image[: n + 1]}) for n in range(3)]
+
+    pictures.run(digits="many", rows_per_file=2)
+    pictures.run(digits="many", rows_per_file=2, retry_quarantine=True)
+
+    files = {each: [*(pictures.out / each).iterdir()] for each in ("numbers", "quarantine")}
+    assert all(pq.read_metadata(file).num_rows <= 2 for each in files.values() for file in each)
+    assert pictures.table("numbers").num_rows == 4
+    assert pictures.table("quarantine").num_rows == 2 + sum(range(1 + len(bad)))
+
+
 def test_killed_job_ends_with_the_same_bytes(pictures, tmp_path):
     (tmp_path / "saved").mkdir()
     settings = {"digits": "many", "rows_per_file": 4}
