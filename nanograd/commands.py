@@ -33,6 +33,7 @@ from nanograd.report.trackers import guarded, trackers
 from nanograd.runtime import events, json_files, kernel, process, storage
 from nanograd.runtime.events import Listener, broadcast, ignore, info, log_warnings, warning
 from nanograd.runtime.json_files import JsonObject
+from nanograd.runtime.lease import exclusive
 from nanograd.runtime.signals import stop_signals
 from nanograd.settings import specs
 from nanograd.settings.arguments import places, resolved, takes, takes_input
@@ -135,6 +136,9 @@ def report(
     """Write the report of a finished run or prediction; with `as_png`, also charts as PNG files.
 
     The report of a run uses the test images of `data`; by default, of the run's own data.
+
+    Raises:
+        OutputExistsError: another process writes the folder.
     """
     from nanograd.jobs.output import SUMMARY
     from nanograd.report import prediction_report
@@ -148,7 +152,9 @@ def report(
         run = training_report.read_run(place)
         test = sources.reload_test(data, run.model.about, run.config, listener)
         built = training_report.build(run, test)
-    written, seconds = built.write(place, as_png=as_png), perf_counter() - began
+    with exclusive(place, listener):
+        written = built.write(place, as_png=as_png)
+    seconds = perf_counter() - began
     values = {"report": written, "report_s": round(seconds, 3)}
     return Done(summary=f"written in {seconds:.1f} s: {written}", values=values)
 

@@ -262,9 +262,10 @@ def test_address_for_the_browser_is_valid_once(monkeypatch, output, tmp_path):
 
 
 def test_busy_port_and_second_command_are_refused(output, reviewer, nanograd):
-    second = nanograd("review", output, "--no-browser")
-    assert second.code == 73
-    assert "is being written by another process" in second.stderr
+    for words in (("review", output, "--no-browser"), ("report", output)):
+        second = nanograd(*words)
+        assert second.code == 73
+        assert "is being written by another process" in second.stderr
     line, _ = reviewer.end()
     assert line["rows"] == ROWS
 
