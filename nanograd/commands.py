@@ -269,11 +269,11 @@ def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Done
 
 def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
     """Count the images of data sets and compute their checksum."""
-    data = sources.load(names, listener)
+    data = sources.load(names, listener, to_train=False)
     values: JsonObject = {"data": data.name, "sha256": data.sha256}
     lines = [f"{data.name}, SHA-256 {data.sha256}"]
     for name, part in (("train", data.train), ("test", data.test)):
-        counts = np.bincount(part.labels).tolist()
+        counts = np.bincount(part.labels, minlength=NUM_CLASSES).tolist()
         values[name] = {"images": len(part), "per_class": counts}
         digits = ", ".join(map(str, counts))
         lines.append(f"  {name:<5} {len(part):>7,} images; of each digit {digits}")

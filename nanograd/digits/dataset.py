@@ -13,6 +13,7 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
+from nanograd.errors import DataError
 from nanograd.runtime.randomness import SPLIT, stream
 
 SIDE = 28
@@ -62,6 +63,23 @@ class Mnist:
     sha256: str  # checksum of training and test data together
     test_split: float | None = None  # share of images held out as test images; None if none were
     sources: tuple[str, ...] = ()  # the names of all data sets
+
+    def require_trainable(self) -> None:
+        """Raise DataError unless a net can be trained and tested on the images."""
+        problem = ""
+        if not len(self.train):
+            problem = "no train images found, only test images; add mnist_train.csv or train-*"
+        elif not len(self.test) and self.test_split:
+            problem = "no test images: no digit has two images, one to train and one to test"
+        elif not len(self.test):
+            problem = "no test images: --test-split 0 holds out none; raise it"
+        elif len(np.unique(self.train.labels)) == 1:
+            problem = (
+                f"every training image ({len(self.train):,}) has the label {self.train.labels[0]}; "
+                "there is nothing to learn (in a CSV file without a header, the label comes first)"
+            )
+        if problem:
+            raise DataError(f"{self.name}: {problem}")
 
 
 class Source(NamedTuple):

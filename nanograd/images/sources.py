@@ -63,6 +63,8 @@ def load(
     test_split: float | None = None,
     options: ReadOptions = _DEFAULTS,
     arrays: Source | None = None,
+    *,
+    to_train: bool = True,
 ) -> Mnist:
     """Load data sets and join them. `arrays`, from `separate_arrays`, replaces all `sources`.
 
@@ -82,8 +84,8 @@ def load(
     each digit are held out as test images.
 
     Raises:
-        DataError: data is missing or damaged, or has no labels; there are too few images to hold
-            some out for testing; or all training images show the same digit.
+        DataError: data is missing or damaged, or has no labels. With `to_train`, also if there are
+            no training images, too few to hold some out for testing, or all show the same digit.
         StorageError: data cannot be read, or the cache cannot be written.
         UsageError: a setting has no effect on these data sets.
     """
@@ -101,19 +103,11 @@ def load(
             continue
         share = _TEST_SPLIT if test_split is None else test_split
         pairs.append(hold_out(train, share))
-        held = f"the last {len(pairs[-1][1]):,} of its images, counted by digit, are held out"
-        listener(info(f"{source} has no labelled test images: {held} as such (--test-split)"))
+        if number := len(pairs[-1][1]):
+            held = f"the last {number:,} of its images, counted by digit, are held out"
+            listener(info(f"{source} has no labelled test images: {held} as such (--test-split)"))
     train, test = (concatenate(each) for each in zip(*pairs, strict=True))
-    if not len(test):
-        why = "no digit has two images, one to train and one to test; add some"
-        why = why if share else "--test-split 0 holds out none; raise it"
-        raise DataError(f"{name} has no test images: {why}")
-    if len(np.unique(train.labels)) == 1:
-        raise DataError(
-            f"{name}: every training image ({len(train):,}) has the label {train.labels[0]}; there "
-            "is nothing to learn (in a CSV file without a header, the label comes first)"
-        )
-    return Mnist(
+    data = Mnist(
         train=train,
         test=test,
         name=name,
@@ -121,6 +115,9 @@ def load(
         test_split=share,
         sources=tuple(each.name for each in found),
     )
+    if to_train:
+        data.require_trainable()
+    return data
 
 
 def load_test(
@@ -234,13 +231,13 @@ def _load_each(
         train, test = None if only_test else read("train"), read("test")
         if only_test:
             train = read("train") if test is None else test
-        if train is None and by_name and places["test"]:
-            return None if test is None else Source(name, test.take(slice(0)), test)
-        if train is None:
-            both = " and ".join(mnist.FILES["train"])
-            expected = f"expected a folder with {both} (or .gz) or mnist_train.csv"
-            raise DataError(f"{name}: no train images found; {expected}")
-        return Source(name, train, test)
+        if train is None and test is not None:
+            train = test.take(slice(0))
+        if train is not None:
+            return Source(name, train, test)
+        if by_name and places["test"]:
+            return None
+        raise DataError(f"{name}: no train images found, and no test image has a label")
 
     for source, places in zip(sources, files, strict=True):
         try:

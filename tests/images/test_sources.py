@@ -200,7 +200,7 @@ def test_every_command_joins_all_data_sets_in_their_order(
     assert np.array_equal(data.train.images[:4000], sample.train.images)
     assert np.array_equal(data.train.images[4000:], alone.train.images)
     assert np.array_equal(data.test.labels[1000:], alone.test.labels)
-    assert len(sources.load(["sample", own], test_split=0.0).test) == 1000
+    assert len(sources.load(["sample", own], pytest.fail, test_split=0.0).test) == 1000
     both = ["--data", "sample", "--data", "a.parquet"]
 
     found = nanograd("data", "info", *both)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanograd import commands
 from nanograd.digits.dataset import Dataset, Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import DataError, UsageError
@@ -201,6 +202,20 @@ def test_images_without_any_to_test_are_refused_with_the_cause(sample, share, wh
 
     with pytest.raises(DataError, match=why):
         sources.load([], test_split=share, arrays=arrays)
+
+
+def test_images_that_cannot_be_trained_on_are_described(parts, tmp_path):
+    write(parts[1], tmp_path / "tests" / "mnist_test.csv")
+    write(parts[0].take(slice(1)), tmp_path / "one.parquet")
+
+    tests = commands.describe_data([f"{tmp_path}/tests"]).to_json()
+    one = commands.describe_data([f"{tmp_path}/one.parquet"]).to_json()
+
+    assert (tests["train"]["images"], tests["test"]["images"]) == (0, 20)
+    assert len(tests["train"]["per_class"]) == len(tests["test"]["per_class"]) == 10
+    assert (one["train"]["images"], one["test"]["images"]) == (1, 0)
+    with pytest.raises(DataError, match="no train images found, only test images"):
+        sources.load([f"{tmp_path}/tests"])
 
 
 @pytest.mark.parametrize("name", ["digits.npz", "t10k-images.bin"])
