@@ -59,7 +59,7 @@ class Archives(ExitStack):
         """Read the first `max_bytes` bytes of a file, or all of a member that has fewer bytes.
 
         Raises:
-            DataError: the file does not exist.
+            DataError: the file or member does not exist.
             UnreadableError: `broken_archive`; for a member, `bad_name`, `encrypted`, `too_large` or
                 `broken_member`.
         """
@@ -97,6 +97,8 @@ class Archives(ExitStack):
                     raise UnreadableError(reason, f"{name!r} in the archive {detail}")
             with self._archive.open(info) as member:
                 return member.read(info.file_size + 1)  # at the end, zipfile checks the checksum
+        except KeyError as error:
+            raise DataError(f"{place}: there is no such file in the archive") from error
         except _BROKEN as error:
             storage.read(self._place, 1)  # raises StorageError if the storage has failed
             detail = f"{name} in the archive is damaged ({error or type(error).__name__})"

@@ -12,9 +12,10 @@ from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, UnreadableError
 from nanograd.images.inputs import expand
 from nanograd.images.writers import write_pictures
+from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
 from nanograd.runtime.events import Event
-from nanograd.settings.specs import InspectSpec
+from nanograd.settings.specs import InspectSpec, PictureOptions
 from tests.helpers.ingests import ingest, read_quarantine, read_rows
 
 
@@ -114,6 +115,13 @@ def test_members_of_one_name_are_read_once_if_they_are_equal_and_else_quarantine
 
     assert reasons(tmp_path / "rows") == {"7/y.png": "broken_member"}
     assert (figures["rows"], figures["ingested"]) == (3, 2)
+
+
+def test_missing_member_is_missing_and_not_damaged(tmp_path, picture):
+    archive = pack(tmp_path / "a.zip", {"7.png": picture})
+
+    with pytest.raises(UnreadableError, match=r"^no_file: .*a\.zip/8\.png: there is no such file"):
+        decode.read(f"{archive}/8.png", PictureOptions(), Archives().read)
 
 
 def test_members_whose_names_lead_outside_are_quarantined(tmp_path, picture):
