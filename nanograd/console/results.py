@@ -153,8 +153,8 @@ class Plan(Result):
 
     def __str__(self) -> str:
         columns = [f"\n  {count(each, 'file')}: {names}" for names, each in self.columns.items()]
-        left = self.estimated_s
-        time = "" if left is None else f", about {duration(left)} at the speed of the last command"
+        left = self.estimated_s  # 0 without a row to read
+        time = f", about {duration(left)} at the speed of the last command" if left else ""
         return (
             f"{count(self.files, 'file')}, {self.new_files:,} of them to read{''.join(columns)}\n"
             f"{count(self.rows_to_do, 'row')} to read in {self.parts_to_do:,} of "

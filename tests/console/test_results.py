@@ -59,6 +59,9 @@ def test_result_of_a_dry_run_is_its_plan():
     assert planned.to_json() == {**facts, "estimated_s": None, "columns": {}}
     text = "1 file, 1 of them to read\n1 row to read in 1 of 1 part; nothing was written"
     assert str(planned) == text
+    for rows, seconds, time in ((1, 90.0, ", about "), (0, 0.0, "; nothing")):
+        again = Plan(**{**facts, "rows_to_do": rows}, estimated_s=seconds)
+        assert f"of 1 part{time}" in str(again)
     assert len(repr(PREDICTED)) < 600
     assert "plan" not in PREDICTED.to_json()
     assert {"summary", "review", "report"} <= PREDICTED.to_json().keys()
