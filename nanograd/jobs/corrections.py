@@ -30,7 +30,7 @@ _TYPES = {**{field.name: field.type for field in PREDICTIONS}, "image": PICTURE}
 # Columns that every file of decisions has, and the scores of a list, which decisions do not have.
 _SAVED = (*SOURCE.names, "prediction", "label", "image")
 _SCORES = ("confidence", "unfamiliarity", "probabilities", "doubt")
-# Maximum letters that the page shows of the value of a kept column.
+# Maximum letters that the page shows of the value of a column.
 _MAX_LETTERS = 40
 
 
@@ -133,11 +133,12 @@ class Decisions:
         if row is None:
             return state
         names = self._saved[: self._saved.index("path")]
-        kept = [f"{name}: {_text(self._rows[name][row])[:_MAX_LETTERS]}" for name in names]
+        shown = [*names, *(n for n in ("line", "position") if n in self._saved[len(names) :])]
+        about = [f"{name}: {_text(self._rows[name][row])[:_MAX_LETTERS]}" for name in shown]
         [found] = self._rows.drop_columns(names).slice(row, 1).to_pylist()
         return {
             **state,
-            "place": " · ".join([Origin.of(found).place, *kept]),
+            "place": " · ".join([Origin.of(found).place, *about]),
             "is_unfamiliar": (found["unfamiliarity"] or 0) > UNFAMILIAR,
             "probabilities": found.get("probabilities"),
             "image": b64encode(found["image"]["bytes"]).decode(),

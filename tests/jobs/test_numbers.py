@@ -14,10 +14,12 @@ from PIL import Image
 import nanograd
 from nanograd.console.preview import preview_rows
 from nanograd.images.writers import NUMBERS, PLACE, QUARANTINE, WITHOUT_PROBABILITIES
+from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.models import model as model_io
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import read_numbers
 from nanograd.pictures.decode import decode as decode_picture
+from nanograd.runtime.lease import exclusive
 from nanograd.settings.specs import PictureOptions
 from simulators.strings import Style, write
 from tests.helpers.folders import untimed_contents
@@ -153,6 +155,21 @@ def test_report_shows_lines_and_counts_the_shares_of_digits_among_all_digits(pic
     shares = [float(each) for each in re.findall(r"<td>([\d.]+).%</td>", table)]
     assert len(shares) == 10
     assert sum(shares) == pytest.approx(100, abs=0.1)
+
+
+def test_review_says_where_each_digit_is(pictures):
+    pictures.run(digits="many", review_share=1.0)
+    output = str(pictures.out)
+    rows = read_list(output)
+
+    with exclusive(output) as lease:
+        decisions = Decisions(output, rows, lease)
+        places = [decisions.state(row)["place"] for row in range(len(rows))]
+
+    assert places == [
+        f"{row['path']} · line: {row['line']} · position: {row['position']}"
+        for row in rows.to_pylist()
+    ]
 
 
 def test_rows_per_file_limit_each_table(pictures):
