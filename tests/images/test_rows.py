@@ -105,7 +105,7 @@ def test_named_column_of_paths_is_read_below_the_root(type_, tmp_path):
     _, none = read_column(paths, type_, **options)
     found, others = read_column(paths, type_, **options, image_root=str(tmp_path))
 
-    assert "bar.png; predict has --image-root" in none["detail"][0].as_py()
+    assert "bar.png; predict, train and evaluate have" in none["detail"][0].as_py()
     assert np.array_equal(found.images, [bar_image()])
     assert found.columns["path"].to_pylist() == ["bar.png"]
     assert reasons(others) == [(1, "outside_root"), (2, "no_bytes")]
