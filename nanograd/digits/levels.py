@@ -65,8 +65,8 @@ def array_to_levels(images: NDArray[Any]) -> tuple[Bytes, tuple[int, str] | None
 
     Also return the index of the first unusable image and a message, or None if all are usable.
     """
-    finite = images[np.isfinite(images)] if images.dtype.kind == "f" else images
-    found, problems = to_levels(images, scale_of([finite.max(initial=0)]))
+    finite = np.isfinite(images) if images.dtype.kind == "f" else True
+    found, problems = to_levels(images, scale_of([images.max(initial=0, where=finite)]))
     if (problems < 0).all():
         return found, None
     first = int((problems >= 0).argmax())
@@ -114,4 +114,5 @@ def to_levels(values: NDArray[Any], scale: int | None = None) -> tuple[Bytes, ND
     usable = np.expand_dims(problems < 0, inner)
     factors = np.expand_dims(np.where(shares, 255, 1).astype(values.dtype), inner)
     scaled = np.multiply(values, factors, where=usable, out=np.zeros_like(values))
-    return np.rint(scaled).clip(0, 255).astype(np.uint8), problems
+    np.rint(scaled, out=scaled).clip(0, 255, out=scaled)
+    return scaled.astype(np.uint8), problems

@@ -1,3 +1,4 @@
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nanograd.digits.levels import PROBLEMS, scale_of, to_levels
+from nanograd.digits.levels import PROBLEMS, array_to_levels, scale_of, to_levels
 
 DTYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint64, np.float16, np.float64, bool]
 
@@ -98,3 +99,16 @@ def test_limits_of_the_scales_are_those_of_each_image_alone():
     assert levels[:8, 5].tolist() == [0, 64, 255, 255, 17, 255, 255, 0]
     assert problems.tolist() == [-1] * 8 + [0, 0, 1, 1, 2, 2, 3, 3, 3]
     assert all(detail in PROBLEMS[number] for number, detail in enumerate(wrong))
+
+
+def test_array_of_floats_is_converted_with_one_copy():
+    images = np.tile(np.linspace(0, 1, 784), (1930, 1))
+    tracemalloc.start()
+
+    levels, problem = array_to_levels(images)
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert problem is None
+    assert levels[0, -1] == 255
+    assert peak < 1.5 * images.nbytes  # one copy, the levels and a mask
