@@ -362,7 +362,7 @@ def find_partitions(files: Iterable[str], roots: Sequence[str]) -> Partitions:
     """
     types: dict[str, pa.DataType] = {}
     found = Partitions(roots=tuple(roots))
-    for file in files:
+    for file in (each for each in files if "=" in each):
         for name, value in found.values(file).items():
             types.setdefault(name, pa.int64())
             if value is not None and not _INT64.fullmatch(value):

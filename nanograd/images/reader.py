@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import compress, islice
+from itertools import compress, groupby, islice
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -219,6 +219,8 @@ def read_pictures(
 def read_files(
     files: Iterable[tuple[str, Label]],
     options: ReadOptions,
+    partitions: Partitions = Partitions(),  # noqa: B008 - it cannot be changed
+    keep: Keep = _NOTHING,
     contents: dict[str, str | None] | None = None,
     *,
     convert: Convert | None = None,
@@ -242,10 +244,17 @@ def read_files(
                 refused[row] = image
             else:
                 images[row] = image
+        folders = groupby(file.rpartition("/")[0] for file, _ in some)
+        tables = [
+            partitions.add(pa.table({"": pa.nulls(len([*same]))}), f"{folder}/")
+            for folder, same in folders
+        ]
+        table = pa.concat_tables(tables, promote_options="default")
+        origins = source_table([file for file, _ in some], np.zeros(num_rows, np.int64))
         yield from Batch(
             images=images,
             labels=np.array([-1 if label is None else label for _, label in some], np.int8),
-            columns=source_table([file for file, _ in some], np.zeros(num_rows, np.int64)),
+            columns=beside(pa.table(_keep(table, keep)), origins),
             num_dark=0,
         ).without(refused)
 

@@ -16,7 +16,6 @@ from nanograd.images.columns import (
     Columns,
     Partitions,
     choose,
-    find_partitions,
     fits,
     flat_columns,
     list_names,
@@ -75,7 +74,11 @@ class ScannedFile(NamedTuple):
         return self, readings
 
 
-def as_pictures(files: Sequence[InputFile], labels: Sequence[int | None]) -> dict[str, ScannedFile]:
+def as_pictures(
+    files: Sequence[InputFile],
+    labels: Sequence[int | None],
+    partitions: Partitions = Partitions(),  # noqa: B008 - it cannot be changed
+) -> dict[str, ScannedFile]:
     """Describe pictures and their labels, by path. A damaged archive has no row."""
     return {
         file.place: ScannedFile(
@@ -83,6 +86,7 @@ def as_pictures(files: Sequence[InputFile], labels: Sequence[int | None]) -> dic
             group_rows=() if kind_of(file.place) == "archive" else (1,),
             num_bytes=file.num_bytes,
             more=(label,),
+            whole=partitions.extend(_NOTHING, file.place),
         )
         for file, label in zip(files, labels, strict=True)
     }
@@ -91,21 +95,19 @@ def as_pictures(files: Sequence[InputFile], labels: Sequence[int | None]) -> dic
 def scan_files(
     files: Sequence[InputFile],
     all_files: Sequence[InputFile],
-    roots: Sequence[str],
+    partitions: Partitions,
     options: ReadOptions,
     *,
     some_usable: bool = False,
-) -> tuple[list[ScannedFile], Partitions]:
+) -> list[ScannedFile]:
     """Read the footers of Parquet files, and whole CSV files; a ZIP archive among them is damaged.
 
-    The paths of `all_files` of the job below `roots` (see `roots_of`) determine the partition
-    columns. `some_usable` says that the job has input beside these files.
+    `all_files` are the tables of the job, and `some_usable` says that it has other input, too.
 
     Raises:
         UsageError: `files` are `all_files`, and no file has a column that an option names.
         DataError: `files` are `all_files`, none is usable, and the job has no other input.
     """
-    partitions = find_partitions((file.place for file in all_files), roots)
 
     def scan(file: InputFile) -> ScannedFile:
         more = list[str]()
@@ -147,7 +149,7 @@ def scan_files(
     # For local files, threads would be slower.
     scanned = storage.map_all(scan, files) if are_remote else list(map(scan, files))
     if len(files) < len(all_files):  # earlier commands have used the other files
-        return scanned, partitions
+        return scanned
     label = None if options.label_column == NO_LABELS else options.label_column
     own = list(dict.fromkeys(name for each in scanned for name in each.schema.names))
     for flag, name, present in (
@@ -163,7 +165,7 @@ def scan_files(
         more = f"; none of {len(others):,} more files can be used" if others else ""
         named_detail = detail if detail.startswith(place) else f"{place}: {detail}"
         raise DataError(f"{named_detail}{more}")
-    return scanned, partitions
+    return scanned
 
 
 def warn_of_unusable_labels(
@@ -208,7 +210,7 @@ def kept_columns(
         UsageError: a column in `keep` is in none of the files, or the format cannot hold it.
         DataError: no type can hold the types of a column in all files.
     """
-    usable = [each for each in scanned if each.columns]
+    usable = [each for each in scanned if not each.rejected]
     names = list(keep)
     if ALL in keep:
         # The images that are predicted, and pixels beside them.

@@ -22,7 +22,7 @@ from nanograd import __version__
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS
 from nanograd.errors import DataError, Reason
 from nanograd.images import inputs, reader, scan, writers
-from nanograd.images.columns import Partitions
+from nanograd.images.columns import Partitions, find_partitions
 from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import Decoder, RowRange
 from nanograd.images.reader import Batch
@@ -50,7 +50,7 @@ from nanograd.runtime.events import Listener, ignore
 from nanograd.settings.specs import PredictSpec, ReadOptions
 
 # Increase this when the same row gives another prediction, or other columns.
-REVISION = 23
+REVISION = 24
 
 # Names in the output that no kept column has, by `--digits`.
 _TAKEN = {"one": [*PREDICTIONS.names, *QUARANTINE.names]}
@@ -121,7 +121,6 @@ class PredictWork:
         """Read, predict and commit the rows of a part."""
         model = _load_model(self.spec.model, self.model_sha256)
         tables, predicted = defaultdict[str, list[pa.Table]](list), self.schemas["predictions"]
-        nothing = pa.Table.from_batches([], predicted)
         doubtful = PartReview(self.spec, part.num_rows, predicted)
         counts, rejection = receipts.PredictionCounts(), part.rejection
         # A row of quarantine stands for one input row, for all rows of a file, or for a file whose
@@ -143,9 +142,8 @@ class PredictWork:
                 tables["numbers"].append(lines.combine_chunks())
             else:
                 assessed = model.assess(found.images)
-            # Columns to keep that a picture lacks are null.
-            both = [nothing, writers.beside(found.columns, found.predicted(*assessed))]
-            table = pa.concat_tables(both, promote_options="default").select(predicted.names)
+            table = writers.beside(found.columns, found.predicted(*assessed))
+            table = table.select(predicted.names)
             tables["predictions"].append(table.combine_chunks())
             doubtful.add(table, found.images)
             counted = receipts.count_predictions(table, found.images)
@@ -190,14 +188,14 @@ class PredictWork:
             # The rows to read of each file; None for all rows of all files.
             again = _by_file(refused, part.files) if part.quarantine or number else None
             files, refused = [file for file in part.files if again is None or again[file]], []
+            how = options, self.partitions, self.keep
             if part.has_tables:
-                how = options, self.partitions, self.keep, again
                 found = reader.read(
-                    check(files), *how, convert=convert, unfinished=self._unfinished
+                    check(files), *how, again, convert=convert, unfinished=self._unfinished
                 )
             else:
                 pictures = [(file, cast("Label", versions[file][-1])) for file in files]
-                found = reader.read_files(pictures, options, contents, convert=convert)
+                found = reader.read_files(pictures, *how, contents, convert=convert)
             for each in found:
                 if isinstance(each, pa.Table):
                     refused.append(each)
@@ -249,7 +247,10 @@ def plan(
         spec = replace(spec, **{name: manifest.job[name] for name in made})
     settings = {"model_sha256": model_sha256, **spec.identity()}
     identity = {"command": "predict", "revision": REVISION, **settings}
-    of_pictures = scan.as_pictures(pictures, labels)
+    partitions = find_partitions(
+        (file.place for file in (*tables, *pictures)), inputs.roots_of(sources, listener)
+    )
+    of_pictures = scan.as_pictures(pictures, labels, partitions)
     versions: dict[str, inputs.Version] = {file.place: file[1:] for file in tables}
     versions |= {place: each.version for place, each in of_pictures.items()}
     with Archives() as archives:
@@ -267,13 +268,12 @@ def plan(
     unusable = {each.unusable for each in earlier.kept if retries} & versions.keys()
     done = earlier.files() - unusable
     unread = [file for file in tables if spec.keep or file.place not in done]
-    roots = inputs.roots_of(sources, listener)
-    scanned, partitions = scan.scan_files(
-        unread, tables, roots, spec.reading(), some_usable=bool(pictures)
+    scanned = scan.scan_files(
+        unread, tables, partitions, spec.reading(), some_usable=bool(pictures)
     )
     scan.warn_of_unusable_labels(scanned, spec.reading(), listener)
     keep = scan.kept_columns(
-        scanned,
+        [*scanned, *of_pictures.values()],
         spec.keep,
         spec.format,
         [*_TAKEN[spec.digits], *(writers.PROBABILITIES if spec.format == "csv" else ())],

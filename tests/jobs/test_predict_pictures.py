@@ -186,6 +186,25 @@ def test_quarantined_pictures_are_retried_with_other_settings(case, photos, draw
     assert sum(each["readings"] != [] for each in receipts) >= 1
 
 
+def test_pictures_have_the_columns_of_their_folders(case, draw):
+    for number, name in enumerate(["day=2026-01-01/a.png", "day=2026-01-02/b.png", "c.png"]):
+        draw(name, number)
+    (case.folder / "day=2026-01-01/bad.png").write_bytes(b"no picture")
+    with ZipFile(case.folder / "scans.zip", "w") as archive:
+        archive.write(case.folder / "c.png", "day=2026-01-03/d.png")
+    case.add(3, "day=2026-01-02/x.parquet")
+
+    case.run(keep=("day",))
+
+    days = {name: row["day"] for name, row in by_name(case).items()}
+    assert days == {
+        "a.png": "2026-01-01", "b.png": "2026-01-02", "c.png": None, "d.png": "2026-01-03",
+        "x.parquet": "2026-01-02",
+    }  # fmt: skip
+    [bad] = [e for e in case.table("quarantine").to_pylist() if e["path"].endswith("bad.png")]
+    assert bad["day"] == "2026-01-01"
+
+
 def test_limit_counts_tables_and_pictures(case, photos):
     case.add(0)
 
