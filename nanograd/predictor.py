@@ -108,7 +108,8 @@ def _like(
         return {**kept, **arrays}
     arrays["probabilities"] = list(arrays["probabilities"])
     same = batch.loc[:, [str(name) in names for name in batch.columns]]
-    return same.set_axis(list(kept), axis=1).assign(**arrays)
+    pairs = zip(same.columns, kept, strict=True)  # a name need not be text
+    return same.set_axis([e if str(e) == new else new for e, new in pairs], axis=1).assign(**arrays)
 
 
 def _align(found: Batch, assessed: Assessment, rejected: pa.Table) -> dict[str, pa.Array]:

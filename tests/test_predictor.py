@@ -113,6 +113,15 @@ def test_each_row_is_returned_once_with_its_other_columns_or_its_reason(form, im
     assert form != "pandas" or list(result.index) == list(range(100, 100 + ROWS))
 
 
+def test_columns_of_pandas_keep_names_that_are_no_text(images, model):
+    columns = {7: range(ROWS), "image": list(map(to_png, images)), ("a", 1): "x", "Reason": "y"}
+
+    result = nanograd.Predictor(model)(pd.DataFrame(columns))
+
+    assert list(result) == [7, ("a", 1), "input_Reason", *OWN]
+    assert list(result[7]) == list(range(ROWS))
+
+
 @pytest.mark.parametrize(
     "form", ["Arrow tensors", "numpy", "list of bytes", "pandas, flat", "Scan"]
 )
