@@ -86,11 +86,13 @@ def test_missing_command_shows_the_help_and_is_a_usage_error(nanograd, words):
         (["ingest", "train", "--output"], "ingest", "--output"),
         (["train", "--config", "my.toml"], "train", f"{MISSPELT}; do you mean learning_rate?"),
         (["train", "--config", "empty.toml", "--workers", "0"], "train", "--data names no data"),
+        (["train", "--config", "table.toml"], "train", "at its top, not in a table [train]"),
     ],
 )
 def test_usage_error_is_one_json_line_and_code_2(nanograd, words, command, named):
     Path("my.toml").write_text("seed = 3\nlearning-rate = 0.1\n")
     Path("empty.toml").write_text("data = []")
+    Path("table.toml").write_text("[train]\nseed = 3\n")
 
     done = nanograd(*words)
 

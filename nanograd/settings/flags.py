@@ -131,6 +131,8 @@ class SpecCommand(Command):
             raise UsageError("--config is empty; name a TOML file")
         text = storage.read(config).decode(errors="surrogateescape") if config else ""
         stored = from_toml(text, str(config))
+        for name in (each for each, value in stored.items() if isinstance(value, dict)):
+            raise UsageError(f"{config}: write settings at its top, not in a table [{name}]")
         self.spec.require_known(stored, f"{config}: ")
         # Precedence: config file < environment < flag. Click has merged the last two.
         try:
