@@ -356,20 +356,22 @@ def test_pictures_are_read_from_every_kind_of_source(tmp_path):
     assert caught.value.reason == "blank"
 
 
-def test_training_reads_the_pictures_whose_paths_are_in_a_table(tmp_path, run, sample):
+def test_training_reads_the_pictures_whose_paths_are_in_a_table(tmp_path, run, sample, monkeypatch):
     data, images = sample.test.take(slice(0, 193)), tmp_path / "images"
     writers.write_pictures(data, str(images))
     files = sorted(images.rglob("*.png"))
     rows = [{"path": str(file.relative_to(images))} for file in files]
     labels = [int(file.parent.name) for file in files]
     pq.write_table(pa.table({"image": rows, "label": labels}), tmp_path / "rows.parquet")
-    settings = {"data": tmp_path / "rows.parquet", "image_root": images, "batch_size": 32}
+    settings = {"data": tmp_path / "rows.parquet", "image_root": "images", "batch_size": 32}
+    monkeypatch.chdir(tmp_path)
 
     trained = nanograd.train(output=tmp_path / "run", **{**SETTINGS, **settings})
     measured = nanograd.evaluate(run.model, data=settings["data"], image_root=images)
 
     assert measured.accuracy == nanograd.evaluate(run.model, data=images).accuracy
     (tmp_path / "run" / "report.html").unlink()
+    monkeypatch.chdir("/")
     commands.report(trained.directory)  # reads the test images again
     assert (tmp_path / "run" / "report.html").exists()
     with pytest.raises(DataError, match=r"path instead of bytes, .*png; predict, train and"):

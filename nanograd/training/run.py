@@ -86,7 +86,8 @@ class TrainingRun:
     def __init__(
         self, spec: TrainSpec, folder: str, data: Mnist, initial: Model | None = None
     ) -> None:
-        self._spec = replace(spec, output=folder, test_split=data.test_split)
+        root = spec.image_root and storage.absolute(spec.image_root)
+        self._spec = replace(spec, output=folder, test_split=data.test_split, image_root=root)
         self._folder, self._data, self._initial = folder, data, initial
         self._training, self._validation = split(data.train, spec.validation_split, spec.seed)
         # Settings and data that determine the bits of the run.
