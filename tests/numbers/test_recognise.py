@@ -226,6 +226,19 @@ def test_number_in_doubt_does_not_become_a_part_of_it(sample: Mnist) -> None:
     assert number.text == "".join(map(str, digits.labels[chosen])) == "82900"
 
 
+def test_numbers_are_whole_though_their_first_digits_look_like_surroundings() -> None:
+    random = np.random.default_rng(28)
+    texts = ["".join(map(str, random.integers(0, 10, length))) for length in (1, 2, 3, 4, 6, 1)]
+    page = Image.new("L", (600, 560))
+    for number, text in enumerate(texts):
+        line = write(write_digits(text, random), Style(spread=0.5), random)[8:-8, 8:-8]
+        page.paste(Image.fromarray(line), (6, 30 + 88 * number))
+
+    read = nanograd.read_numbers(page.point(lambda ink: 235 - round(200 / 255 * ink)))
+
+    assert [number.text for number in read] == texts
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.8])
 def test_digit_in_a_shadow_on_a_sheet_with_a_table_is_read(slope: float) -> None:
     [text], sheet = sheet_of(1, 3)
