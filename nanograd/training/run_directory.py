@@ -49,9 +49,8 @@ RETRY_S = 0.5
 _NAME = re.compile(r"round-\d{9}-[0-9a-f]{16}\.safetensors")
 _REPORT = ("report.html", "plots")
 _CONTENTS = (
-    *(*_REPORT, "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl"),
-    *("checkpoints", "model"),
-)
+    *_REPORT, "tensorboard", "config.toml", "metrics.jsonl", "events.jsonl", "checkpoints", "model",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
