@@ -241,6 +241,13 @@ def _run_parts(
         for part in job.parts
         if not part.quarantine and part.id not in stale and retried.isdisjoint(part.files)
     }
+    # A retry may repair nothing, so that it can be repeated after a kill; but it obeys a limit.
+    limited = limited or {
+        part.id: part.num_rows
+        for part in job.parts
+        if isinstance(job.spec, PredictSpec)
+        and (job.spec.retry_quarantine and job.spec.max_error_rate < 1)
+    }
     num_rows = sum(limited.values())
     try:
         _check_error_rate(job, folder, [done[part] for part in limited if part in done], num_rows)

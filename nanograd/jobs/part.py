@@ -234,12 +234,12 @@ def cut(group_rows: Sequence[int], wanted: int, num_bytes: int = 0) -> Iterator[
 
 
 def plan_retry(
-    earlier: Earlier, files: Set[str], done: Set[str], options: ReadOptions, output: str
+    earlier: Earlier, files: Set[str], options: ReadOptions, output: str
 ) -> tuple[Earlier, list[Part]]:
     """Plan a part for the quarantined rows of each part to keep, which are read with `options`.
 
     The receipts to keep then lack these rows, unless an input file is missing in `files`. A part is
-    stale if none of its rows is left, or if its only file, which was unusable, is not `done`.
+    stale if none of its rows is left, or if its only file, which was unusable, is in `files`.
     """
     kept, stale, parts = list[Receipt](), list(earlier.stale), list[Part]()
     for receipt in earlier.kept:
@@ -260,7 +260,7 @@ def plan_retry(
                     quarantine=tuple(storage.join(output, name) for name, _ in quarantine),
                 )
             )
-        if rest.files and (not receipt.unusable or receipt.unusable in done):
+        if rest.files and receipt.unusable not in files:
             kept.append(rest)
         else:
             stale.append(receipt)

@@ -292,13 +292,10 @@ def plan(
     for each in (*scanned, *of_pictures.values()):
         if (file := each.file.place) not in done:
             planned, order = each.fit((own, *before.get(file, ()), *retries))
-            if planned.rejected and file in unusable:
-                done.add(file)
-            else:
-                to_read[file in of_pictures, () if order == (own,) else order].append(planned)
+            to_read[file in of_pictures, () if order == (own,) else order].append(planned)
     parts = list[Part]()
     if retries:
-        earlier, parts = plan_retry(earlier, versions.keys(), done, given, spec.output)
+        earlier, parts = plan_retry(earlier, versions.keys(), given, spec.output)
     limit = (spec.limit or maxsize) - sum(each.counts.rows for each in earlier.kept)
     for (_, order), files in to_read.items():
         groups = group(files, spec.rows_per_file, together)

@@ -113,6 +113,8 @@ def test_accepted_loss_is_counted_apart_from_rows(case):
     cut(case.add(3))
     with pytest.raises(DataError, match="1 of 1 files"):
         case.run()
+    with pytest.raises(DataError, match="2 of 4 files"):  # also the file that it reads again
+        case.run(max_broken_files=1, retry_quarantine=True)
     file.write_bytes(whole)
     repaired = case.run(max_broken_files=1, retry_quarantine=True)
 
@@ -149,6 +151,22 @@ def test_limit_of_rows_is_not_diluted_by_what_stands(case, share):
     assert before.items() <= after.items()
     if share < 1:
         assert case.run(max_error_rate=0.5)["quarantined"] == bad
+
+
+@pytest.mark.parametrize("lost", ["broken", "of another schema"])
+def test_retry_of_a_file_that_is_still_unusable_ends_with_an_error(case, lost):
+    whole = pq.read_table(case.add(0)).slice(0, GOOD)
+    case.write("00000.parquet", whole)  # no row of it is quarantined
+    file = case.write("1.parquet", {"id": [1, 2]})
+    if lost == "broken":
+        cut(file)
+    before = case.run(max_broken_files=1)
+
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"of . (files|rows) .*{file.name}"):
+            case.run(retry_quarantine=True, max_error_rate=0.5)
+
+    assert case.run()["reasons"] == before["reasons"]
 
 
 def test_rows_read_again_are_not_blamed_for_new_rows_that_fail(case):

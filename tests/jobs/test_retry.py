@@ -111,6 +111,19 @@ def test_retry_that_finds_nothing_changes_no_row(case):
     assert len(json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]) == 2
 
 
+def test_retry_that_repairs_too_few_rows_ends_with_an_error_and_keeps_the_output(case):
+    case.add(0)
+    case.add_scan(1)
+    first, before = case.run(), case.table().to_pylist()
+
+    for rate, settings in ((0, SCAN), (0.1, SCAN), (0.9, {"retry_quarantine": True})):
+        with pytest.raises(DataError, match=r"[18] of 8 rows are unusable.*/_next/quarantine"):
+            case.run(**settings, max_error_rate=rate)
+        assert case.table().to_pylist() == before
+
+    assert accounts(first, case.run(**SCAN, max_error_rate=0.2)) == [(6, 8), (13, 1)]
+
+
 def test_row_is_retried_with_one_setting_after_the_other(case, images, tmp_path):
     pictures = raw(images[:6]).to_pylist()
     columns = {name: [b"x"] * 6 for name in ("image", "one", "two")}
