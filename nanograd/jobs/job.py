@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import inf
+from os import W_OK, access
 from time import perf_counter
 from typing import NamedTuple
 
@@ -78,14 +79,22 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
         StorageError: a file cannot be written.
     """
     storage.refuse_file(job.output)
+    meter, text = ProgressMeter(job, listener), "holds this job's result, complete; nothing to do"
+    # A complete output may be read-only. The lease of another one cannot be written there.
+    if not storage.is_remote(job.output) and not access(
+        storage.local_name(job.output), W_OK, effective_ids=True
+    ):
+        folder, before = _choose_folder(job, clean=False)
+        if folder is None:
+            listener(info(f"{job.output} {text}"))
+            return JobResult(before.receipts, *meter.running(), changed=False)
     with exclusive(job.output, listener) as lease:
-        meter = ProgressMeter(job, listener)
         if output.MANIFEST in storage.names(job.output):
             storage.remove_leftovers(job.output)
         output.move_staged(job.output, lease.check)
         folder, before = _choose_folder(job)
         if folder is None:
-            listener(info(f"{job.output} holds this job's result, complete; nothing to do"))
+            listener(info(f"{job.output} {text}"))
             receipts = before.receipts
             try:
                 json_files.read(storage.join(job.output, output.SUMMARY))

@@ -1,6 +1,7 @@
 """What stands in an output is held against the receipts before it is called complete."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from nanograd.jobs.part import Part, run_local
 from nanograd.jobs.receipts import Receipt
 from nanograd.models import model as model_io
 from nanograd.runtime import json_files, storage
-from tests.helpers.folders import untimed_contents
+from tests.helpers.folders import as_nobody, untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, sources, unlisted
 from tests.helpers.ingests import ingest
 from tests.jobs.conftest import Case
@@ -108,6 +109,26 @@ def test_lost_or_cut_file_is_made_again(case, then, damage, table, settings):
     assert not (case.out / "_next").exists()
     if not settings:
         assert sources(case.out) == every_row(*numbers)
+
+
+def test_complete_output_without_write_permission_repeats_its_result(sample):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        case = Case(Path(folder), Path(folder, "out"), sample)
+        case.fill(2)
+        figures, before = case.run(), untimed_contents(case.out)
+        case.out.chmod(0o555)
+
+        with as_nobody():
+            again = case.run()
+            assert untimed_contents(case.out) == before
+        case.add(2)  # needs a writable output
+        with as_nobody(), pytest.raises(StorageError, match="cannot write"):
+            case.run()
+
+        case.out.chmod(0o755)
+    assert again["reasons"] == figures["reasons"]
+    assert (again["rows"], again["predicted"]) == (14, 12)
 
 
 def test_manifest_in_the_working_directory_is_not_read(case, monkeypatch):
