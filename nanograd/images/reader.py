@@ -99,9 +99,8 @@ def read(
     """Read the images and labels of tables. Each row is in exactly one batch or quarantine table.
 
     `files` are paths or URIs of Parquet and CSV files with the range of rows to read (None: all).
-    The columns `keep` are copied, and are null in rows of files without them. A quarantine table
-    of rows whose columns are unknown lacks them. `convert` makes images of pictures, by default
-    `rows.to_form`.
+    The columns `keep` are copied, and are null in rows of files without them. Damaged rows have
+    only those of folder names. `convert` makes images of pictures, by default `rows.to_form`.
 
     If `again` is given, only its rows of quarantine are read, by file in order. If the columns of
     such a file do not fit the options, the rows are quarantined as before.
@@ -140,7 +139,7 @@ def read(
                 else:
                     part = part.filter(pa.array(wanted))  # noqa: PLW2901
             if isinstance(part, list) and file not in unfit:
-                yield refuse_rows(file, numbers, part)
+                yield refuse(file, numbers, part, partitions, keep)
                 continue
             table = (
                 partitions.add(pa.Table.from_batches([part]), file)
@@ -165,6 +164,20 @@ def read(
                 held, num_rows, num_bytes = [], 0, 0
     if held:
         yield from _decode(held, options, keep, convert)
+
+
+def refuse(
+    file: str,
+    rows: Sequence[int | None] | Ints,
+    errors: Sequence[UnreadableError],
+    partitions: Partitions,
+    keep: Keep,
+) -> pa.Table:
+    """Make the quarantine table of rows of a file of which only the folder names are known."""
+    known = partitions.add(pa.table({"": pa.nulls(len(rows))}), file)
+    fitting = [e.name for e in known.schema if e.name not in keep or e.type == keep[e.name].type]
+    table = known.select(fitting)  # a column of other files may have the name and another type
+    return beside(pa.table(_keep(table, keep)), refuse_rows(file, rows, errors))
 
 
 def read_table(table: pa.Table, options: ReadOptions) -> tuple[Batch, pa.Table]:

@@ -50,7 +50,7 @@ from nanograd.runtime.events import Listener, ignore
 from nanograd.settings.specs import PredictSpec, ReadOptions
 
 # Increase this when the same row gives another prediction, or other columns.
-REVISION = 24
+REVISION = 25
 
 # Names in the output that no kept column has, by `--digits`.
 _TAKEN = {"one": [*PREDICTIONS.names, *QUARANTINE.names]}
@@ -170,7 +170,8 @@ class PredictWork:
         `contents` is filled with a hash of each picture's bytes. `convert`: see `reader.read`.
         """
         if part.rejection is not None:
-            yield writers.refuse_rows(part.files[0], [None], [part.rejection])
+            [file], errors = part.files, [part.rejection]
+            yield reader.refuse(file, [None], errors, self.partitions, self.keep)
             return
         process.keep_freed()
         versions = dict(zip(part.files, part.versions, strict=True))

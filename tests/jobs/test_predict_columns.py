@@ -431,3 +431,19 @@ def test_each_row_has_its_columns_to_keep_in_predictions_or_quarantine(case, ima
     assert all(row["input_Reason"] == row["source_row"] for row in every)
     [broken] = [row for row in found["quarantine"] if row["source_row"] is None]
     assert not any(broken[name] for name in names)  # CSV has no null text
+
+
+@FORMATS
+def test_unreadable_file_and_line_keep_the_column_of_their_folder(case, images, format_):
+    case.write("day=6/broken.parquet", b"no table")
+    case.write("day=7/other.parquet", {"id": [1, 2]})
+    pixels = [",".join(map(str, image)) for image in images[:3]]
+    case.write("day=8/lines.csv", "\n".join([*pixels[:2], "1,2", pixels[2]]).encode())
+    case.write("day=9/a.parquet", {"image": [images[0].tobytes(), b"no picture"]})
+    inputs = (case.folder, case.folder / "day=8/*.csv")
+
+    case.run(*inputs, keep=("day",), format=format_, max_broken_files=1)
+
+    found = case.read("quarantine", {"day": pa.int64(), "source_row": pa.int64()}).to_pylist()
+    rows = sorted((row["day"], row["source_row"] or 0) for row in found)
+    assert rows == [(6, 0), (7, 0), (8, 2), (9, 1)]
