@@ -362,13 +362,15 @@ def _most_confident(mistakes: Iterable[JsonObject]) -> list[JsonObject]:
 def _commonest(details: Iterable[Detail]) -> tuple[Detail, ...]:
     """Merge equal details (why rows are quarantined), keep the first row of each, and sort them.
 
-    Details of files with an unknown number of rows come first, then the most frequent ones.
+    Details that differ only in the paths of their rows count as equal. Details of files with an
+    unknown number of rows come first, then the most frequent ones.
     """
     found: dict[tuple[str, str], Detail] = {}
     for each in sorted(details, key=lambda each: (each.source_file, each.source_row or 0)):
-        first = found.setdefault((each.reason, each.detail), replace(each, rows=0, files=0))
+        key = each.reason, each.detail.replace(each.path, "")
+        first = found.setdefault(key, replace(each, rows=0, files=0))
         added = replace(first, rows=first.rows + each.rows, files=first.files + each.files)
-        found[each.reason, each.detail] = added
+        found[key] = added
     return tuple(
         sorted(found.values(), key=lambda each: (-each.files, -each.rows, each.reason, each.detail))
     )

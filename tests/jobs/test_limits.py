@@ -178,6 +178,15 @@ def test_rows_read_again_are_not_blamed_for_new_rows_that_fail(case):
         case.run(retry_quarantine=True)
 
 
+@pytest.mark.parametrize(("root", "words"), [(None, "no_bytes: the row has a"), (".", "no_file: ")])
+def test_most_frequent_reason_is_named_whatever_the_paths_of_the_rows(case, root, words):
+    paths = [{"path": f"{number}.png"} for number in range(12)]
+    case.write("rows.parquet", {"image": pa.array([{}, *paths, {}], PICTURE)})
+
+    with pytest.raises(DataError, match=rf"14 of 14 rows .*most often {words}.*first: 0.png"):
+        case.run(image_root=root)
+
+
 def test_command_without_a_usable_row_works_once_pictures_or_settings_are_right(case, tmp_path):
     case.write("rows.parquet", {"image": pa.array([{"path": "7.png"}] * 2, PICTURE)})
     wrong = {"image_root": str(tmp_path / "root"), "normalise": "never"}
