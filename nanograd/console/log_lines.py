@@ -70,7 +70,10 @@ class JsonLog(TextLog):
 
 def sentence(event: Event) -> str | None:
     """Return an event's sentence after its level's prefix; None if there is no sentence."""
-    return f"{_PREFIXES[event.level]}{event}" if isinstance(event, _Sentence) else None
+    if not isinstance(event, _Sentence):
+        return None
+    keep = "\n" if event.level is Level.INFO else ""  # summaries have several lines
+    return _PREFIXES[event.level] + events.printable(str(event), keep)
 
 
 def position(event: AnyProgress) -> list[str]:

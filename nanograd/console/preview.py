@@ -12,7 +12,7 @@ from nanograd.jobs.output import Manifest, files_of
 from nanograd.jobs.review import REVIEW
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
-from nanograd.runtime.events import count, shorten
+from nanograd.runtime.events import count, printable, shorten
 from nanograd.runtime.json_files import JsonObject
 
 # The rows of a command are all shown if they are at most _MOST. Otherwise the first _FEW are shown,
@@ -75,9 +75,7 @@ def _lines(rows: Sequence[JsonObject], folder: str) -> Iterator[str]:
     """
     names = list[str]()
     for row in rows:
-        name = Origin.of(row).place[len(folder) :]
-        name = name if name.isprintable() else name.encode("unicode_escape").decode()
-        names.append(shorten(name, _NAME_WIDTH))
+        names.append(shorten(printable(Origin.of(row).place[len(folder) :]), _NAME_WIDTH))
     width = max(map(len, [*names, "picture"]))
     found = [str(row.get("text", row.get("prediction", "-"))) for row in rows]
     title = "number" if any("text" in row for row in rows) else "digit"
@@ -86,7 +84,7 @@ def _lines(rows: Sequence[JsonObject], folder: str) -> Iterator[str]:
         yield f"  {'picture':<{width}}  {title:>{wide}}  confidence"
     for name, digits, row in zip(names, found, rows, strict=True):
         if "reason" in row:
-            why = f"{row['reason']}: {row['detail']}"
+            why = printable(f"{row['reason']}: {row['detail']}")
             why = why if len(why) <= _NOTE_WIDTH else f"{why[: _NOTE_WIDTH - 3]}..."
             yield f"  {name:<{width}}  {digits:>{wide}}  {'':>10}  {why}"
             continue

@@ -14,7 +14,7 @@ from nanograd.jobs.receipts import Detail
 from nanograd.models.model import Model
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Ints
-from nanograd.runtime.events import as_word, count, duration, percent
+from nanograd.runtime.events import as_word, count, duration, percent, printable
 from nanograd.runtime.json_files import JsonObject
 
 
@@ -152,7 +152,8 @@ class Plan(Result):
     estimated_s: float | None  # time at the speed of the last command; None without one
 
     def __str__(self) -> str:
-        columns = [f"\n  {count(each, 'file')}: {names}" for names, each in self.columns.items()]
+        shown = ((count(each, "file"), printable(names)) for names, each in self.columns.items())
+        columns = [f"\n  {number}: {names}" for number, names in shown]
         left = self.estimated_s  # 0 without a row to read
         time = f", about {duration(left)} at the speed of the last command" if left else ""
         return (
@@ -268,7 +269,7 @@ class Prediction(JobCounts):
                 "numbers": numbers,
                 "predictions": predictions,
                 "quarantine": storage.join(self.output, "quarantine"),
-                "for example": str(Detail(**self.details[0])) if self.details else None,
+                "for example": printable(str(Detail(**self.details[0]))) if self.details else None,
                 "review": self.review and review,
                 "report": self.report,
             },

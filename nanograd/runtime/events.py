@@ -76,7 +76,7 @@ def ignore(event: Event) -> None:
 def log_warnings(event: Event) -> None:
     """Pass warnings to Python's `logging`, which prints them to stderr by default."""
     if event.level is not Level.INFO:
-        getLogger("nanograd").warning("%s", event)
+        getLogger("nanograd").warning("%s", printable(str(event)))
 
 
 def broadcast(listeners: Sequence[Listener]) -> Listener:
@@ -265,6 +265,16 @@ class Rate:
             self._seen.popleft()
         then, before = self._seen[0]
         return (count - before) / max(now - then, 1e-3)
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Replace letters that are not visible by escapes, because a name may contain any letter.
+
+    >>> printable("\x1b[31m7\n.png"), printable("\t七\n", keep="\n")
+    ('\\x1b[31m7\\n.png', '\\t七\n')
+    """
+    hidden = {each for each in text if not each.isprintable()}.difference(keep)
+    return text.translate({ord(each): each.encode("unicode_escape").decode() for each in hidden})
 
 
 def as_word(place: str) -> str:

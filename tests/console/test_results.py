@@ -35,12 +35,13 @@ def test_summary_names_the_output_and_the_next_command():
 
 
 def test_summary_of_quarantine_has_the_commonest_detail_and_an_example():
-    first = {"path": "a.pq", "source_file": "a.pq", "source_row": 1234}
+    name = "a\x1b[31m\n.pq"
+    first = {"path": name, "source_file": name, "source_row": 1234}
     detail = {**first, "reason": "blank", "detail": "no ink", "rows": 2}
     result = replace(PREDICTED, quarantined=2, reasons={"blank": 2}, details=[detail])
 
     assert "2 quarantined (2 blank)" in str(result)
-    assert "blank: no ink (first: a.pq, row 1,234)" in str(result)
+    assert r"blank: no ink (first: a\x1b[31m\n.pq, row 1,234)" in str(result)
 
 
 def test_results_with_arrays_are_equal_only_to_themselves():

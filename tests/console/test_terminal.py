@@ -102,7 +102,8 @@ def test_json_log_has_every_epoch_and_progress_with_their_fields():
             "nanograd: no such file",
             "error",
         ),
-        (info("\ndone\n  model  x"), "\ndone\n  model  x", "info"),
+        (info("\ndone\n  model  x\0"), "\ndone\n  model  x\\x00", "info"),
+        (warning("\x1b[31m7\ntrained in 1 s"), r"WARNING: \x1b[31m7\ntrained in 1 s", "warning"),
     ],
 )
 def test_message_has_its_level_in_text_and_json(event, text, level):
