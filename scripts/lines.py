@@ -21,7 +21,8 @@ from nanograd.digits.variants import draw_variants
 from nanograd.errors import UnreadableError
 from nanograd.images import sources
 from nanograd.numbers import locate
-from nanograd.runtime.arrays import Bytes
+from nanograd.runtime.arrays import Bytes, Doubles
+from simulators.pages import Hand, photograph_page, write_page
 from simulators.photos import photograph, write_with
 from simulators.scenes import KINDS
 from simulators.strings import (
@@ -43,8 +44,10 @@ _CLEAN, _THICK, _THIN = 0.3, 0.25, 0.1
 # Shares of the others: photos, forms, other pens on white, and MNIST's pen on white. Shares of
 # those on white with a part of another digit, and of the rest with an underline.
 _PHOTOS, _FORMS, _PENS, _BESIDE, _UNDERLINED = 0.12, 0.1, 0.25, 0.05, 0.04
+# Share of lines with the ticks of a comb.
+_COMBS = 0.05
 # Share of lines without a digit, and of lines half of whose digits are ones.
-_EMPTY, _ONES = 0.08, 0.1
+_EMPTY, _ONES = 0.08, 0.2
 # Shares of lines whose digits are all drawn from `nanograd.digits.variants`, or some of them, and
 # share of lines with printed digits.
 _DRAWN, _MIXED, _PRINTED, _NUM_DRAWN = 0.15, 0.1, 0.03, 20_000
@@ -55,7 +58,7 @@ SETTINGS = {
     "validation": VALIDATION, "clean": _CLEAN, "thick": _THICK, "thin": _THIN,
     "photos": _PHOTOS, "forms": _FORMS, "pens": _PENS, "beside": _BESIDE,
     "underlined": _UNDERLINED, "empty": _EMPTY, "ones": _ONES, "drawn": _DRAWN, "mixed": _MIXED,
-    "printed": _PRINTED,
+    "printed": _PRINTED, "combs": _COMBS,
 }  # fmt: skip
 
 
@@ -84,6 +87,7 @@ def draw_picture(digits: Bytes, other: Bytes, draw: Generator, font: str = "") -
         links=0.3 * (draw.random() < 0.15),
         wobble=max(0.0, draw.uniform(-2, 2)),
         spread=draw.choice([1.0, 1.0, 1.5, 2.2]),
+        comb=draw.random() < _COMBS,
         font=font,
     )
     ink = write(images, style, draw)
@@ -156,6 +160,80 @@ def draw_lines(
             continue
         if len(found) == 1:
             yield text, found[0]
+
+
+def draw_rows(name: str, draw: Generator) -> Iterator[tuple[str, locate.Line]]:
+    """Draw rows of digits that nearly touch those above and below, and yield those that are found.
+
+    The rows are one picture. If not all of them are found, it yields nothing.
+    """
+    texts, sheet = list[str](), np.zeros((6 * HEIGHT, 12 * HEIGHT), np.uint8)
+    top, left = HEIGHT, draw.integers(HEIGHT, 2 * HEIGHT)
+    pitch = draw.uniform(0.95, 1.3)
+    for _ in range(draw.integers(2, 5)):
+        digits, text = choose_digits(name, draw)
+        images = list(digits.reshape(-1, 28, 28))[:7]
+        if not images:
+            continue
+        texts.append(text[:7])
+        ink = write(images, Style(touching=draw.random() < 0.2, spread=0.5), draw)
+        part = Image.fromarray(ink).crop(Image.fromarray(np.uint8(255 * (ink > 60))).getbbox())
+        place = sheet[top:, left + draw.integers(-9, 10) :][: part.height, : part.width]
+        np.maximum(place, np.asarray(part)[: len(place), : place.shape[1]], out=place)
+        top += round(pitch * HEIGHT)
+    try:
+        found = locate.find_lines(Image.fromarray(255 - sheet)).lines
+    except UnreadableError:
+        return
+    if len(found) == len(texts):
+        yield from zip(texts, found, strict=True)
+
+
+def draw_pages(
+    name: str, draw: Generator, fonts: Sequence[str]
+) -> Iterator[tuple[str, locate.Line]]:
+    """Write and photograph a page, and yield the lines that are found, with the digits of each.
+
+    A line that has a part of a number is left out, and so is one half of those without a number.
+    """
+    written, drawn = load_digits(name)
+    share = draw.choice([0, 0, 0, 0.5, 1.0])
+
+    def choose(digit: int) -> Bytes:
+        data = drawn if draw.random() < share else written
+        images: Bytes = data.images[draw.choice(np.flatnonzero(data.labels == digit))]
+        return images.reshape(SIDE, SIDE)
+
+    picture, numbers = photograph_page(write_page(Hand(draw, choose, fonts)))
+    try:
+        found = locate.find_lines(picture).lines
+    except UnreadableError:
+        return
+    for line in found:
+        text = _digits_of(line, numbers, picture.size)
+        if text or (text == "" and draw.random() < 0.5):
+            yield text, line
+
+
+def _digits_of(
+    line: locate.Line, numbers: Sequence[tuple[str, Doubles]], size: tuple[int, int]
+) -> str | None:
+    """Return the digits of a line from left to right; None if it has a part of a number."""
+    left, right = line.origin[0], line.origin[0] + line.step[0] * line.ink.shape[1]
+    tall, inside = line.step[1] * (line.bottom - line.top), list[tuple[float, str]]()
+    for text, corners in numbers:
+        low, high = corners.min(0), corners.max(0)
+        x, y = corners.mean(0).tolist()
+        row = (line.top + line.bottom) / 2 + line.slope * (x - line.origin[0]) / line.step[0]
+        away = abs(line.origin[1] + line.step[1] * row - y) / tall
+        share = (min(right, high[0]) - max(left, low[0])) / max(1, high[0] - low[0])
+        if share < 0.05 or away > 1.3:
+            continue
+        is_whole = share >= 0.9 and (low >= 0).all() and (high <= size).all()
+        if not is_whole or away > 0.45 or not 0.55 < (corners[3] - corners[0])[1] / tall < 1.8:
+            return None
+        inside.append((x, text))
+    return "".join(text for _, text in sorted(inside))
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -8,10 +8,10 @@ digits, an underline, a part of another digit beside them, or parts of printed b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from nanograd.runtime.arrays import Bytes, Floats, Ints
@@ -41,6 +41,7 @@ i 4347 4041|j 5358493938 5051|k 2027 6325 3567|l 4047|m 1317 14233437 34435457
 n 2327 2443536467|o 433324263747576664534343|p 2329 2443536466572726
 q 635333242636475766 6369|r 2327 25344363|s 6343332435556656473727|t 41464757 2363
 u 2326375766 6367|v 234763|w 1327435763|x 2367 6327|y 2346 6329|z 23632767
+( 50424658|) 40525648|+ 4246 2464
 """.strip().replace("\n", "|").split("|"))  # fmt: skip
 _ROUND = np.linspace(0, 2 * np.pi, 30)
 # Figures: strokes of points (x, y) from 0 to 1.
@@ -55,6 +56,9 @@ _FIGURES = [
     [[[0, 1], [0.5, 0.05], [1, 1], [0, 1]]],  # triangle
     [[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]],  # square
     [[[0, 0], [1, 1]], [[1, 0], [0, 1]]],  # cross
+    [[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]], [[0.1, 0.5], [0.4, 0.9], [1.1, -0.1]]],  # ticked box
+    [[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]], [[0.2, 0.2], [0.8, 0.8]],
+     [[0.8, 0.2], [0.2, 0.8]]],  # crossed box
 ]  # fmt: skip
 
 
@@ -68,6 +72,7 @@ class Style:
     links: float = 0.0  # probability of a stroke that links a digit to the one before
     wobble: float = 0.0  # standard deviation of the shift of points, in pixels
     spread: float = 1.0  # how much slant, drift, sizes and heights vary
+    comb: bool = False  # whether short ticks of a printed comb are left between the digits
     font: str = ""  # file of the font of words beside the digits; without it, there are none
 
 
@@ -114,7 +119,7 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
     gap = draw.uniform(3, 22)
     room = sum(item.ink.shape[1] for item in items) + (len(items) + 1) * 3 * HEIGHT
     canvas = np.zeros((7 * HEIGHT, room), np.float32)
-    base, x, start, end = 4 * HEIGHT, 20, 0, 0
+    base, x, places = 4 * HEIGHT, 20, [(0, 0)]
     for number, item in enumerate(items):
         height, width = item.ink.shape
         wobble = wide * draw.normal(0, 2.5 if item.is_digit else 1.0)
@@ -122,22 +127,21 @@ def write(digits: Sequence[Bytes], style: Style, draw: Generator) -> Bytes:
         top = min(max(top, 2), len(canvas) - height - 2)
         place = canvas[top : top + height]
         if number:
-            # In each row: the last column of ink so far, and the first column of the item.
-            last = np.where((place > _INK).any(1), _last(place > _INK), -(10**6))
-            last = np.maximum.reduce([last, np.roll(last, 1), np.roll(last, -1)])
-            first = np.where((item.ink > _INK).any(1), (item.ink > _INK).argmax(1), 10**6)
+            last, first = _find_sides(place, item.ink)
             contact = int((last - first).max())
-            contact = contact if contact > 0 else end - 3  # no row has ink of both
+            contact = contact if contact > 0 else places[-1][1] - 3  # no row has ink of both
             overlap = touches.get(number)
-            space = -overlap if overlap is not None else max(3, int(gap * draw.uniform(0.7, 1.3)))
+            space = max(3, int(gap * draw.uniform(0.7, 1.3))) if overlap is None else -overlap
             is_apart = item.is_word or items[number - 1].is_word or (is_item and number == 2)
             if (is_apart and draw.random() < _APART) or (ends and draw.random() < ends):
                 space += int(draw.uniform(0.1, 1.3) * HEIGHT)
-            x = max(contact + space, start + 6)
+            x = max(contact + space, places[-1][0] + 6)
             if style.links and draw.random() < style.links:
                 _link(place, last, x + first, draw)
         np.maximum(place[:, x : x + width], item.ink, out=place[:, x : x + width])
-        start, end = x, x + width
+        places.append((x, x + width))
+    if style.comb:
+        _add_ticks(canvas, base, drift, places[1:], draw)
     rows, columns = np.flatnonzero(canvas.max(1) > 0.3), np.flatnonzero(canvas.max(0) > 0.3)
     ink = canvas[rows[0] - 8 : rows[-1] + 9, columns[0] - 8 : columns[-1] + 9]
     return np.round(255 * np.clip(ink, 0, 1)).astype(np.uint8)
@@ -245,8 +249,13 @@ def _choose_pairs(items: Sequence[_Item], draw: Generator) -> dict[int, int]:
     return {int(number): int(draw.integers(0, 5)) for number in chosen}
 
 
-def _last(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    return np.asarray(mask.shape[1] - 1 - mask[:, ::-1].argmax(1))
+def _find_sides(before: Floats, item: Floats) -> tuple[Ints, Ints]:
+    """Find the last column of ink before an item in each row, and the first column of the item."""
+    is_ink, is_item = before > _INK, item > _INK
+    last = is_ink.shape[1] - 1 - is_ink[:, ::-1].argmax(1)
+    last = np.where(is_ink.any(1), last, -(10**6))
+    last = np.maximum.reduce([last, np.roll(last, 1), np.roll(last, -1)])
+    return last, np.where(is_item.any(1), is_item.argmax(1), 10**6)
 
 
 def _crop(ink: Floats) -> Floats:
@@ -300,6 +309,26 @@ def _link(place: Floats, last: Ints, first: Ints, draw: Generator) -> None:
     np.maximum(place, ink, out=place)
 
 
+def _add_ticks(
+    canvas: Floats, base: int, drift: float, ends: Sequence[tuple[int, int]], draw: Generator
+) -> None:
+    """Draw the ticks of a comb between the items and beside them, whose rule was removed."""
+    picture = Image.fromarray(np.zeros(canvas.shape, np.uint8))
+    pen, height, foot = draw.uniform(1.5, 5), draw.uniform(0.15, 0.6), draw.uniform(-0.05, 0.25)
+    middles = [(end + start) / 2 for (_, end), (start, _) in pairwise(ends)]
+    ticks = [(x, height) for x in middles if draw.random() < 0.95]
+    # Tall ticks beside the digits would look like ones.
+    beside = draw.uniform(2, 7, 2)
+    sides = (ends[0][0] - beside[0], height), (ends[-1][1] + beside[1], height)
+    for x, share in (*ticks, *(each for each in sides if draw.random() < 0.9)):
+        y = base + drift * x + foot * HEIGHT
+        lean = draw.normal(0, 0.5)
+        line = (x - lean, y - share * HEIGHT, x + lean, y)
+        ImageDraw.Draw(picture).line(line, int(draw.integers(150, 256)), round(pen))
+    ink = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.7)), np.float32) / 255
+    np.maximum(canvas, ink, out=canvas)
+
+
 def _fade(ink: Floats, draw: Generator) -> Floats:
     """Take ink away in places or along a line, if at least half of the strokes are left."""
     gone = np.clip(_noise(ink.shape, draw) - draw.uniform(0.4, 1.2), 0, 1)
@@ -317,7 +346,7 @@ def _mark(
 ) -> _Item:
     """Draw a hyphen, dot, comma, slash, bar, letter or figure beside digits of a height."""
     kinds = ["hyphen", "dot", "comma", "slash", "bar", "font", "pen", "figure", "scribble"]
-    shares = np.array([0, 0, 0, 0, 0, 4, 5, 0, 0] if is_word else [4, 4, 2, 6, 3, 9, 4, 4, 4])
+    shares = np.array([0, 0, 0, 0, 0, 4, 5, 0, 0] if is_word else [4, 4, 2, 10, 3, 9, 6, 5, 4])
     shares[3:5] *= beside  # alone, they look like a one
     kind = str(draw.choice(kinds, p=shares / shares.sum()))
     pen, side = draw.uniform(3, 6), int(2 * height)
@@ -352,7 +381,8 @@ def _mark(
             if filled:
                 canvas.polygon(points, 255)
     elif kind == "dot":
-        radius = pen * draw.uniform(0.5, 0.9)
+        is_hole = draw.random() < 0.2  # of a punch
+        radius = height * draw.uniform(0.15, 0.4) if is_hole else pen * draw.uniform(0.5, 0.9)
         canvas.ellipse((middle - radius, middle - radius, middle + radius, middle + radius), 255)
     else:
         x, y, foot = _choose_stroke(kind, height, slant, draw)
@@ -394,8 +424,8 @@ def _choose_stroke(
 ) -> tuple[float, float, float]:
     """Choose half the width and height of a straight mark, in pixels, and its foot."""
     # A slash leans more than the digits of its line, or to the other side; a bar is longer.
-    lean = slant + draw.uniform(0.2, 0.55) * draw.choice([1, 1, 1, -1])
-    tall, taller = draw.uniform(1.0, 1.5), draw.uniform(1.3, 1.7)
+    lean = slant + draw.uniform(0.17, 0.55) * draw.choice([1, 1, 1, 1, 1, -1])
+    tall, taller = draw.uniform(1.0, 1.6), draw.uniform(1.3, 1.7)
     length, x, y, foot = {
         "hyphen": (draw.uniform(0.25, 0.6), 1.0, draw.normal(0, 0.08), 0.42),
         "comma": (draw.uniform(0.15, 0.3), -0.4, 1.0, -0.15),

@@ -318,7 +318,7 @@ def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], rows: int)
     if bad <= rate * rows and not none_left:
         return
     limit = "" if none_left else f", more than --max-error-rate {rate}"
-    remedy = "use other settings with --retry-quarantine" if none_left else "allow more"
+    remedy = "change the settings and add --overwrite" if none_left else "allow more"
     raise DataError(
         f"{bad:,} of {rows:,} rows are unusable (most often {Counts.total(done).most_often()})"
         f"{limit}; see {folder}/quarantine, then repair the input or {remedy}"

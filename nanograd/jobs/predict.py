@@ -210,8 +210,8 @@ def plan(
 ) -> tuple[Job, PredictWork]:
     """Plan a prediction: load the model, list pictures, read every table's footer, make the parts.
 
-    With `retry_quarantine`, all rows are planned with the options stored in the output, so that the
-    parts of a complete output stay. Only quarantined rows are read again, with the given options.
+    With `retry_quarantine`, all rows are planned with the options stored in a complete output, so
+    that finished parts stay. Only quarantined rows are read again, with the given options.
 
     Raises:
         DataError: an input does not exist, no file can be used, the model is damaged, or the values
@@ -243,7 +243,7 @@ def plan(
     labels = find_labels([each.place for each in pictures], sources, spec.label_from, listener)
     manifest = Manifest.find(spec.output) if spec.retry_quarantine else Manifest()
     given = spec.reading()
-    if manifest.job:
+    if manifest.receipts:  # an unfinished output needs its own settings
         made = {each.name for each in fields(given)} & manifest.job.keys()
         spec = replace(spec, **{name: manifest.job[name] for name in made})
     settings = {"model_sha256": model_sha256, **spec.identity()}
@@ -264,7 +264,7 @@ def plan(
             listener,
             retry=spec.retry_quarantine,
         )
-    retries = (given,) if manifest.job else ()
+    retries = (given,) if spec.retry_quarantine and any(earlier) else ()
     # Find the columns. The types of columns to keep depend on all files.
     unusable = {each.unusable for each in earlier.kept if retries} & versions.keys()
     done = earlier.files() - unusable

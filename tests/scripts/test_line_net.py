@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from nanograd.numbers.line_net import load_line_net
+from nanograd.numbers.line_net import load_line_net, shrink
 from nanograd.numbers.texts import NO_DIGIT
 from scripts import make_line_net as script
+from scripts.lines import draw_pages, draw_rows
 from scripts.recipes import find_problems, save
 
 
@@ -37,7 +38,11 @@ def test_found_and_drawn_lines_show_their_digits(
     draw = np.random.default_rng(0)
     drawn = [script.draw_line("sample", draw, ()) for _ in range(24)]
 
-    for samples in (found, drawn):
+    lines = [each for _ in range(5) for each in draw_pages("sample", draw, ())]
+    lines += [each for _ in range(9) for each in draw_rows("sample", draw)]
+    others = [(text, shrink(each.ink, (each.top + each.bottom) / 2)) for text, each in lines]
+
+    for samples in (found, drawn, [(text, np.round(255 * ink)) for text, ink in others]):
         assert len(samples) > 15
         assert sum(read_ink(ink) == text for text, ink in samples) > 0.5 * len(samples)
 
