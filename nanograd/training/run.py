@@ -121,8 +121,7 @@ class TrainingRun:
         folder = self._folder
         about = folder, self._identity, len(self.recipes), listener
         directory = RunDirectory(*about)
-        for name in ("model", "checkpoints"):
-            storage.refuse_file(storage.join(folder, name))
+        directory.require_own_files()
         if not self._spec.overwrite and directory.is_complete():  # the folder may be read-only
             listener(info(f"the run in {folder} is complete; --overwrite trains it again"))
             return model_io.load(directory.model)

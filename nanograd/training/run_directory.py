@@ -226,18 +226,22 @@ class RunDirectory:
         self._earlier: list[JsonObject] | None = None
         self._events: list[JsonObject] = []
 
-    def prepare(self, *, overwrite: bool) -> None:
-        """Refuse a directory with foreign files; remove the report, or all files to `overwrite`.
-
-        Raises:
-            OutputExistsError: the directory contains a file that is not part of a run.
-            StorageError: a file cannot be removed.
-        """
+    def require_own_files(self) -> None:
+        """Raise OutputExistsError if the directory has other files, or a file for a folder."""
+        for name in ("model", "checkpoints"):
+            storage.refuse_file(storage.join(self.folder, name))
         if foreign := sorted(set(storage.names(self.folder)) - set(_CONTENTS)):
             raise OutputExistsError(
                 f"{self.folder} contains {foreign[0]!r}, which is not part of a run; "
                 "choose another --output"
             )
+
+    def prepare(self, *, overwrite: bool) -> None:
+        """Remove the report, or all files to `overwrite`.
+
+        Raises:
+            StorageError: a file cannot be removed.
+        """
         if overwrite:
             # Remove the model's manifest first, because the run counts as unfinished without it.
             storage.remove(storage.join(self.model, model_io.MANIFEST))
