@@ -174,8 +174,8 @@ def hold_out(images: Dataset, share: float) -> tuple[Dataset, Dataset]:
     """Hold out a share of each digit's images, the last ones; return the rest, and those held out.
 
     A digit with two or more images gives at least one and keeps at least one. A share of 0 holds
-    out none. The last images of each digit are taken, because files may be sorted by digit, and
-    because their writers are often different from those of the first images.
+    out none. Each digit gives a share, because files may be sorted by digit. It gives its last
+    images, because these are often from other writers than the first ones.
     """
     is_test = np.zeros(len(images), np.bool_)
     for digit in np.unique(images.labels) if share else ():

@@ -52,7 +52,7 @@ class Preparation:
 def as_rows(images: ArrayLike) -> Bytes:
     """Convert (N, 28, 28) or (N, 784) numbers with background 0 to (N, 784) uint8, ink 255 on 0.
 
-    The scale is 0..255 or 0..1, see `levels`; the array counts as one column.
+    The whole array has one scale, 0..255 or 0..1, see `levels`.
 
     Raises:
         ArgumentError: the shape or dtype does not fit, or the scale of an image is unclear.

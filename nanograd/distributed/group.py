@@ -117,7 +117,7 @@ class RayGroup:
 
         Args:
             until: the round after the last one to compute.
-            is_copied: copy the servers' state to the driver afterwards, even if no copy is due.
+            is_copied: whether to copy the servers' state to the driver afterwards in any case.
 
         Raises:
             DivergedError: a gradient, loss or parameter is not finite.

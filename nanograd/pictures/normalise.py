@@ -55,8 +55,8 @@ class Search:
 class Candidate:
     """The result of one method to find the digit, step by step; a step that was skipped has None.
 
-    H x W is the size of the reduced copy, and h x w the size of the digit that is cut out. For a
-    picture in MNIST's form, only `image` is set. All Floats are float32.
+    H x W is the size of the reduced copy of the picture, and h x w the size of the digit that is
+    cut out. For a picture in MNIST's form, only `image` is set. All Floats are float32.
     """
 
     picture: Image.Image = _NOT_YET  # mode L or RGB; the digit is cut from it

@@ -183,10 +183,10 @@ def plot(
 
 
 def confusion_chart(counts: Ints) -> Chart:
-    """Draw a confusion matrix, (10, 10) numbers of images, one row for each true digit.
+    """Draw a confusion matrix: (10, 10) counts of images, one row for each true digit.
 
-    The cells on the diagonal are shaded relative to the largest of them. The other cells are shaded
-    relative to the largest of these.
+    Cells on the diagonal are shaded relative to the largest cell there, and the other cells
+    relative to the largest of the others.
     """
     hits = np.diag(np.diag(counts))
     most = np.where(hits, hits.max(), (counts - hits).max())
