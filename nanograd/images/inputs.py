@@ -6,8 +6,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import EACCES
 from functools import lru_cache, partial
 from hashlib import file_digest
+from os import R_OK, X_OK
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 from typing import Any, NamedTuple, TypeAlias
@@ -279,25 +281,6 @@ def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
     return roots
 
 
-def check_version(file: str, version: Version) -> None:
-    """Raise DataError unless a file still has the `ScannedFile.version` that was planned."""
-    size, mtime, _, _, *tag = version
-    try:
-        if tag:
-            with storage.open_file(file) as stream:
-                found = [stream.size(), mtime, entity_tag(stream)]
-        elif storage.is_remote(file):
-            [(_, *found)] = storage.files_below(file)
-        else:
-            status = os.stat(file)  # noqa: PTH116 - a Path takes three times as long
-            found = [status.st_size, status.st_mtime_ns]
-    except (FileNotFoundError, DataError):
-        found = []
-    # ctime and inode are not compared: a new link changes ctime, and some file systems renumber.
-    if found != [size, mtime, *tag]:
-        raise DataError(f"{file} was changed after the job began; start the job again")
-
-
 def content_of(file: str) -> str:
     """Return the SHA-256 of a file; in an object store, of its first and last 64 KiB.
 
@@ -313,18 +296,11 @@ def content_of(file: str) -> str:
         return storage.checksum(stream.read_at(_END_BYTES, 0) + stream.read_at(_END_BYTES, start))
 
 
-def entity_tag(stream: Any) -> str | None:
-    """Return the entity tag of a file in an object store; None if it has none."""
-    tag = (stream.metadata() or {}).get("ETag")
-    return None if tag is None else tag.decode(errors="replace")
-
-
 def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     """Yield the files that a path or glob names, and the files in folders; linked folders last."""
-    # Path.glob rejects absolute patterns, and Path.exists raises for names that are too long.
-    is_glob = not os.path.exists(place)  # noqa: PTH110
-    found = sorted(glob.glob(place, recursive=True)) if is_glob else [place]  # noqa: PTH207
-    folders = [each for each in found if os.path.isdir(each)]  # noqa: PTH112
+    is_glob = not storage.exists(place)
+    found = sorted(_match(place)) if is_glob else [place]
+    folders = _listable(found)
     files = [each for each in found if os.path.isfile(each)]  # noqa: PTH113
     if not folders and not files:
         what = "there is no such file or folder" if is_glob else "this is a pipe or device, no file"
@@ -347,6 +323,7 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
                 below.clear()
                 continue
             seen.add(real)
+            _listable([path])
             if path != place and any(marks <= {*below, *names} for marks in _MARKS):
                 yield path, InputFile(path, 0, 0), _OWN
                 below.clear()
@@ -366,6 +343,26 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
                 if S_ISREG(status.st_mode):
                     why = "" if _is_wanted(file, suffixes) else _OTHERS
                 yield target, InputFile.of(file, status), why
+
+
+def _match(place: str) -> list[str]:
+    """Return what a local glob matches; raise StorageError if it has to look into a locked folder.
+
+    `glob.glob` would skip such a folder, and Path.glob rejects absolute patterns.
+    """
+    for above in _folders(place) if glob.has_magic(place) else ():
+        if above.startswith(_before_wildcards(place)):
+            _listable(glob.glob(above, recursive=True))  # noqa: PTH207
+    return glob.glob(place, recursive=True)  # noqa: PTH207
+
+
+def _listable(places: Iterable[str]) -> list[str]:
+    """Return the folders among places; raise StorageError if one may not be listed or entered."""
+    folders = [each for each in places if os.path.isdir(each)]  # noqa: PTH112
+    for folder in folders:
+        if not os.access(folder, R_OK | X_OK, effective_ids=True):
+            raise StorageError(f"cannot list {folder}: {os.strerror(EACCES)}")
+    return folders
 
 
 def _is_wanted(place: str, suffixes: tuple[str, ...]) -> bool:

@@ -4,10 +4,11 @@ Files of one job may differ in their image column and in columns that are not re
 may have different types, if one type can hold them; a value that does not fit it ends the job.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -23,7 +24,7 @@ from nanograd.images.columns import (
     rename_taken,
 )
 from nanograd.images.csv import CSV, CsvFile
-from nanograd.images.inputs import InputFile, Version, entity_tag, kind_of
+from nanograd.images.inputs import InputFile, Version, kind_of
 from nanograd.images.parquet import open_parquet
 from nanograd.images.tensors import is_any, is_list, plain_type
 from nanograd.pictures.archives import Archives
@@ -72,6 +73,30 @@ class ScannedFile(NamedTuple):
                 columns = choose(self.whole, options)
                 return self._replace(columns=columns, rejected=None), readings[number:]
         return self, readings
+
+
+def check_version(file: str, version: Version) -> None:
+    """Raise DataError unless a file still has the `ScannedFile.version` that was planned."""
+    size, mtime, _, _, *tag = version
+    found: list[int | str | None] = []
+    with suppress(DataError), storage.accessing(file, "read"):
+        if tag:
+            with storage.open_file(file) as stream:
+                found = [stream.size(), mtime, entity_tag(stream)]
+        elif storage.is_remote(file):
+            [(_, *found)] = storage.files_below(file)
+        else:
+            status = os.stat(file)  # noqa: PTH116 - a Path takes three times as long
+            found = [status.st_size, status.st_mtime_ns]
+    # ctime and inode are not compared: a new link changes ctime, and some file systems renumber.
+    if found != [size, mtime, *tag]:
+        raise DataError(f"{file} was changed after the job began; start the job again")
+
+
+def entity_tag(stream: Any) -> str | None:
+    """Return the entity tag of a file in an object store; None if it has none."""
+    tag = (stream.metadata() or {}).get("ETag")
+    return None if tag is None else tag.decode(errors="replace")
 
 
 def as_pictures(

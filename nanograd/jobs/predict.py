@@ -179,9 +179,9 @@ class PredictWork:
 
         def check(files: Sequence[str]) -> Iterator[tuple[str, RowRange]]:
             for file in files:
-                inputs.check_version(file, versions[file])
+                scan.check_version(file, versions[file])
                 yield file, ranges[file]
-                inputs.check_version(file, versions[file])
+                scan.check_version(file, versions[file])
 
         refused = [writers.read(place, QUARANTINE) for place in part.quarantine]
         passes = part.readings[-1:] if part.quarantine else part.readings or (self.spec.reading(),)

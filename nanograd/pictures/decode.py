@@ -4,7 +4,6 @@ Files are untrusted: the header is checked before any pixel is loaded, only form
 photos and scans are opened, and every failure raises the same exception type.
 """
 
-import errno
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,8 +29,6 @@ _DEFAULTS = PictureOptions()
 
 # First bytes of archives (gzip, 7-Zip, RAR, bzip2, xz), and bytes 257 to 262 of tar files.
 _ARCHIVES, _TAR = (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ"), b"ustar"
-# Errors for paths that can name no file: circular links, and names that are too long.
-_NO_NAMES = (errno.ELOOP, errno.ENAMETOOLONG)
 # Minimum shorter side of a reduced JPEG: three times the side of the normaliser's reduced copy.
 _JPEG_SIDE = 480
 # A pixel is visible if its alpha, and light if its grey, is above _HALF. Pixels have one tone if
@@ -65,7 +62,7 @@ def read(
     except (DataError, StorageError) as error:
         if isinstance(error.__cause__, PermissionError):
             raise UnreadableError(Reason.NO_PERMISSION, str(error)) from error
-        if isinstance(error, DataError) or getattr(error.__cause__, "errno", None) in _NO_NAMES:
+        if isinstance(error, DataError):
             raise UnreadableError(Reason.NO_FILE, str(error)) from error
         raise
     if len(data) > options.max_bytes:

@@ -29,6 +29,8 @@ from nanograd.runtime import machine
 
 # Suffixes of files that hold no data.
 _TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
+# Errors for paths of no file: circular links and names that are too long, too.
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_BYTES = 4 << 30  # of a decompressed file; enough for a million images as CSV
 # Number of calls of `map_all` at the same time.
@@ -140,7 +142,7 @@ def accessing(place: str, how: Literal["read", "write"]) -> Iterator[None]:
     except IsADirectoryError as error:
         raise DataError(f"{place}: this is a folder where a file is expected") from error
     except OSError as error:
-        if how == "read" and isinstance(error, FileNotFoundError | NotADirectoryError):
+        if how == "read" and (isinstance(error, FileNotFoundError) or error.errno in _MISSING):
             raise DataError(f"{place}: there is no such file; check the path") from error
         reason = error.strerror
         if not reason:  # an error of pyarrow, which may not name the likely cause
@@ -287,7 +289,7 @@ def files_below(place: str) -> list[tuple[str, int, int]]:
                 try:
                     status = os.stat(folder / name)  # noqa: PTH116 - the same
                 except OSError as error:
-                    if error.errno in (errno.ENOENT, errno.ELOOP):
+                    if error.errno in _MISSING:
                         continue
                     raise
                 each = join(place_of_folder, name)
@@ -310,22 +312,21 @@ def is_file(place: str) -> bool:
 
 
 def _kind(place: str) -> str:
-    with accessing(place, "read"):
+    with accessing(place, "read"), suppress(FileNotFoundError, NotADirectoryError):
         if is_remote(place):
             filesystem, path = arrow_filesystem(place)
             return str(filesystem.get_file_info(path).type.name)
-        found = local_path(place)
-        return "File" if found.is_file() else "Directory" if found.exists() else "NotFound"
+        mode = os.stat(local_name(place)).st_mode  # noqa: PTH116 - a Path may hide what is locked
+        return "File" if S_ISREG(mode) else "Directory"
+    return "NotFound"
 
 
 def refuse_file(place: str) -> None:
     """Raise OutputExistsError if a local output folder, or a parent of it, is no folder."""
     path = Path() if is_remote(place) else local_path(place)
     for each in (path, *path.parents):
-        try:
+        with accessing(str(each), "write"):
             is_folder = each.is_dir() or not os.path.lexists(each)
-        except OSError as error:
-            raise StorageError(f"cannot read {each}: {error.strerror}") from error
         if not is_folder:  # a file, a device or a broken link
             kind = "a file" if is_file(str(each)) else "no folder"
             raise OutputExistsError(f"{each} is {kind}; choose another --output or move it")

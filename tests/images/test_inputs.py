@@ -1,5 +1,6 @@
 import os
 import re
+import tempfile
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -9,9 +10,11 @@ import pytest
 
 import nanograd
 from nanograd.errors import DataError, StorageError, UsageError
-from nanograd.images.inputs import expand, expand_all
+from nanograd.images.inputs import TABLES, expand, expand_all
+from nanograd.images.scan import check_version
 from nanograd.images.writers import write_pictures
 from nanograd.runtime.events import Event
+from tests.helpers.folders import as_nobody
 
 SUFFIXES = (".png", ".jpg")
 TREE = ["b.png", "a.PNG", "10.jpg", "9.jpg", "sub/c.png", "sub/deeper/d.jpg"]
@@ -113,12 +116,25 @@ def test_links_are_followed_and_lead_to_each_file_once(tree, tmp_path):
     assert "a-link.png" not in below
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_folder_that_cannot_be_listed_is_named(tree):
-    (tree / "sub").chmod(0)
+@pytest.mark.parametrize("mode", [0, 0o444, 0o111])
+@pytest.mark.parametrize("named", ["", "sub", "sub/*.png", "s*/c.png", "**/c.png", "sub/c.png"])
+def test_folder_without_permission_is_named_and_not_taken_for_missing(named, mode):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = Path(folder, "sub", "c.png")
+        file.parent.mkdir()
+        file.touch()
+        file.parent.chmod(mode)
 
-    with pytest.raises(StorageError, match=r"cannot list .*/sub: Permission denied"):
-        expand([str(tree)], SUFFIXES)
+        with as_nobody():
+            if mode == 0o111 and named == "sub/c.png":
+                assert [each.place for each in expand([str(file)])] == [str(file)]
+            else:
+                with pytest.raises(StorageError, match=r"/sub(/[c*].png)?: Permission denied"):
+                    expand([f"{folder}/{named}"], (*SUFFIXES, *TABLES))
+            if mode != 0o111:  # the folder was locked after the job was planned
+                with pytest.raises(StorageError, match="Permission denied"):
+                    check_version(str(file), (0, 0, 0, 0))
 
 
 LAKES = {
