@@ -172,7 +172,12 @@ def from_flat_columns(
     This function and the following ones add rows that are no picture to `refused`.
     """
     null = np.any([_is_null(column) for column in columns], axis=0)
-    values = np.stack([_to_numpy(column) for column in columns], axis=1)
+    arrays, number = [_to_numpy(column) for column in columns], len(null)
+    # Transposing takes four times as long if columns are a multiple of 4 KiB apart, because they
+    # evict each other from the cache.
+    size = len(columns), number + (64 - number) % 4096
+    stacked = np.empty(size, np.result_type(*arrays))[:, :number]
+    values = np.ascontiguousarray(np.stack(arrays, out=stacked).T)
     _refuse(np.flatnonzero(null), "a pixel is null", refused)
     yield _scale(values[~null], np.flatnonzero(~null), scale, refused)
 
@@ -255,6 +260,8 @@ def _refuse(rows: Ints, detail: str, refused: Refused, reason: Reason = Reason.W
 
 
 def _is_null(array: pa.Array) -> Mask:
+    if not array.null_count:
+        return np.zeros(len(array), np.bool_)
     mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
     return mask
 
@@ -268,7 +275,8 @@ def _to_numpy(array: pa.Array) -> NDArray[Any]:
         array = array.cast(pa.float64())
     elif is_any(array.type, "float16"):
         array = array.cast(pa.float32())
-    values: NDArray[Any] = array.fill_null(0).to_numpy(zero_copy_only=False)
+    array = array.fill_null(0) if array.null_count else array
+    values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return values
 
 
