@@ -24,6 +24,7 @@ from nanograd.images import columns, tensors
 from nanograd.images.columns import ImageColumn, ImageKind, to_python
 from nanograd.images.tensors import Pictures, Refused, is_any, tensor_of
 from nanograd.pictures import decode, fast_png, normalise
+from nanograd.pictures.archives import Archives
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes, Mask
 from nanograd.runtime.events import count
@@ -108,7 +109,8 @@ def read_images(
         num_dark: number of images, stored as numbers, in which `--polarity auto` found dark ink on
             light paper.
     """
-    images, refused = new_images(table.num_rows, convert), Refused()
+    images, refused, num_dark = new_images(table.num_rows, convert), Refused(), 0
+    counts_dark = options.polarity == "auto" and options.normalise != "never"
     to_image = convert or partial(to_form, options=options)
 
     def read_each(rows: Iterable[int], items: Iterable[Any], read: Callable[[Any], Any]) -> None:
@@ -149,17 +151,17 @@ def read_images(
             if files and convert is None:
                 plain, is_plain = read_plain(files, options)
                 images[owners[is_plain]] = plain
-            read_each(
-                owners[~is_plain].tolist(),
-                np.flatnonzero(~is_plain).tolist(),
-                lambda at: read_encoded(
-                    files[at], options, to_image, named[owners[at]], whole=convert is not None
-                ),
-            )
-    num_dark = 0
+            with Archives() as archives:
+                read_each(
+                    owners[~is_plain].tolist(),
+                    np.flatnonzero(~is_plain).tolist(),
+                    lambda at: read_encoded(
+                        *(files[at], options, to_image, named[owners[at]], archives.read),
+                        whole=convert is not None,
+                    ),
+                )
     for some, rows in pictures:
-        if options.polarity == "auto" and options.normalise != "never":
-            num_dark += int(are_dark_on_light(some).sum())
+        num_dark += int(are_dark_on_light(some).sum()) if counts_dark else 0
         others = np.ones(len(rows), np.bool_)
         if convert is None:
             ready, are_ready = select_ready(_as_grey(some), options)
@@ -261,19 +263,20 @@ def read_encoded(
     options: ReadOptions,
     convert: Convert,
     path: str | None = None,
+    read: Callable[[str, int], bytes] = storage.read,
     *,
     whole: bool = False,
 ) -> Any:
     """Decode the bytes of a picture file, or 784 raw pixels, and convert them.
 
-    If `data` is None and the options have an `image_root`, read the file at `path`. See `decode`
-    for `whole`.
+    If `data` is None and the options have an `image_root`, the file at `path` is read with `read`.
+    See `decode` for `whole`.
 
     Raises:
         UnreadableError: there are no bytes, or no digit is found.
     """
     if data is None and path and options.image_root:
-        data = decode.read(_below(options.image_root, path), options)
+        data = decode.read(_below(options.image_root, path), options, read)
     if data is None:
         raise without_bytes(path)
     if not is_raw(data):

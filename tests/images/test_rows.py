@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable
+from zipfile import ZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -109,6 +110,28 @@ def test_named_column_of_paths_is_read_below_the_root(type_, tmp_path):
     assert np.array_equal(found.images, [bar_image()])
     assert found.columns["path"].to_pylist() == ["bar.png"]
     assert reasons(others) == [(1, "outside_root"), (2, "no_bytes")]
+
+
+@pytest.mark.parametrize(
+    ("root", "expected"),
+    [
+        ("", {"a.zip/7/ü.png": "", "./b.zip/7/ü.png": "", "a.zip/7/gone.png": "no_file"}),
+        ("", {"a.zip": "broken_image", "a.zip/../../7.png": "outside_root"}),
+        ("", {"broken.zip/7/ü.png": "broken_archive", "b.zip/7/ü.png": "", "b.zip/7": "no_file"}),
+        ("b.zip", {"7/ü.png": "", "../a.zip/7/ü.png": "outside_root", "8.png": "no_file"}),
+    ],
+)
+def test_path_may_lead_into_an_archive_below_the_root(root, expected, tmp_path):
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    for name in ("a.zip", "b.zip"):
+        with ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("7/ü.png", to_png(bar_image()))
+
+    options = {"image_column": "image", "image_root": str(tmp_path / root)}
+    found, rejections = read_column(list(expected), pa.string(), **options)
+
+    assert found.images.tolist() == [bar_image().tolist()] * list(expected.values()).count("")
+    assert [reason for _, reason in reasons(rejections)] == [*filter(None, expected.values())]
 
 
 STARTS = [b"BM", b"\xff\xd8", b"\xff\xd8\xff\xff", b"P5", b"P6\x80", b"GIF8", b"RIFF", b"P1"]
