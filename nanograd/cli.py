@@ -43,8 +43,6 @@ _OF_SERVICES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT$|_PORT_\d+_(TCP|UDP)")
 _NOT_WRITTEN = (errno.ENOSPC, errno.EBADF)
 # Functions of `nanograd.batch`; the others are in `nanograd.commands`.
 _BATCH = ("ingest", "inspect", "predict", "review")
-_DATA = "data set, as for nanograd train; may be repeated"
-_data_option = partial(click.option, "--data", type=Places(), multiple=True)
 
 
 class _Group(click.Group):
@@ -96,7 +94,12 @@ for _name, _spec, _argument in (
 
 @cli.command()
 @click.argument("run", type=Places(), metavar="RUN")
-@_data_option(help="data set with test images; may be repeated [default: the run's data set]")
+@click.option(
+    "--data",
+    type=Places(),
+    multiple=True,
+    help="data set with test images; may be repeated [default: the run's data set]",
+)
 @click.option("--plots", is_flag=True, help="also write the charts to plots/ as PNG files")
 def report(run: str, data: tuple[str, ...], plots: bool) -> None:
     """Write the report of a run or prediction again."""
@@ -134,24 +137,8 @@ def fetch(mirrors: tuple[str, ...]) -> None:
     _run("fetch_data", mirrors)
 
 
-@data.command("info")
-@_data_option("source", default=["auto"], show_default=True, help=_DATA)
-def describe(source: tuple[str, ...]) -> None:
-    """Print the counts, classes and checksum of a data set."""
-    _run("describe_data", source)
-
-
-@data.command("export")
-@_data_option("source", default=["auto"], show_default=True, help=_DATA)
-@click.option(
-    "--output",
-    type=Places(),
-    required=True,
-    help="folder for the pictures, with a subfolder per class",
-)
-def export_data(source: tuple[str, ...], output: str) -> None:
-    """Write a test set as a folder of pictures."""
-    _run("export_data", source, output)
+data.add_command(SpecCommand("info", specs.DataSpec, None, partial(_run, "describe_data")))
+data.add_command(SpecCommand("export", specs.DataExportSpec, None, partial(_run, "export_data")))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

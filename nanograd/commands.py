@@ -267,9 +267,10 @@ def fetch_data(mirrors: Sequence[str] = (), listener: Listener = ignore) -> Done
     return Done(summary=text, values={"cache": cache})
 
 
-def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
+def describe_data(spec: specs.DataSpec, listener: Listener = ignore) -> Done:
     """Count the images of data sets and compute their checksum."""
-    data = sources.load(names, listener, to_train=False)
+    options = ReadOptions.of_data(vars(spec))
+    data = sources.load(spec.data, listener, options=options, to_train=False)
     values: JsonObject = {"data": data.name, "sha256": data.sha256}
     lines = [f"{data.name}, SHA-256 {data.sha256}"]
     for name, part in (("train", data.train), ("test", data.test)):
@@ -280,19 +281,19 @@ def describe_data(names: Sequence[str], listener: Listener = ignore) -> Done:
     return Done(summary="\n".join(lines), values=values)
 
 
-def export_data(names: Sequence[str], output: str, listener: Listener = ignore) -> Done:
+def export_data(spec: specs.DataExportSpec, listener: Listener = ignore) -> Done:
     """Write test sets as PNG files, with a subfolder for each class.
 
     Raises:
         UsageError: a data set would read these files the next time.
     """
-    folder = storage.absolute(output)
+    output, folder = spec.output, storage.absolute(spec.output)
     file = storage.join(folder, "0", "00000.png")
-    for name in (each for each in names if each not in sources.WORDS):
+    for name in (each for each in spec.data if each not in sources.WORDS):
         if inputs.takes(storage.absolute(name), file):
             text = f"the output, {output}, lies in the data set {name}; choose another --output"
             raise UsageError(text)
-    test = sources.load_test(names, listener)
+    test = sources.load_test(spec.data, listener, ReadOptions.of_data(vars(spec)))
     writers.write_pictures(test, folder)
     values = {"images": len(test), "output": output}
     return Done(summary=f"{events.count(len(test), 'picture')} written: {output}", values=values)
@@ -311,7 +312,7 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
         trained = train(preset="accurate", data="sample", workers=2, output=run, **job)
         yield "train", trained
         listener(info("writing its test digits as PNG files, like a folder of your own digits"))
-        export_data(["sample"], pictures, listener)
+        export_data(specs.DataExportSpec(data="sample", output=pictures), listener)
         yield "ingest", ingest(pictures, output=rows, workers=None, **job)
         model = storage.join(run, "model")
         predicted = predict(rows, output=read, model=model, workers=None, **job)

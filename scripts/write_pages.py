@@ -74,8 +74,8 @@ def commands_of(words: Sequence[str]) -> str:
             for each in command.params
             if isinstance(each, click.Option) and each.opts[0] not in _COMMON
         )
-        if command.name in SETTINGS and usage.count(" ") == 1:
-            options = f"[settings](settings.md#{command.name})"
+        if (name := usage.removeprefix("nanograd ")) in SETTINGS:
+            options = f"[settings](settings.md#{'several-commands' if ' ' in name else name})"
         options = f" ({options})" if options else ""
         lines.append(f"`{' '.join(filter(None, [usage, *metavars]))}`: {command.help}{options}")
     return _list(lines)
@@ -95,7 +95,7 @@ def settings_of(words: Sequence[str]) -> str:
     for command, spec in SETTINGS.items():
         for each in spec.settings():
             uses.setdefault(_setting(each, spec), []).append(command)
-    [name] = words
+    name = " ".join(words)
     if name == "shared":
         lines = [f"{text} *({', '.join(found)})*" for text, found in uses.items() if len(found) > 1]
     elif name in SETTINGS:
@@ -173,7 +173,9 @@ _TYPES = {
     int: "integer", float: "number", bool: "flag", str: "text", tuple: "texts"
 }  # fmt: skip
 SETTINGS: dict[str, type[Spec]] = {
-    name: each.spec for name, each in cli.commands.items() if isinstance(each, SpecCommand)
+    usage.removeprefix("nanograd "): each.spec
+    for usage, each in _commands("nanograd", cli)
+    if isinstance(each, SpecCommand)
 }
 _RENDERERS: dict[str, Callable[[Sequence[str]], str]] = {
     "commands": commands_of,

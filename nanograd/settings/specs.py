@@ -273,14 +273,28 @@ class ReviewSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSpec(Spec):
-    """Measure a model on a labelled test set."""
+class DataSpec(Spec):
+    """Print the counts, classes and checksum of a data set."""
 
-    model: Given[Place | None, str | None] = _MODEL
     data: Given[Any, tuple[str, ...]] = DATA
     image_column: str | None = IMAGE_COLUMN
     label_column: str | None = LABEL_COLUMN
     image_root: Given[Place | None, str | None] = IMAGE_ROOT
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataExportSpec(DataSpec):
+    """Write a test set as a folder of pictures."""
+
+    output: Given[Place, str] = setting(REQUIRED, place=True)
+    """folder for the pictures, with a subfolder per class"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSpec(DataSpec):
+    """Measure a model on a labelled test set."""
+
+    model: Given[Place | None, str | None] = _MODEL
     verbose: bool = setting(False)
     """print one line per image: label, ten probabilities, the largest one, prediction"""
 

@@ -22,6 +22,7 @@ from nanograd.digits.form import to_png
 from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.models import model as model_io
 from nanograd.runtime.lease import exclusive
+from nanograd.settings.specs import DataExportSpec
 from tests.conftest import ROOT, Nanograd
 from tests.docs.test_docs import DOCUMENTS, FENCE, name_of
 from tests.helpers.image_columns import PICTURE, raw, spark, with_features
@@ -69,7 +70,7 @@ def test_every_block_has_a_known_language_and_parses(document):
 def folder(tmp_path: Path) -> Path:
     """A folder with a model, and two pictures of each digit."""
     model_io.save(some_model(), str(tmp_path / "runs/1/model"))
-    commands.export_data(["sample"], str(tmp_path / "pictures"))
+    commands.export_data(DataExportSpec(data="sample", output=str(tmp_path / "pictures")))
     for digit in (tmp_path / "pictures").iterdir():
         for file in sorted(digit.iterdir())[2:]:
             file.unlink()

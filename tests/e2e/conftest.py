@@ -12,6 +12,7 @@ from pyarrow.fs import FileSystem
 
 from nanograd import commands
 from nanograd.digits.dataset import Mnist
+from nanograd.settings.specs import DataExportSpec
 from nanograd.settings.train_spec import TrainSpec
 from tests.helpers.head import Head, running_head
 from tests.helpers.stores import Moto, Store, Swift, swift_is_unavailable
@@ -36,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
 def png_folder(tmp_path_factory: pytest.TempPathFactory, sample: Mnist) -> Path:
     """The sample's 1,000 test digits as PNG files, a folder a class."""
     place = tmp_path_factory.mktemp("pictures") / "png"
-    commands.export_data(["sample"], str(place))
+    commands.export_data(DataExportSpec(data="sample", output=str(place)))
     return place
 
 

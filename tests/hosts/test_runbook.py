@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd import batch, commands
-from nanograd.settings.specs import PredictSpec
+from nanograd.settings.specs import DataExportSpec, PredictSpec
 from simulators.clusters import (
     SHARED,
     Cluster,
@@ -36,8 +36,9 @@ import tempfile
 from pathlib import Path
 from nanograd import batch, commands
 from nanograd.runtime import storage
+from nanograd.settings.specs import DataExportSpec
 with tempfile.TemporaryDirectory() as folder:
-    commands.export_data(["sample"], f"{folder}/png")
+    commands.export_data(DataExportSpec(data="sample", output=f"{folder}/png"))
     for digit in (3, 8):
         for file in sorted(Path(folder, "png", str(digit)).iterdir())[:6]:
             storage.commit(f"s3://digits/png/{digit}/{file.name}", file.read_bytes())
@@ -149,7 +150,7 @@ def test_slow_link_costs_time_but_changes_no_bit(cluster, checksum):
 
 def test_hosts_classify_pictures_in_a_shared_folder_as_one_process_does(cluster, tmp_path):
     place = Path(cluster.network.shared)
-    commands.export_data(["sample"], str(tmp_path / "png"))
+    commands.export_data(DataExportSpec(data="sample", output=str(tmp_path / "png")))
     shutil.copytree(tmp_path / "png" / "5", place / "png" / "5")
 
     ingested = on_shared_folder(

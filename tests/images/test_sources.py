@@ -205,7 +205,7 @@ def test_every_command_joins_all_data_sets_in_their_order(
 
     found = nanograd("data", "info", *both)
     exported = nanograd("data", "export", *both, "--output", f"file://{tmp_path}/pictures")
-    monkeypatch.setenv("NANOGRAD_DATA_INFO_SOURCE", f"a.parquet\n{tmp_path}/a.parquet")
+    monkeypatch.setenv("NANOGRAD_DATA_INFO_DATA", f"a.parquet\n{tmp_path}/a.parquet")
 
     assert found.last["data"] == f"sample + {tmp_path}/a.parquet"
     assert found.last["train"]["images"] + found.last["test"]["images"] == 5131
@@ -339,7 +339,7 @@ def test_arrays_that_are_no_digits_are_refused(images, labels, message):
 def test_pair_of_arrays_in_a_list_is_refused(digits):
     pair = (digits.images, digits.labels)
 
-    for data in (["sample", pair], [pair, "sample"], ("sample", "sample", pair), [digits.images]):
+    for data in (["sample", pair], [pair], ("sample", "sample", pair), [digits.images]):
         with pytest.raises(ArgumentError, match="one pair"):
             api.evaluate("model", data=data)
 

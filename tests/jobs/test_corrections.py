@@ -13,6 +13,7 @@ from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, NanogradError, OutputExistsError
 from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.models import model as model_io
+from nanograd.settings.specs import DataExportSpec
 from tests.helpers.folders import contents
 from tests.helpers.models import some_ensemble
 from tests.helpers.reviews import corrections, predict
@@ -63,7 +64,7 @@ def no_output(output: str) -> None:
 
 
 def other_command(output: str) -> None:
-    commands.export_data(["sample"], f"{output}/../png")
+    commands.export_data(DataExportSpec(data="sample", output=f"{output}/../png"))
     no_output(output)
     for each in sorted(Path(output).iterdir(), reverse=True):
         each.rmdir()

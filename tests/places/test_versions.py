@@ -21,6 +21,7 @@ import pytest
 import nanograd
 from nanograd import commands
 from nanograd.digits.dataset import Mnist
+from nanograd.settings.specs import DataExportSpec
 from simulators.clusters import events
 from simulators.runbook import blocks
 from tests.conftest import ROOT, environment_without_ray
@@ -129,7 +130,7 @@ def test_jobs_bring_their_environment_as_the_runbook_says(folder, tmp_path):
     python = install(sys.executable, folder, *CONSTRAINTS, "ray[default]", "uv")
     programs = Path(python).parent
     [block] = [each for each in blocks() if each.section.startswith("Another Python environment")]
-    commands.export_data(["sample"], str(tmp_path / "png"))
+    commands.export_data(DataExportSpec(data="sample", output=str(tmp_path / "png")))
     alone = nanograd.train(data="sample", workers=0, output=tmp_path / "alone")
     with (tmp_path / "more-than-ray-would-send").open("wb") as sparse:
         sparse.truncate(1 << 30)
