@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nanograd.errors import ArgumentError, DataError
 from nanograd.images import columns
 from nanograd.images.reader import Batch, read_table
+from nanograd.images.rows import require_root
 from nanograd.models import model as model_io
 from nanograd.models.model import Assessment, Model
 from nanograd.runtime import process
@@ -42,7 +43,8 @@ class Predictor:
             image_root, as for the command.
 
     Raises:
-        DataError: the model is missing or damaged, or the columns of a batch cannot be read.
+        DataError: the model or `image_root` is missing, the model is damaged, or the columns of a
+            batch cannot be read.
         ArgumentError: an option is unknown or invalid, a batch has another type, or Arrow cannot
             hold its values. This error is also a ValueError and a TypeError.
     """
@@ -51,7 +53,7 @@ class Predictor:
     def __init__(self, model: Place | Model | None = None, **options: Any) -> None:
         self._model = model_io.load(model)
         with resolved(ReadOptions, options) as self._options:
-            pass
+            require_root(self._options)
 
     def __call__(self, batch: Table) -> Table:
         """Classify the rows of a batch."""

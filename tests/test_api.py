@@ -16,6 +16,7 @@ from PIL import Image
 
 import nanograd
 from nanograd import commands
+from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError, Stopped
 from nanograd.images import writers
 from nanograd.pictures import normalise
@@ -374,7 +375,53 @@ def test_training_reads_the_pictures_whose_paths_are_in_a_table(tmp_path, run, s
     monkeypatch.chdir("/")
     commands.report(trained.directory)  # reads the test images again
     assert (tmp_path / "run" / "report.html").exists()
-    with pytest.raises(DataError, match=r"path instead of bytes, .*png; predict, train and"):
+    with pytest.raises(DataError, match=r"path instead of bytes, .*png; predict, train, "):
         nanograd.evaluate(data=settings["data"])
-    with pytest.raises(ArgumentError, match="label_column and image_root out"):
-        nanograd.evaluate(data="sample", image_root=images)
+    for given in ("sample", (data.images, data.labels)):
+        with pytest.raises(ArgumentError, match="label_column and image_root out"):
+            nanograd.evaluate(data=given, image_root=images)
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_image_root_that_is_no_folder_is_refused_before_it_costs(kind, tmp_path, sample):
+    image = {"bytes": to_png(sample.test.images[0]), "path": "7.png"}
+    pq.write_table(pa.table({"image": [image] * 9, "label": [7] * 9}), tmp_path / "rows.parquet")
+    data, root, output = tmp_path / "rows.parquet", tmp_path / kind, tmp_path / "out"
+    (tmp_path / "file").touch()
+
+    for call in (
+        lambda: nanograd.train(data=data, image_root=f"{root}/", output=output, workers=0),
+        lambda: nanograd.evaluate(data=data, image_root=root),
+        lambda: nanograd.predict(data, image_root=root, output=output),
+        lambda: nanograd.Predictor(image_root=root),
+    ):
+        with pytest.raises(DataError, match=f"^image_root .*{kind}/?: there is no such folder"):
+            call()
+
+    assert not output.exists()
+    root.unlink(missing_ok=True)
+    root.mkdir()
+    read = nanograd.predict(data, image_root=f"{root}/", output=output)
+    root.rmdir()
+    assert read.predicted == nanograd.predict(data, image_root=root, output=output).predicted == 9
+
+
+def test_commands_for_data_take_the_columns_of_evaluate(nanograd_, tmp_path, sample):
+    data, root = sample.test.take(slice(0, 20)), tmp_path / "bilder ü"
+    writers.write_pictures(data, str(root))
+    files = sorted(str(file.relative_to(root)) for file in root.rglob("*.png"))
+    table = pa.table({"file": files, "is": [int(file[0]) for file in files]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    (tmp_path / "c.toml").write_text('image_column = "file"\nlabel_column = "is"\n')
+    words = ["--config", "c.toml", "--data", "rows.parquet"]
+
+    info = nanograd_("data", "info", *words, "--image-root", str(root))
+    copied = nanograd_(
+        "data", "export", *words, "--output", "copy", NANOGRAD_DATA_EXPORT_IMAGE_ROOT=f"{root}/"
+    )
+
+    assert info.last["train"]["images"] + info.last["test"]["images"] == 20
+    assert copied.last["images"] == len([*tmp_path.glob("copy/*/*.png")]) == 20
+    alone = nanograd_("data", "info", *words[2:])
+    assert alone.last["code"] == 65
+    assert "--image-column" in alone.last["reason"]

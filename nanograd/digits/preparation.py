@@ -86,7 +86,8 @@ def labelled_rows(images: ArrayLike, labels: ArrayLike) -> Dataset:
     is_digit = np.isin(numbers, range(NUM_CLASSES)) & (numbers.dtype.kind not in "bSU")
     if not is_digit.all():
         first = int(is_digit.argmin())
-        raise ArgumentError(f"label {first} is {numbers.tolist()[first]!r}, expected 0 to 9")
+        label = numbers.tolist()[first]
+        raise ArgumentError(f"label {first} is {label!r}, not a whole number from 0 to 9")
     return Dataset(rows, numbers.astype(np.uint8))
 
 

@@ -19,12 +19,12 @@ from PIL import Image
 
 from nanograd.digits import form
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
-from nanograd.errors import Reason, UnreadableError
+from nanograd.errors import DataError, Reason, UnreadableError
 from nanograd.images import columns, tensors
 from nanograd.images.columns import ImageColumn, ImageKind, to_python
 from nanograd.images.tensors import Pictures, Refused, is_any, tensor_of
 from nanograd.pictures import decode, fast_png, normalise
-from nanograd.pictures.archives import Archives
+from nanograd.pictures.archives import SUFFIX, Archives
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Bytes, Mask
 from nanograd.runtime.events import count
@@ -290,7 +290,7 @@ def read_encoded(
 
 def without_bytes(path: str | None) -> UnreadableError:
     """Return the error for a row without the bytes of its picture, which may name its path."""
-    about = f"the row has a path instead of bytes, {path}; predict, train and evaluate have"
+    about = f"the row has a path instead of bytes, {path}; predict, train, evaluate and data have"
     detail = f"{about} --image-root for it" if path else "the picture's bytes are null"
     return UnreadableError(Reason.NO_BYTES, detail)
 
@@ -344,6 +344,16 @@ def to_form(picture: Image.Image, options: ReadOptions) -> Bytes:
         raise UnreadableError(Reason.WRONG_SHAPE, detail)
     grey = np.asarray(picture.convert("L")).reshape(NUM_PIXELS)
     return 255 - grey if options.polarity == "dark-on-light" else grey
+
+
+def require_root(options: ReadOptions) -> None:
+    """Raise DataError if the `image_root` in options is neither a folder nor a ZIP file."""
+    if (given := options.image_root) is None:
+        return
+    root = storage.absolute(given)
+    is_archive = root.lower().endswith(SUFFIX)
+    if not storage.exists(root) or (storage.is_file(root) and not is_archive):
+        raise DataError(f"--image-root {given}: there is no such folder; check the path")
 
 
 def _below(root: str, path: str) -> str:

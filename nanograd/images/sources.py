@@ -30,7 +30,7 @@ from nanograd.images.inputs import Origin
 from nanograd.images.labels import label_of
 from nanograd.images.parquet import open_parquet
 from nanograd.images.reader import Batch
-from nanograd.images.rows import BAD_LABEL, are_dark_on_light
+from nanograd.images.rows import BAD_LABEL, are_dark_on_light, require_root
 from nanograd.pictures.archives import SUFFIX
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, ignore, info, warning
@@ -41,8 +41,7 @@ ARRAYS = "arrays"  # the name of a data set that was passed as arrays
 WORDS = ("auto", "mnist", "sample")
 SAMPLE = str(Path(__file__).parent / "sample")
 
-# Share of the images to hold out for testing, if a data set has no test images.
-_TEST_SPLIT = 0.1
+_TEST_SPLIT = 0.1  # share of the images to hold out, if a data set has no test images
 # Names of folders and of Parquet or CSV files with test images, as on the Hugging Face hub.
 _TEST = re.compile(r"(^|/)(split=|mnist[-_])?(test|testing)(?![a-z])", re.IGNORECASE)
 _LABELS_FROM = {
@@ -51,6 +50,7 @@ _LABELS_FROM = {
 }
 _IDX = re.compile(r"[-.]idx[13]-ubyte(\.gz)?$", re.IGNORECASE)
 _DEFAULTS = ReadOptions()
+_NO_TABLES = "there are no tables; leave --image-column, --label-column and --image-root out"
 
 
 class _UnlabelledError(DataError):
@@ -89,9 +89,7 @@ def load(
         StorageError: data cannot be read, or the cache cannot be written.
         UsageError: a setting has no effect on these data sets.
     """
-    if arrays:
-        _warn_if_dark(arrays.train, listener)
-    found = [arrays] if arrays else list(_load_each(sources, listener, options))
+    found = list(_load_each(sources, listener, options, arrays))
     name = " + ".join(each.name for each in found)
     has_tests = any(not len(each.train) for each in found)
     if test_split is not None and (has_tests or all(each.test is not None for each in found)):
@@ -131,11 +129,8 @@ def load_test(
 
     `about` is the manifest of the model to measure. A warning says if it was trained on the images.
     """
-    if arrays is not None:
-        _warn_if_dark(arrays.train, listener)
-        return arrays.train
     parts = list[Dataset]()
-    for name, train, test in _load_each(sources, listener, options, only_test=True):
+    for name, train, test in _load_each(sources, listener, options, arrays, only_test=True):
         if name == "sample" and "mnist" in _names(about or {}):
             text = "the model was trained on MNIST, and so on the test images of sample"
             listener(warning(f"{text}; measure it with --data mnist"))
@@ -183,19 +178,27 @@ def separate_arrays(settings: dict[str, Any]) -> tuple[dict[str, Any], Source | 
         return settings, None
     if len(names) != 2 or any(are_names):
         raise ArgumentError(
-            "data is the name of a data set, several, or one pair (images, labels), not in a list "
-            "with others; save the pair as a Parquet file to join it"
+            "data is the name of a data set, several, or one pair (images, labels), not in a list; "
+            "save the pair as a Parquet file to join it with others"
         )
     return {**settings, "data": ARRAYS}, Source(ARRAYS, labelled_rows(*names), None)
 
 
 def _load_each(
-    sources: Sequence[str], listener: Listener, options: ReadOptions, *, only_test: bool = False
+    sources: Sequence[str],
+    listener: Listener,
+    options: ReadOptions,
+    arrays: Source | None,
+    *,
+    only_test: bool = False,
 ) -> Iterator[Source]:
     """Load data sets; one that has only test images has no images for training.
 
-    With `only_test`, do not load training images if there are test images.
+    With `only_test`, do not load training images if there are test images. See `load` for `arrays`.
     """
+    if arrays:
+        yield _check_arrays(arrays, listener, options)
+        return
     if not sources:
         raise UsageError("--data names no data set")
     if {"sample", "mnist"} <= set(sources):
@@ -210,8 +213,8 @@ def _load_each(
         files = [_find_files(source, listener) for source in sources]
     kinds = {_kind(place) for each in files for place in each["train"]}
     if options != _DEFAULTS and kinds.isdisjoint(("rows", "csv")):
-        flags = "--image-column, --label-column and --image-root"
-        raise UsageError(f"{', '.join(sources)}: there are no tables; leave {flags} out")
+        raise UsageError(f"{', '.join(sources)}: {_NO_TABLES}")
+    require_root(options)
 
     def load_one(source: str, places: Mapping[str, Sequence[str]]) -> Source | None:
         name = source if source in WORDS else storage.absolute(source)
@@ -224,8 +227,7 @@ def _load_each(
                     if part == "train":
                         raise
                     return None
-            cache, files = mnist.cache_folder(), mnist.FILES[part]
-            found = mnist.fetch(cache, mnist.MIRRORS, listener, files)
+            found = mnist.fetch(mnist.cache_folder(), mnist.MIRRORS, listener, mnist.FILES[part])
             return mnist.parse_pair(*((data, each) for each, data in found.items()))
 
         train, test = None if only_test else read("train"), read("test")
@@ -370,11 +372,14 @@ def _count_dark(data: Dataset) -> int:
     return dark if 2 * dark > len(data) else 0
 
 
-def _warn_if_dark(data: Dataset, listener: Listener) -> None:
-    """Warn if most arrays are dark on light, because `Model.predict` uses arrays unchanged, too."""
-    if dark := _count_dark(data):
-        text = f"{dark:,} of {len(data):,} images have a bright border, but arrays are used"
+def _check_arrays(arrays: Source, listener: Listener, options: ReadOptions) -> Source:
+    """Return arrays; warn if most are dark on light: `Model.predict` uses them unchanged, too."""
+    if options != _DEFAULTS:
+        raise UsageError(f"{ARRAYS}: {_NO_TABLES}")
+    if dark := _count_dark(arrays.train):
+        text = f"{dark:,} of {len(arrays.train):,} images have a bright border, but arrays are used"
         listener(warning(f"{text} unchanged; if ink is darker than paper, pass 255 - images"))
+    return arrays
 
 
 def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:

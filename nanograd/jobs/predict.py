@@ -26,7 +26,7 @@ from nanograd.images.columns import Partitions, find_partitions
 from nanograd.images.labels import Label, find_labels
 from nanograd.images.parquet import Decoder, RowRange
 from nanograd.images.reader import Batch
-from nanograd.images.rows import BAD_LABEL, Convert
+from nanograd.images.rows import BAD_LABEL, Convert, require_root
 from nanograd.images.scan import ScannedFile
 from nanograd.images.writers import (
     NUMBERS,
@@ -214,8 +214,8 @@ def plan(
     that finished parts stay. Only quarantined rows are read again, with the given options.
 
     Raises:
-        DataError: an input does not exist, no file can be used, the model is damaged, or the values
-            of a column to keep have no common type.
+        DataError: an input or `image_root` does not exist, no file can be used, the model is
+            damaged, or the values of a column to keep have no common type.
         UsageError: an input would include the output; a setting has no effect on the inputs; a
             named column is in no file; or a column to keep or to partition by does not fit the
             format.
@@ -268,6 +268,8 @@ def plan(
     # Find the columns. The types of columns to keep depend on all files.
     unusable = {each.unusable for each in earlier.kept if retries} & versions.keys()
     done = earlier.files() - unusable
+    if retries or versions.keys() - done:
+        require_root(given)
     unread = [file for file in tables if spec.keep or file.place not in done]
     scanned = scan.scan_files(
         unread, tables, partitions, spec.reading(), some_usable=bool(pictures)

@@ -90,7 +90,8 @@ def test_row_of_a_path_alone_says_how_it_would_be_read(kind, tmp_path):
 
     assert reasons(rejections) == [(row, "no_bytes") for row in range(3)]
     assert (
-        "bar.png; predict, train and evaluate have --image-root" in rejections["detail"][0].as_py()
+        "bar.png; predict, train, evaluate and data have --image-root"
+        in rejections["detail"][0].as_py()
     )
     assert found.rows.tolist() == [0]
     assert reasons(others) == [(1, "no_bytes"), (2, "no_bytes")]
@@ -106,7 +107,7 @@ def test_named_column_of_paths_is_read_below_the_root(type_, tmp_path):
     _, none = read_column(paths, type_, **options)
     found, others = read_column(paths, type_, **options, image_root=str(tmp_path))
 
-    assert "bar.png; predict, train and evaluate have" in none["detail"][0].as_py()
+    assert "bar.png; predict, train, evaluate and data have" in none["detail"][0].as_py()
     assert np.array_equal(found.images, [bar_image()])
     assert found.columns["path"].to_pylist() == ["bar.png"]
     assert reasons(others) == [(1, "outside_root"), (2, "no_bytes")]

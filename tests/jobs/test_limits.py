@@ -191,10 +191,10 @@ def test_command_without_a_usable_row_works_once_pictures_or_settings_are_right(
     case.write("rows.parquet", {"image": pa.array([{"path": "7.png"}] * 2, PICTURE)})
     wrong = {"image_root": str(tmp_path / "root"), "normalise": "never"}
 
+    Path(wrong["image_root"]).mkdir()
     for _ in range(2):
         with pytest.raises(DataError, match=r"2 of 2 rows are unusable .*no_file"):
             case.run(**wrong)
-    Path(wrong["image_root"]).mkdir()
     picture = Image.fromarray(case.digits.images[0].reshape(28, 28)).resize((56, 56))
     picture.save(tmp_path / "root" / "7.png")
     with pytest.raises(DataError, match=r"wrong_shape.*change the settings and add --overwrite"):
