@@ -81,20 +81,25 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("missing", [[], ["model"], ["model", "metrics.jsonl"]])
+@pytest.mark.parametrize(
+    "missing",
+    [[], ["model"], ["model", "metrics.jsonl"], ["config.toml"], ["metrics.jsonl", "events.jsonl"]],
+)
 def test_finished_run_repeats_its_result_without_computing(
     few_digits, tmp_path, undisturbed_run, missing
 ):
     run, events = tmp_path / "run", list[Event]()
     train(few_digits, run)
     before = contents(tmp_path)
-    for name in missing:  # as after a kill
+    for name in missing:  # as after a kill, or by mistake
         storage.remove(str(run / name))
 
     again = train(few_digits, run, start_group=runs.refuse_to_compute, listener=events.append)
 
     assert without_times(again) == without_times(undisturbed_run)
-    assert storage.read(str(run / "metrics.jsonl")).count(b"\n") == 2
+    assert contents(tmp_path).keys() == before.keys()
+    for name in ("metrics.jsonl", "config.toml"):  # the report of a run needs them
+        assert contents(tmp_path)[f"run/{name}"] == before[f"run/{name}"]
     if not missing:
         assert contents(tmp_path) == before
         assert len(messages(events)) == 1
