@@ -337,7 +337,7 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
                 status = os.lstat(file)
                 if S_ISLNK(status.st_mode):
                     target = os.path.realpath(file)
-                    with suppress(OSError):
+                    with suppress(DataError), storage.accessing(file, "read"):
                         status = os.stat(file)  # noqa: PTH116 - it fails for a circular link
                 why = _BROKEN
                 if S_ISREG(status.st_mode):

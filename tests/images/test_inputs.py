@@ -125,6 +125,9 @@ def test_folder_without_permission_is_named_and_not_taken_for_missing(named, mod
         file.parent.mkdir()
         file.touch()
         file.parent.chmod(mode)
+        link = Path(folder, "x", "d.png")
+        link.parent.mkdir()
+        link.symlink_to(file)
 
         with as_nobody():
             if mode == 0o111 and named == "sub/c.png":
@@ -132,9 +135,11 @@ def test_folder_without_permission_is_named_and_not_taken_for_missing(named, mod
             else:
                 with pytest.raises(StorageError, match=r"/sub(/[c*].png)?: Permission denied"):
                     expand([f"{folder}/{named}"], (*SUFFIXES, *TABLES))
-            if mode != 0o111:  # the folder was locked after the job was planned
+            if mode != 0o111:
+                with pytest.raises(StorageError, match=r"/d.png: Permission denied"):
+                    expand([str(link.parent)])
                 with pytest.raises(StorageError, match="Permission denied"):
-                    check_version(str(file), (0, 0, 0, 0))
+                    check_version(str(file), (0, 0, 0, 0))  # of a job that was planned before
 
 
 LAKES = {
