@@ -309,7 +309,7 @@ def test_other_settings_or_another_model_are_another_job(digits, tmp_path):
     for change in (
         {"format": "csv"},
         {"normalise": "never"},
-        {"image_root": "/data"},
+        {"image_root": "."},
         {"keep": ("id",)},
         {"polarity": "dark-on-light"},
         {"digits": "many"},
