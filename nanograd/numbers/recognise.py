@@ -27,10 +27,11 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the pi
 
 # Minimum lead of a text over having no digit: for each digit, and for all of them. Less is enough
 # for a line of digits alone that is about as high as the others that are read (at most ALIKE times
-# as high, or as low), with the confidence _SURE_BESIDE. A line that is less than TALL times as high
-# needs this confidence, too, and two digits. For the line net, a single stroke may be a one or no
-# digit; if a picture has nothing else, it is a one, and beside other lines with more than _SURE.
-_LEAD_OF_A_DIGIT, _LEAD, _ALIKE, _SURE_BESIDE = 2.0, 12.0, 1.35, 0.86
+# as high, or as low): _LEAD_BESIDE, with the confidence _SURE_BESIDE, or _SURE_ONE for a one. A
+# line that is less than TALL times as high needs _SURE_BESIDE, too, and two digits. For the line
+# net, a single stroke may be a one or no digit; if a picture has nothing else, it is a one.
+_LEAD_OF_A_DIGIT, _LEAD, _ALIKE, _LEAD_BESIDE = 2.0, 12.0, 1.35, -1.0
+_SURE_BESIDE, _SURE_ONE = 0.86, 0.35
 # A picture is searched in other ways unless each line has more than the confidence _SURE. A line
 # with less than _DOUBTFUL counts against a result, and each line must be worth _LEAST certain
 # digits. Longest sides in pixels of the other copies. Of 740 photos of training digits, 644 were
@@ -94,7 +95,7 @@ def read_line(line: Line, model: Model, lead: float = _LEAD) -> Number | None:
     if max(texts.values()) < log(_SURE):
         probabilities = net.read(small, *(slant(small, columns) for columns in _SLANTS))
         texts = find_texts(probabilities)
-    text = max(texts, key=texts.__getitem__)
+    text = max(filter(None, texts), key=texts.__getitem__, default="")
     if not text or texts[text] - texts[""] <= min(lead, _LEAD_OF_A_DIGIT * len(text)):
         return None
     likely = [each for each in texts if each and texts[each] > log(_LIKELY)]
@@ -150,8 +151,8 @@ def read_lines(lines: Sequence[Line], model: Model) -> list[Number]:
     for line, number in zip(lines, numbers, strict=True):
         height, found = line.step[1], number
         if number is None and usual / _ALIKE < height < usual * _ALIKE:
-            found = read_line(line, model, 0.0)
-            least = _SURE if found and found.text == "1" else _SURE_BESIDE
+            found = read_line(line, model, _LEAD_BESIDE)
+            least = _SURE_ONE if found and found.text == "1" else _SURE_BESIDE
             found = found if found and found.confidence > least and not found.left_out else None
         elif number is None and len(lines) == 1:
             found = read_line(line, model, 0.0)
