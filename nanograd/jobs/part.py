@@ -31,7 +31,9 @@ from nanograd.settings.specs import ReadOptions
 
 # A job should have 64 parts, so that many cores can share it. A part should have at least 2,500
 # rows, because each commit takes time, and at most 50,000, because a failure repeats a whole part.
+# Reading the numbers of one picture takes up to a second, so a part may have as few as 20.
 _MAX_ROWS, _MIN_ROWS, _NUM_PARTS = 50_000, 2_500, 64
+_MIN_PICTURES = 20
 # Maximum uncompressed bytes of a part, because its kept columns are held in memory. For pictures,
 # these are the bytes of their files: progress and repetition are per part, too.
 _MAX_BYTES = 256_000_000
@@ -172,14 +174,17 @@ def group(
     scanned: Sequence[ScannedFile],
     rows_per_file: int | None = None,
     together: Iterable[Sequence[str]] = (),
+    has_numbers: bool = False,
 ) -> Iterator[list[FileRows]]:
     """Divide tables, or pictures, into groups of rows, one group for each part.
 
     Files in one item of `together`, which were a part before, are not mixed with other files. A
-    table that cannot be read is a group of its own. By default, a part has `wanted_rows`.
+    table that cannot be read is a group of its own. By default, a part has `wanted_rows`, whose
+    least number is smaller if numbers are read in pictures.
     """
     num_rows = sum(each.num_rows for each in scanned if not each.rejected)
-    wanted = min(rows_per_file or wanted_rows(num_rows), _MAX_ROWS_PER_FILE)
+    least = _MIN_PICTURES if has_numbers else _MIN_ROWS
+    wanted = min(rows_per_file or wanted_rows(num_rows, least), _MAX_ROWS_PER_FILE)
     merge = len(scanned) > _NUM_PARTS or rows_per_file is not None
     earlier = {place: some[0] for some in together for place in some}
     by_owner: dict[str | None, list[ScannedFile]] = {}
@@ -208,9 +213,9 @@ def group(
             yield small
 
 
-def wanted_rows(num_job_rows: int) -> int:
-    """Return how many rows a part should have in a job of `num_job_rows` rows."""
-    return min(_MAX_ROWS, max(_MIN_ROWS, num_job_rows // _NUM_PARTS))
+def wanted_rows(num_job_rows: int, least: int = _MIN_ROWS) -> int:
+    """Return how many rows a part should have, `least` or more, in a job of `num_job_rows`."""
+    return min(_MAX_ROWS, max(least, num_job_rows // _NUM_PARTS))
 
 
 def cut(group_rows: Sequence[int], wanted: int, num_bytes: int = 0) -> Iterator[RowRange]:

@@ -301,7 +301,7 @@ def plan(
         earlier, parts = plan_retry(earlier, versions.keys(), given, spec.output)
     limit = (spec.limit or maxsize) - sum(each.counts.rows for each in earlier.kept)
     for (_, order), files in to_read.items():
-        groups = group(files, spec.rows_per_file, together)
+        groups = group(files, spec.rows_per_file, together, spec.digits == "many")
         left = limit - sum(part.num_rows for part in parts)
         parts += plan_parts([settings, columns], groups, left, order)
     what = "pictures" if spec.digits == "many" else f"pictures, labels from {spec.label_from}"

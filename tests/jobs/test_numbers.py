@@ -197,6 +197,17 @@ def test_killed_job_ends_with_the_same_bytes(pictures, tmp_path):
         assert untimed_contents(pictures.out) == expected
 
 
+def test_parts_have_few_pictures(case):
+    """A stopped job repeats a part, and a picture takes up to a second."""
+    for number in range(45):
+        write_line(case, f"{number:02}.png", number, 2)
+
+    many, one = (case.plan(digits=digits)[0].parts for digits in ("many", "one"))
+
+    assert [part.num_rows for part in many] == [20, 20, 5]
+    assert [part.num_rows for part in one] == [45]
+
+
 def test_batch_without_a_usable_row_is_quarantined(pictures):
     pictures.write("rows.parquet", {"image": pa.array([b"no picture", None], pa.binary())})
 

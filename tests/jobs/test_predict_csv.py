@@ -95,7 +95,7 @@ def test_large_file_is_cut_and_grows(pack, case, images, labels, monkeypatch):
     # Scores of seven rows at a time may differ in their last bits.
     names = ["source_row", "prediction", "label"]
     expected = case.table().select(names)
-    monkeypatch.setattr(part_module, "wanted_rows", lambda _: 7)
+    monkeypatch.setattr(part_module, "wanted_rows", lambda *_: 7)
     case.run(overwrite=True)
     assert case.table().select(names).equals(expected)
 
