@@ -60,54 +60,50 @@ def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, Mask]:
     plain = np.array([lines is not None for lines in found], dtype=bool)
     joined = b"".join(lines for lines in found if lines is not None)
     filtered = np.frombuffer(joined, np.uint8).reshape(-1, SIDE, _LINE)
-    known = (filtered[:, :, 0] < _NUM_FILTERS).all(axis=1)
-    plain[plain] = known
-    filtered = filtered if known.all() else filtered[known]
-    pixels, kinds = np.ascontiguousarray(filtered[:, :, 1:]), filtered[:, :, 0].T.copy()
-    # Decode a line of all pictures at a time. A line is one item, because it is copied faster.
-    lines = pixels.reshape(-1).view(f"V{SIDE}")
+    # Decode a line of all pictures at a time. A line above and a pixel before each line are 0.
+    pixels = np.zeros((SIDE + 1, len(filtered), SIDE + 1), np.uint8)
     for row in range(SIDE):
+        above, line, kinds = pixels[row], pixels[row + 1], filtered[:, row, 0]
+        line[:, 1:] = filtered[:, row, 1:]
         for kind in range(1, _NUM_FILTERS):
-            which = SIDE * np.flatnonzero(kinds[row] == kind) + row
+            which = np.flatnonzero(kinds == kind)
             if len(which):
-                line, above = (
-                    lines[each].view(np.uint8).reshape(-1, SIDE) for each in (which, which - 1)
-                )
-                done = _unfilter(kind, line, above if row else np.zeros_like(line))
-                lines[which] = np.ascontiguousarray(done).view(lines.dtype)[:, 0]
-    return pixels.reshape(-1, SIDE * SIDE), plain
+                line[which] = _unfilter(kind, line[which], above[which])
+    images = np.ascontiguousarray(pixels[1:, :, 1:].transpose(1, 0, 2))
+    return images.reshape(-1, SIDE * SIDE), plain
 
 
 def _inflate(data: bytes) -> bytes | None:
     """Return the filtered lines of a plain file; None for other files."""
     end = len(data) - _AFTER
-    if len(data) > _MAX_BYTES or not (data.startswith(_HEADS[len(data)]) and data.endswith(_END)):
+    if len(data) > _MAX_BYTES or not data.startswith(_HEADS[len(data)]):
         return None
-    if zlib.crc32(data[_START - 4 : end]) != int.from_bytes(data[end : end + 4]):
+    if not data.endswith(struct.pack(">I", zlib.crc32(data[_START - 4 : end])) + _END):
         return None
     try:
         lines = zlib.decompress(data[_START:end], bufsize=SIDE * _LINE)
     except zlib.error:
         return None
-    return lines if len(lines) == SIDE * _LINE else None
+    known_filters = not lines[::_LINE].strip(bytes(range(_NUM_FILTERS)))
+    return lines if len(lines) == SIDE * _LINE and known_filters else None
 
 
 def _unfilter(kind: int, line: Bytes, above: Bytes) -> Bytes:
-    """Undo a filter other than 0 (none): 1 sub, 2 up, 3 average, 4 Paeth; (n, 28) to (n, 28)."""
+    """Undo a filter other than 0 (none): 1 sub, 2 up, 3 average, 4 Paeth; (n, 29) to (n, 29)."""
     if kind == 1:
         return np.add.accumulate(line, axis=1, dtype=np.uint8)
     if kind == 2:
         return line + above
     columns, before = line.T.copy(), above.T.astype(np.int16)
-    left = corner = np.zeros(len(line), np.int16)
-    for column, up in zip(columns, before, strict=True):
+    for column in range(1, _LINE):
+        left, up = columns[column - 1].astype(np.int16), before[column]
+        corner = before[column - 1]
         if kind == 3:
             predicted = (left + up) >> 1
         else:
-            from_left, from_up = up - corner, left - corner
-            to_left, to_up, to_corner = map(np.abs, (from_left, from_up, from_left + from_up))
+            to_left, to_up = np.abs(up - corner), np.abs(left - corner)
+            to_corner = np.abs(left + up - 2 * corner)
             predicted = np.where(to_up <= to_corner, up, corner)
-            predicted = np.where(to_left <= np.minimum(to_up, to_corner), left, predicted)
-        np.add(column, predicted.astype(np.uint8), out=column)
-        left, corner = column.astype(np.int16), up
+            predicted = np.where((to_left <= to_up) & (to_left <= to_corner), left, predicted)
+        columns[column] += predicted.astype(np.uint8)
     return columns.T
