@@ -328,7 +328,7 @@ def refuse_file(place: str) -> None:
         with accessing(str(each), "write"):
             is_folder = each.is_dir() or not os.path.lexists(each)
         if not is_folder:  # a file, a device or a broken link
-            kind = "a file" if is_file(str(each)) else "no folder"
+            kind = "a file" if each.is_file() else "no folder"
             raise OutputExistsError(f"{each} is {kind}; choose another --output or move it")
 
 
