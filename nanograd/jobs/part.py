@@ -31,9 +31,8 @@ from nanograd.settings.specs import ReadOptions
 
 # A job should have 64 parts, so that many cores can share it. A part should have at least 2,500
 # rows, because each commit takes time, and at most 50,000, because a failure repeats a whole part.
-# Reading the numbers of one picture takes up to a second, so a part may have as few as 20.
-_MAX_ROWS, _MIN_ROWS, _NUM_PARTS = 50_000, 2_500, 64
-_MIN_PICTURES = 20
+# Reading the numbers of a picture takes up to a second, so a part has _FEWER times as few pictures.
+_MAX_ROWS, _MIN_ROWS, _NUM_PARTS, _FEWER = 50_000, 2_500, 64, 125
 # Maximum uncompressed bytes of a part, because its kept columns are held in memory. For pictures,
 # these are the bytes of their files: progress and repetition are per part, too.
 _MAX_BYTES = 256_000_000
@@ -179,12 +178,10 @@ def group(
     """Divide tables, or pictures, into groups of rows, one group for each part.
 
     Files in one item of `together`, which were a part before, are not mixed with other files. A
-    table that cannot be read is a group of its own. By default, a part has `wanted_rows`, whose
-    least number is smaller if numbers are read in pictures.
+    table that cannot be read is a group of its own. By default, a part has `wanted_rows`.
     """
     num_rows = sum(each.num_rows for each in scanned if not each.rejected)
-    least = _MIN_PICTURES if has_numbers else _MIN_ROWS
-    wanted = min(rows_per_file or wanted_rows(num_rows, least), _MAX_ROWS_PER_FILE)
+    wanted = min(rows_per_file or wanted_rows(num_rows, has_numbers), _MAX_ROWS_PER_FILE)
     merge = len(scanned) > _NUM_PARTS or rows_per_file is not None
     earlier = {place: some[0] for some in together for place in some}
     by_owner: dict[str | None, list[ScannedFile]] = {}
@@ -213,9 +210,10 @@ def group(
             yield small
 
 
-def wanted_rows(num_job_rows: int, least: int = _MIN_ROWS) -> int:
-    """Return how many rows a part should have, `least` or more, in a job of `num_job_rows`."""
-    return min(_MAX_ROWS, max(least, num_job_rows // _NUM_PARTS))
+def wanted_rows(num_job_rows: int, has_numbers: bool = False) -> int:
+    """Return how many rows, or pictures with numbers, a part of a job of so many should have."""
+    fewer = _FEWER if has_numbers else 1
+    return min(_MAX_ROWS // fewer, max(_MIN_ROWS // fewer, num_job_rows // _NUM_PARTS))
 
 
 def cut(group_rows: Sequence[int], wanted: int, num_bytes: int = 0) -> Iterator[RowRange]:

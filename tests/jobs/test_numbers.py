@@ -15,6 +15,7 @@ import nanograd
 from nanograd.console.preview import preview_rows
 from nanograd.images.writers import NUMBERS, PLACE, QUARANTINE, WITHOUT_PROBABILITIES
 from nanograd.jobs.corrections import Decisions, read_list
+from nanograd.jobs.part import wanted_rows
 from nanograd.models import model as model_io
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import read_numbers
@@ -206,6 +207,7 @@ def test_parts_have_few_pictures(case):
 
     assert [part.num_rows for part in many] == [20, 20, 5]
     assert [part.num_rows for part in one] == [45]
+    assert wanted_rows(1_000_000, has_numbers=True) == 400
 
 
 def test_batch_without_a_usable_row_is_quarantined(pictures):
