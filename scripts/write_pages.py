@@ -75,7 +75,8 @@ def commands_of(words: Sequence[str]) -> str:
             if isinstance(each, click.Option) and each.opts[0] not in _COMMON
         )
         if (name := usage.removeprefix("nanograd ")) in SETTINGS:
-            options = f"[settings](settings.md#{'several-commands' if ' ' in name else name})"
+            section = name.replace(" ", "-") if settings_of([name]) else "several-commands"
+            options = f"[settings](settings.md#{section})"
         options = f" ({options})" if options else ""
         lines.append(f"`{' '.join(filter(None, [usage, *metavars]))}`: {command.help}{options}")
     return _list(lines)
