@@ -115,7 +115,8 @@ def inspect(
     Args:
         inputs: files, folders or globs, local or in an object store.
         listener: see `train`.
-        settings: `output="sheet.png"` is required; `digits="many"` draws a box around each digit.
+        settings: `output="sheet.png"` is required; with `digits="many"`, pictures may hold
+            many digits, and each gets a box.
     """
     with resolved(specs.InspectSpec, settings) as spec:
         output = storage.absolute(spec.output)

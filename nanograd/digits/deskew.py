@@ -226,17 +226,18 @@ def resample_rows(
 
 
 def _mix_pieces(canvas: Bytes, starts: Ints, share: Floats, down: Floats) -> tuple[Bytes, Ints]:
-    """Interpolate n rows whose source columns are 1 apart, with one share for each row.
+    """Interpolate n rows, whose pixels come from adjacent columns, with one weight for each row.
 
     Args:
         canvas: padded images, (B, ROW, _CANVAS_ROW) uint8.
         starts: (n,) index in the canvas of the first pixel of the upper source row.
-        share: (n,) share of the right neighbour of each pixel.
-        down: (n,) share of the lower source row.
+        share: (n,) weight of the right neighbour of each pixel.
+        down: (n,) weight of the lower source row.
 
     Returns:
-        The rows, (n, SIDE) uint8, and the indices of pixels, in n pieces of SIDE + 1, that may be
-        off by 1, because they are within _MARGIN of a half before they are rounded.
+        The rows, (n, SIDE) uint8; and the pixels whose value may be wrong by 1, because it is
+        within _MARGIN of a half before it is rounded, as indices in a flat array of (n, SIDE + 1)
+        pixels.
     """
     # A view in which item i is the piece that begins at pixel i.
     pieces = np.ndarray((canvas.size - _PIECE,), f"V{_PIECE}", canvas, strides=(1,))

@@ -123,7 +123,8 @@ def num_actors(asked: int | None, most: int | None = None) -> int:
     """Return how many one-CPU actors to start: `asked`, or one per free CPU up to `most`.
 
     Raises:
-        ClusterError: fewer than `asked` CPUs are free, or no CPU, even after some seconds.
+        ClusterError: even after some seconds, fewer than `asked` CPUs are free or, if `asked` is
+            None, no CPU is free.
     """
     total = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     wanted = asked or min(total, most or total) or 1

@@ -312,9 +312,10 @@ def create(
     """Create the block of memory in the server's process.
 
     Args:
-        num_parameters: P.
-        num_vectors: number of vectors of a state: parameters, optimizer state, average.
-        nodes: the tree nodes that workers send.
+        num_parameters: number of parameters of the net, P.
+        num_vectors: number of vectors of a state: parameters, optimizer state, average of
+            parameters.
+        nodes: the nodes of the tree of sums that workers send.
         is_alone: whether this is the only server of the run.
     """
     bell = os.pipe()

@@ -1,9 +1,9 @@
-"""The columns of a table that hold images and labels, found by the Arrow schema alone.
+"""The columns of a table that hold images and labels, found without reading values.
 
 These image columns are recognised: an encoded picture as `struct<bytes, path>` (Hugging Face) or
-binary; 784 raw bytes; numbers as a list, nested lists or a tensor; Spark's image struct; 784 flat
-columns, one for each pixel; paths of pictures as text, if an option names the column. A pickled
-column is refused. A folder named `name=value` adds a column, too.
+as binary; 784 raw bytes; numbers as a list, nested lists or a tensor; Spark's image struct; 784
+flat columns, one for each pixel; paths of pictures as text, if an option names the column. A
+pickled column is refused. A folder named `name=value` adds a column, as in Hive.
 
 References:
     Apache Spark, "Image data source" (origin, height, width, nChannels, mode, data; data is BGR);

@@ -128,8 +128,8 @@ def _whole(numbers: Any) -> Shape | None:
 def picture_axes(shape: Shape, permutation: Shape | None = None) -> Shape | None:
     """Return the axes of height, width and channels in a tensor; None if it is no picture.
 
-    784 numbers are 28 x 28. Axes of length 1 are ignored. If three others are left, the channels
-    are the last one if its length is 3 or 4, otherwise the first one if its length is.
+    784 numbers are 28 x 28. Axes of length 1 are ignored. If three axes are left, the channels
+    are the last one if it has length 3 or 4, otherwise the first one if that has length 3 or 4.
 
     >>> [picture_axes(each) for each in [(784,), (1, 32, 30), (14, 14, 4), (3, 28, 28), (783,)]]
     [(0,), (1, 2), (0, 1, 2), (1, 2, 0), None]

@@ -120,7 +120,7 @@ class Decisions:
             return True
 
     def state(self, row: int | None = None) -> JsonObject:
-        """Return what the page shows: this row or, if it is None or decided, the next one.
+        """Return what the page shows: `row` or, if it is None or decided, the next undecided row.
 
         In the result, `row` is None if all rows are decided, and `last` is the row whose decision
         `undo` would remove.

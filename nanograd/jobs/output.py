@@ -95,7 +95,8 @@ class Earlier(NamedTuple):
 def find_files(output: str, *, with_staged: bool = False) -> dict[str, tuple[str, int]]:
     """Map the name of each file in an output to its path (or URI) and its size.
 
-    With `with_staged`, staged files count as if they were in the output already, if all are there.
+    With `with_staged`, files of a finished job that are still in the staging folder count as if
+    they were in the output already, if all of them were written.
     """
     listed = storage.files_below(output)
     found = {place.removeprefix(f"{output}/"): (place, size) for place, size, _ in listed}

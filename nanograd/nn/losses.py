@@ -28,7 +28,7 @@ class Loss(NamedTuple):
 
 
 def precise_sigmoid(z2: Floats) -> Floats:
-    """Compute sigmoid(z2), with all digits even of a result near 0.
+    """Compute sigmoid(z2), in full precision, even if the result is near 0.
 
     `sigmoid` has steps of 6e-8 near 0, but a temperature above 1 enlarges small scores. Training
     uses `sigmoid`, because its gradient needs no more digits.

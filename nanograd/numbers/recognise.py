@@ -1,9 +1,9 @@
 """Numbers in pictures: lines of digits with their text, boxes and confidences.
 
 The line net (`line_net`) reads a line as a whole: it gives the probable texts, and where the digits
-of a text are. The line is then divided between its digits, so that each has a box and an image. If
-the line net is not certain, the model classifies the images of the digits of each probable text,
-and its probabilities help to choose a text.
+of a text are. The line is then cut between adjacent digits, so that each has a box and an image. If
+the line net is not certain, the model of single digits classifies these images for each probable
+text, and the model's probabilities help to choose a text.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,10 @@
-"""Cuts between the digits of a line, as seams: paths of little ink from its top to its bottom.
+"""Cuts between the digits of a line, as seams: paths of little ink from the top to the bottom.
 
 A seam may go sideways along a row, so it can follow the gap between slanted or interlocked digits.
 The cost of a path grows with the ink that it crosses. Two sweeps of dynamic programming, from the
-top and from the bottom, find for each pixel the cheapest path through it. In each of five rows, the
-pixels whose path is cheaper than the paths of their neighbours give the seams. Of seams at nearly
-the same place, one is kept.
+top and from the bottom, find for each pixel the cheapest path through it. In five of the rows, each
+pixel whose path is cheaper than the paths of the pixels beside it gives a seam. If several seams
+are at nearly the same place, one is kept.
 
 References:
     Avidan & Shamir (2007), "Seam carving for content-aware image resizing", 3.

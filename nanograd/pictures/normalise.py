@@ -300,13 +300,14 @@ def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
 
 
 def cut_out(found: Candidate, chosen: Mask, scale: float = 0) -> Floats:
-    """Cut the ink of the chosen marks from the whole picture, and two pixels around them.
+    """Copy the ink of the chosen marks out of the whole picture, with a margin.
 
-    Ink as strong as the threshold between paper and ink becomes 0.5. Ink of half this strength or
-    less becomes 0, and ink of 1.5 times this strength or more becomes 1. `chosen` is (H, W), True
-    for the marks in the reduced copy; the two pixels are pixels of
-    this copy, and the result has `scale` pixels for each. By default, the longest side of the
-    result is DETAIL_SIDE.
+    Marks are found in a reduced copy of the picture. `chosen` is (H, W), True for the pixels of
+    this copy that are in the marks, and the margin is two of these pixels. Each of these pixels
+    becomes `scale` x `scale` pixels of the result; by default, its longest side is DETAIL_SIDE.
+
+    The result grows with the strength of the ink: it is 0.5 at the threshold between paper and ink,
+    0 at half the threshold or below, and 1 at 1.5 times the threshold or above.
     """
     picture, sheet, light = found.picture, found.paper, found.light
     height, width = chosen.shape

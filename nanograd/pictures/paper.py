@@ -141,10 +141,10 @@ def pen_radius(search: Bytes) -> int:
 
 
 def estimate_paper(search: Bytes, radius: int) -> Floats:
-    """Estimate the brightness of the paper without ink at each pixel.
+    """Estimate how bright each pixel would be without ink.
 
-    A closing over a window wider than the pen removes dark, narrow structures. It keeps shadows
-    and, unlike a blur, the edges of shadows and of a sheet.
+    A morphological closing with a window wider than a stroke removes dark, narrow structures. It
+    keeps shadows and, unlike a blur, the edges of shadows and of a sheet.
     """
     # In a drawing made on a screen, most pixels have exactly the paper's value. A closing is not
     # used there, because ink where strokes meet may be wider than any window.

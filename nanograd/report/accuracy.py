@@ -36,9 +36,10 @@ def classes_of(confusion: Ints) -> list[tuple[Any, ...]]:
 
 
 def histogram_chart(groups: Mapping[str, Ints]) -> Chart:
-    """Plot the images of up to three groups by confidence: (n,) counts in n equal bins.
+    """Plot a histogram of confidence for up to three groups of images.
 
-    The scale is logarithmic, because a dozen mistakes beside thousands of hits would be invisible.
+    A group is (n,) counts in n equal bins. The scale is logarithmic, because on a linear scale a
+    dozen mistakes beside thousands of hits would be invisible.
     """
     kinds = {name: counts for name, counts in groups.items() if counts.any()}
     series, most = [], 1

@@ -102,8 +102,8 @@ def find_pictures(inputs: Sequence[str], limit: int, output: str) -> tuple[dict[
     """Find up to `limit` picture files, or rows of Parquet files that hold pictures.
 
     Returns:
-        The bytes of each picture by its name, None for a picture file; and the number of pictures
-        in all inputs except the file `output`.
+        The name of each picture with its bytes, or with None if the picture is a file; and the
+        number of pictures in all inputs, without the file `output` if it is among them.
 
     Raises:
         DataError: an input does not exist or has no pictures.

@@ -67,9 +67,9 @@ def one_thread() -> Iterator[None]:
 
 
 def fingerprint() -> str:
-    """Describe what determines the bits: numpy, BLAS with its kernel, and checksums.
+    """Describe what determines the bits of results: numpy, and BLAS with the kernel it selected.
 
-    The checksums are of computed numbers and show which code numpy selected for the CPU.
+    Checksums of small computations show which code numpy selected for the CPU.
 
     >>> fingerprint().startswith("numpy ")
     True
