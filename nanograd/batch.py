@@ -116,7 +116,7 @@ def inspect(
         inputs: files, folders or globs, local or in an object store.
         listener: see `train`.
         settings: `output="sheet.png"` is required; with `digits="many"`, pictures may hold
-            many digits, and each gets a box.
+            many digits, and each digit gets a box.
     """
     with resolved(specs.InspectSpec, settings) as spec:
         output = storage.absolute(spec.output)

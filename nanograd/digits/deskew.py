@@ -226,7 +226,9 @@ def resample_rows(
 
 
 def _mix_pieces(canvas: Bytes, starts: Ints, share: Floats, down: Floats) -> tuple[Bytes, Ints]:
-    """Interpolate n rows, whose pixels come from adjacent columns, with one weight for each row.
+    """Interpolate n rows whose adjacent pixels come from adjacent columns of the source.
+
+    So all pixels of a row have the same two weights, `share` and `down`.
 
     Args:
         canvas: padded images, (B, ROW, _CANVAS_ROW) uint8.
@@ -235,9 +237,9 @@ def _mix_pieces(canvas: Bytes, starts: Ints, share: Floats, down: Floats) -> tup
         down: (n,) weight of the lower source row.
 
     Returns:
-        The rows, (n, SIDE) uint8; and the pixels whose value may be wrong by 1, because it is
-        within _MARGIN of a half before it is rounded, as indices in a flat array of (n, SIDE + 1)
-        pixels.
+        The rows, (n, SIDE) uint8; and the pixels whose value may be wrong by 1, because
+        before it is rounded it is within _MARGIN of a half. These are indices in a flat array of
+        (n, _PIECE) pixels: the last pixel of each piece is computed, too, and not used.
     """
     # A view in which item i is the piece that begins at pixel i.
     pieces = np.ndarray((canvas.size - _PIECE,), f"V{_PIECE}", canvas, strides=(1,))
@@ -259,9 +261,9 @@ def _mix_pixels(canvas: Bytes, first: Ints, x: Doubles, down: Floats) -> Bytes:
 
     Args:
         canvas: padded images, (B, ROW, _CANVAS_ROW) uint8.
-        first: (n,) index in the canvas of the pixel before the upper source row.
-        x: (n, m) source column of each pixel.
-        down: (n,) share of the lower source row.
+        first: (n,) index in the canvas of the pixel on the left of the upper source row.
+        x: (n, m) source column of each pixel, with a fraction; column 0 is the first of the image.
+        down: (n,) weight of the lower source row.
 
     Returns:
         (n, m) uint8.

@@ -57,9 +57,9 @@ Processes = Mapping[str, Any]
 
 
 class _RayStdout(io.TextIOBase):
-    """A replacement of stdout that writes Ray's messages to stderr, because stdout is for results.
+    """A replacement for stdout that writes Ray's messages to stderr, because stdout is for results.
 
-    Of each message, only the first sentence is written, not the page of advice after it.
+    It writes only the first sentence of each message, without the page of advice after it.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -306,14 +306,14 @@ def _start(folder: Path, num_cpus: int | None) -> None:
 
 
 def _join(address: str) -> None:
-    """Join a running cluster, one of whose hosts is this machine.
+    """Join a running cluster that this machine belongs to.
 
     The address is host:port of the cluster's control service, or `auto`.
 
     Raises:
-        UsageError: the address has another form.
-        ClusterError: no cluster replies, it refuses the connection, it has another version of Ray
-            or Python, or this machine is not one of its hosts.
+        UsageError: the address has neither form.
+        ClusterError: the cluster does not reply, refuses the connection or has another version of
+            Ray or Python, or this machine is not one of its hosts.
     """
     if "://" in address:
         raise UsageError(

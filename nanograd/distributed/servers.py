@@ -335,16 +335,15 @@ def deviating(values: Mapping[str, object]) -> list[str]:
 
 
 def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list[str]:
-    """Choose the hosts to leave out, so that no connection between the remaining hosts is missing.
+    """Choose the hosts to leave out, so that all remaining hosts are connected to each other.
 
-    The host with the most missing connections is chosen first.
+    The host with the most missing connections is chosen first; of equal hosts, the last one. If no
+    missing connection involves another host, the fault is here or unknown, and all others are left
+    out.
 
     Args:
         pairs: the two hosts of each missing connection; the same host twice if it cannot listen.
         others: all hosts, in the order of the mesh, except this host, which is never left out.
-
-    Returns:
-        Some of the others; all of them if no missing connection involves another host.
 
     >>> unconnected([("a", "d"), ("b", "d"), ("c", "d"), ("b", "c")], "bcd")
     ['d', 'c']

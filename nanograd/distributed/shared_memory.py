@@ -239,10 +239,10 @@ class MemorySegment:
         return all(self._wait(index, value) for index in lines) and not self.stopped
 
     def update(self, slot: int, round_: int, update: Update) -> bool:
-        """Compute one slice of the state after a round; return whether its numbers are finite.
+        """Compute one slice of the state after a round; return whether all its numbers are finite.
 
-        The sums of the round must have arrived. If a number is not finite, the slice stays
-        incomplete, and the server repeats the round.
+        The sums of the round must be in the block. If a number is not finite, the slice is not
+        marked as complete, and the server repeats the round to find the worker that sent it.
 
         Args:
             slot: number of the slice, and of the tree node whose sums this worker sends.

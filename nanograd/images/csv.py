@@ -2,7 +2,7 @@
 
 A header names the columns, in any order (see `columns.flat_columns`). Without a header, a row is
 the label and the pixels, or the pixels alone. All columns but the pixels are read as text, because
-a type inferred from values may differ by file.
+a type inferred from values could differ between files.
 
 References:
     Redmon (2015), "MNIST in CSV", pjreddie.com/projects/mnist-in-csv;

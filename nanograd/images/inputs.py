@@ -111,18 +111,18 @@ def expand(
 ) -> list[InputFile]:
     """List all input files, sorted. A file is listed once, even if several links lead to it.
 
-    With `members`, the pictures in a ZIP file are listed instead of it, except for a damaged one,
-    which is rejected when it is read.
+    With `members`, a ZIP file is replaced by the pictures in it. A damaged ZIP file is listed
+    itself, and rejected when it is read.
 
-    Below a folder, files whose names end with one of `suffixes` are listed. If `suffixes` has
-    Parquet's, files with Parquet's first bytes are listed, too. Names that begin with `_` or `.`
+    Below a folder, files whose names end with one of `suffixes` are listed. If `.parquet` is one of
+    them, files that begin as Parquet files do are listed, too. Names that begin with `_` or `.`
     are skipped, as in Spark, Hive and Arrow, and so are folders of predictions and training runs.
-    The listener is warned of these folders and all other files. A file or folder that is an input
-    itself is always listed.
+    The listener gets a warning about these folders, and about files with other suffixes. A file or
+    folder that is an input itself is always listed.
 
     Raises:
-        DataError: an input does not exist, no file is found (`hint` ends the message), or an input
-            for Parquet is a Delta, Iceberg or Hudi table.
+        DataError: an input does not exist, no file is found (`hint` ends the message), or
+            `suffixes` has `.parquet` and an input is a Delta, Iceberg or Hudi table.
         StorageError: a folder cannot be listed.
     """
     found: dict[str, InputFile] = {}

@@ -178,8 +178,8 @@ def _look_up(
 def _read_list(place: str) -> Iterator[tuple[int, str, Label]]:
     """Yield line number, picture and label of each row of a CSV list.
 
-    The list is UTF-8 with a header that names the columns file and label. Values are separated by
-    commas, semicolons or tabs. An empty label gives None.
+    The list is UTF-8 with a header that names the columns `file` and `label`. Values are separated
+    by commas, semicolons or tabs. An empty label gives None.
     """
     try:
         text = storage.decompress(storage.read(place), place).decode("utf-8-sig")

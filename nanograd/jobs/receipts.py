@@ -1,8 +1,9 @@
-"""Receipts: the files that a part read and wrote, and counts of its rows.
+"""Receipts: the files that a part of a job read and wrote, and counts of its rows.
 
 Counts are whole numbers, so their sum over a job does not depend on the order of the parts. An
 array `..._by_confidence` counts rows in ten bins of confidence, each 0.1 wide. An array
-`..._by_doubt` counts rows in bins of doubt from 1 down to 1e-6, with 20 bins per power of ten.
+`..._by_doubt` counts rows in bins of doubt (see `doubt_of`) from 1 down to 1e-6, with 20 bins per
+power of ten; a smaller doubt counts as 1e-6.
 """
 
 from base64 import b64encode
@@ -306,7 +307,10 @@ def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> 
 
 
 def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
-    """Compute the doubt of each row of predictions, (n,) float32 in [0, 1]."""
+    """Compute the doubt of each row of predictions, (n,) float32 in [0, 1].
+
+    It is 1 - confidence for a digit of unfamiliarity 0, and grows with the unfamiliarity.
+    """
     unfamiliarity = predictions.column("unfamiliarity").fill_null(0).to_numpy()
     confidence = predictions.column("confidence").to_numpy()
     return np.asarray(1 - confidence * (1 - unfamiliarity / 4), np.float32)

@@ -55,10 +55,10 @@ def momentum(decay: float = 0.9) -> Optimizer:
 
 
 def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
-    """Return Adam: steps scaled by running means of the gradient and of its square.
+    """Return Adam: steps scaled by moving averages of the gradient and of its square.
 
-    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - lr m^ / (sqrt(v^) + epsilon)
-    with m^ = m / (1 - b1^t) and v^ = v / (1 - b2^t).
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - lr m' / (sqrt(v') + epsilon)
+    with m' = m / (1 - b1^t) and v' = v / (1 - b2^t).
 
     References:
         Kingma & Ba (2015), "Adam: a method for stochastic optimization", algorithm 1,

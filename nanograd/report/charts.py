@@ -58,7 +58,7 @@ class Axis(NamedTuple):
         return begin + (end - begin) * (at - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Return round numbers with distinct texts; powers of ten on a logarithmic scale.
+        """Return round numbers whose texts differ; on a logarithmic scale, powers of ten.
 
         >>> Axis("x", 0.03, 0.31, "g", max_ticks=4).ticks()
         [0.1, 0.2, 0.3]

@@ -122,7 +122,7 @@ def train(
     listener: Listener,
     stop: StopSignal,
 ) -> Snapshot:
-    """Train a net until the last round of its recipe, and append its epochs to the history.
+    """Train a net to the last round of its recipe; append a record of each epoch to the history.
 
     The group of workers must be at the round where the history ends.
 

@@ -263,11 +263,11 @@ class RunDirectory:
         return is_whole and bool(identity.get("epochs") == self.identity.get("epochs"))
 
     def require_same(self, identity: JsonObject) -> None:
-        """Raise OutputExistsError unless `identity`, found in the directory, is this run's.
+        """Raise OutputExistsError unless the `identity` found in the directory is that of this run.
 
-        The directory may also hold a run that differs only by having fewer epochs, which this run
-        continues, if the rounds of both are equal up to there: the learning rate is constant, and
-        distortions do not decrease.
+        The directory may also hold a run that differs only by having fewer epochs. This run
+        continues it if the rounds of both are equal as far as the shorter run goes, so if the
+        learning rate is constant and distortions do not decrease.
         """
         ours = self.identity
         differing = [name for name in ours if identity.get(name) != ours[name]]
