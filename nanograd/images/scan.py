@@ -27,7 +27,7 @@ from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import InputFile, Version, kind_of
 from nanograd.images.parquet import open_parquet
 from nanograd.images.tensors import is_any, is_list, plain_type
-from nanograd.pictures.archives import Archives
+from nanograd.pictures.archives import Archives, possible_archives
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, warning
 from nanograd.settings.specs import NO_LABELS, ReadOptions
@@ -91,6 +91,21 @@ def check_version(file: str, version: Version) -> None:
     # ctime and inode are not compared: a new link changes ctime, and some file systems renumber.
     if found != [size, mtime, *tag]:
         raise DataError(f"{file} was changed after the job began; start the job again")
+
+
+def check_archives(files: Sequence[str], versions: Sequence[Version]) -> None:
+    """Raise DataError if a ZIP file was changed or removed since its pictures were listed."""
+    planned: dict[str, Any] = {
+        place: version[1]
+        for file, version in zip(files, versions, strict=True)
+        for place in possible_archives(file)
+    }
+    for place, mtime in planned.items():
+        unit = 10**9 if storage.is_remote(place) else 1  # some stores list milliseconds, too
+        is_file = storage.is_file(place)
+        found = [time // unit for _, _, time in storage.files_below(place)] if is_file else []
+        if found != [mtime // unit] and (is_file or not storage.exists(place)):  # or a folder
+            raise DataError(f"{place} was changed after the job began; start the job again")
 
 
 def entity_tag(stream: Any) -> str | None:

@@ -310,18 +310,19 @@ def _commit_summary(job: Job, folder: str, receipts: Sequence[Receipt]) -> None:
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], rows: int) -> None:
-    """Raise DataError if all rows of a prediction are quarantined, or more than allowed."""
-    if not isinstance(job.spec, PredictSpec):
-        return
-    rate, bad = job.spec.max_error_rate, sum(each.counts.quarantined for each in done)
+    """Raise DataError if all rows are quarantined, or more than allowed."""
+    rate, bad = 1.0, sum(each.counts.quarantined for each in done)
+    if is_prediction := isinstance(job.spec, PredictSpec):
+        rate = job.spec.max_error_rate
     none_left = bad == rows > 0
     if bad <= rate * rows and not none_left:
         return
     limit = "" if none_left else f", more than --max-error-rate {rate}"
     remedy = "change the settings and add --overwrite" if none_left else "allow more"
+    where = "quarantine" if is_prediction else "_quarantine"
     raise DataError(
         f"{bad:,} of {rows:,} rows are unusable (most often {Counts.total(done).most_often()})"
-        f"{limit}; see {folder}/quarantine, then repair the input or {remedy}"
+        f"{limit}; see {folder}/{where}, then repair the input or {remedy}"
     )
 
 

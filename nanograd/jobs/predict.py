@@ -202,6 +202,8 @@ class PredictWork:
                     refused.append(each)
                 else:
                     yield each
+        if not part.has_tables:
+            scan.check_archives(part.files, part.versions)
         yield from refused
 
 

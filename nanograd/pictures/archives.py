@@ -12,7 +12,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from contextlib import ExitStack
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
@@ -21,6 +21,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import count
 
 SUFFIX = ".zip"
+_SUFFIXES = re.compile(r"\.zip(?=/|$)", re.IGNORECASE)
 # Accepted methods. Deflate expands a byte to at most 1,032; bzip2 and LZMA have no such bound.
 _METHODS = (ZIP_STORED, ZIP_DEFLATED)
 _ENCRYPTED = 0x1
@@ -105,14 +106,14 @@ class Archives(ExitStack):
             raise UnreadableError(Reason.BROKEN_MEMBER, detail) from error
 
 
+def possible_archives(place: str) -> Iterator[str]:
+    """Yield the path up to each of its names that end in `.zip`."""
+    return (place[: found.end()] for found in _SUFFIXES.finditer(place))
+
+
 def _archive_of(place: str) -> str | None:
     """Return the archive in a path; None if there is none. A folder may end in `.zip`, too."""
-    lower, end = f"{place.lower()}/", 0
-    while (at := lower.find(f"{SUFFIX}/", end)) >= 0:
-        end = at + len(SUFFIX)
-        if storage.is_file(place[:end]):
-            return place[:end]
-    return None
+    return next(filter(storage.is_file, possible_archives(place)), None)
 
 
 def _open(place: str) -> ZipFile:

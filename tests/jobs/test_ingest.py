@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -6,8 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanograd.digits.dataset import Mnist
-from nanograd.errors import OutputExistsError
+from nanograd.errors import DataError, OutputExistsError
 from nanograd.images.writers import write_pictures
+from nanograd.jobs import ingest as ingest_parts
+from nanograd.jobs import predict as predict_parts
+from nanograd.jobs.job import run_job
+from nanograd.jobs.part import run_local
+from nanograd.jobs.receipts import Counts
+from nanograd.settings.specs import IngestSpec, PredictSpec
 from tests.helpers.folders import untimed_contents
 from tests.helpers.ingests import image_of, ingest, read_rows
 
@@ -41,13 +48,33 @@ def test_part_rows_limit_the_output_files_and_nothing_else(out, png, part_rows, 
     assert paths == sorted(str(path) for path in png.rglob("*.png"))
 
 
-def test_only_broken_pictures_give_an_empty_table(tmp_path, out):
-    (tmp_path / "7.png").write_bytes(b"")
+def test_pictures_that_are_all_lost_are_an_error_as_for_predict(tmp_path, out, png):
+    ingest(out, png)
+    (png / "7.png").write_bytes(b"")
 
-    figures = ingest(out, tmp_path / "7.png")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"1 of 1 rows are unusable .*empty.*/_quarantine"):
+            ingest(out, png)
+    shutil.copy(next(png.glob("*/*.png")), png / "7.png")
 
-    assert read_rows(out) == []
-    assert (figures["rows"], figures["ingested"], figures["quarantined"]) == (1, 0, 1)
+    assert ingest(out, png)["ingested"] == len(read_rows(out)) == 20
+
+
+@pytest.mark.parametrize("command", [ingest_parts, predict_parts])
+@pytest.mark.parametrize("change", [Path.unlink, os.utime, lambda file: file.write_bytes(b"PK")])
+def test_archive_that_changes_after_the_job_began_ends_it(out, png, command, change):
+    """Without the archive, its pictures would be lost, and others would be left."""
+    archive = Path(shutil.make_archive(str(png / "scans"), "zip", png))
+    spec = {ingest_parts: IngestSpec, predict_parts: PredictSpec}[command](output=str(out))
+    job, work = command.plan([str(png)], spec)
+    change(archive)
+
+    with pytest.raises(DataError, match=r"scans\.zip was changed after the job began; start"):
+        run_job(job, run_local(work))
+
+    archive.unlink(missing_ok=True)
+    job, work = command.plan([str(png)], spec)
+    assert Counts.total(run_job(job, run_local(work)).receipts).quarantined == 0
 
 
 @pytest.mark.parametrize("settings", [{}, {"part_rows": 3}, {"overwrite": True}])

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.errors import StorageError, UnreadableError
+from nanograd.errors import DataError, StorageError, UnreadableError
 from nanograd.images.writers import QUARANTINE
 from nanograd.jobs.ingest import ROWS
 from nanograd.jobs.job import run_job
@@ -85,13 +85,13 @@ def test_bad_pictures_are_quarantined_each_with_its_reason(good):
 def test_limits_are_inclusive_and_formats_are_those_of_the_content(good):
     data = encoded(drawing())
     _, at, _ = ingest(good, max_bytes=len(data), max_pixels=40_000)
-    _, below, too_large = ingest(good, max_bytes=len(data) - 1)
+    with pytest.raises(DataError, match=r"2 of 2 rows are unusable .*too_large"):
+        ingest(good, max_bytes=len(data) - 1)
 
     (good / "gif under.png").write_bytes(encoded(drawing(), "GIF"))
     _, rows, reasons = ingest(good, formats="jpg, PNG")
 
     assert len(at) == len(rows) == 2
-    assert (below, set(too_large.values())) == ({}, {"too_large"})
     assert reasons == {"gif under.png": "broken_image"}
 
 
