@@ -244,6 +244,7 @@ def export(
         spec: settings in place of `model` and `output`.
     """
     with resolved(specs.ExportSpec, {"model": model, "output": output, "spec": spec}) as chosen:
+        storage.refuse_file(storage.absolute(chosen.output).rpartition("/")[0])
         loaded = model_io.load(chosen.model)
         with needs_package("nanograd export", "onnx"):
             from nanograd.models.onnx import OPSET, graph

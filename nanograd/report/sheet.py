@@ -202,10 +202,11 @@ def check_output(file: str) -> None:
 
     Raises:
         UsageError: the name does not end in .png.
-        OutputExistsError: the file exists and is not a sheet.
+        OutputExistsError: the file exists and is not a sheet, or it cannot exist.
     """
     if not file.lower().endswith(".png"):
         raise UsageError(f"--output {file}: the sheet is a PNG file, so its name ends in .png")
+    storage.refuse_file(file.rpartition("/")[0])
     mark = b"tEXtSoftware\0" + SOFTWARE.encode()  # `draw_sheet` writes it at the beginning
     if storage.exists(file) and mark not in storage.read(file, 100):
         raise OutputExistsError(

@@ -42,6 +42,8 @@ REFUSED: list[tuple[int, str, str]] = [
     (73, "ingest . --workers 0 --output loop", "loop is no folder"),
     (73, "ingest . --workers 0 --output /dev/null", "/dev/null is a"),
     (73, "ingest . --dry-run --workers 0 --output mine.png/run", "mine.png"),
+    (73, "inspect none --output mine.png/sheet.png", "mine.png"),
+    (73, "export --model none --output mine.png/model.onnx", "mine.png"),
     (65, "predict rows --workers 0", "rows"),
     (65, "ingest rows --output out --workers 0", "rows"),
     (2, f"train --data {URI} --output run", "credentials"),
@@ -82,6 +84,7 @@ def test_mistake_is_refused_with_its_code_and_leaves_nothing(
         ("predict rows", IN_A_JOB, "--output predictions is relative"),
         (INFO, {"NANOGRAD_TRAIN_EPOCH": "3"}, "do you mean NANOGRAD_TRAIN_EPOCHS?"),
         (INFO, {"NANOGRAD_X": "3"}, "NANOGRAD_X"),
+        ("predict rows", {"NANOGRAD_PREDICT_QUIET": "maybe"}, "'maybe' is neither true nor false"),
         # Kubernetes makes these for a service with such a name.
         (INFO, {"NANOGRAD_PORT": "3"}, ""),
         (INFO, {"NANOGRAD_TRAIN_HEAD_SVC_SERVICE_HOST": "10.0.0.1"}, ""),
