@@ -122,7 +122,7 @@ def inspect(
         output = storage.absolute(spec.output)
         sheet.check_output(output)
         model = model_io.load(spec.model)
-        pictures, total = sheet.find_pictures(places(inputs), spec.limit, output)
+        pictures, total = sheet.find_pictures(places(inputs), spec, output)
         if total > spec.limit:
             text = f"{total:,} pictures; the sheet shows the first {spec.limit} (--limit)"
             listener(info(text))

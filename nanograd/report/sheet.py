@@ -98,8 +98,10 @@ class Inspection:
         }
 
 
-def find_pictures(inputs: Sequence[str], limit: int, output: str) -> tuple[dict[str, Content], int]:
-    """Find up to `limit` picture files, or rows of Parquet files that hold pictures.
+def find_pictures(
+    inputs: Sequence[str], spec: InspectSpec, output: str
+) -> tuple[dict[str, Content], int]:
+    """Find up to `spec.limit` picture files, or rows of Parquet files that hold pictures.
 
     Returns:
         The name of each picture with its bytes, or with None if the picture is a file; and the
@@ -107,29 +109,32 @@ def find_pictures(inputs: Sequence[str], limit: int, output: str) -> tuple[dict[
 
     Raises:
         DataError: an input does not exist or has no pictures.
+        UsageError: an image column is named, and no input is a table.
     """
     places = map(storage.absolute, inputs)
     tables = [each for each in places if storage.is_file(each) and is_table(each)]
+    if not tables:
+        spec.refuse(("image_column",), ": no Parquet file is named; leave it out")
     others = [each for each in inputs if storage.absolute(each) not in tables]
     found: dict[str, Content] = {}
     total = 0
     for table in tables:
-        total += _read_rows(table, max(limit - len(found), 0), found)
+        total += _read_rows(table, spec.image_column, max(spec.limit - len(found), 0), found)
     if others or not tables:
         hint = "check the path, or name a .parquet file whose rows hold pictures"
         files = [each.place for each in expand(others, hint=hint) if each.place != output]
-        found |= dict.fromkeys(files[: limit - len(found)])
+        found |= dict.fromkeys(files[: spec.limit - len(found)])
         total += len(files)
     return found, total
 
 
-def _read_rows(file: str, limit: int, found: dict[str, Content]) -> int:
+def _read_rows(file: str, named: str | None, limit: int, found: dict[str, Content]) -> int:
     """Add the pictures of a Parquet file's first rows; return the number of all its rows."""
     try:
         with open_parquet(file) as parquet:
             schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
             groups = parquet.metadata.num_row_groups
-        column = find_image_column(schema)
+        column = find_image_column(schema, named)
         if column.kind != ImageKind.ENCODED:
             raise DataError(f"column {column.names[0]!r} holds no picture files")
         own = [name for name in SOURCE.names if SOURCE.field(name) in list(schema)]

@@ -211,6 +211,7 @@ class InspectSpec(PictureOptions):
     output: Given[Place, str] = setting(REQUIRED, place=True)
     """PNG file or URI to draw to"""
     model: Given[Place | None, str | None] = _MODEL
+    image_column: str | None = IMAGE_COLUMN
     digits: Digits = setting("one")
     """whether a picture has one digit or lines of digits"""
     limit: int = setting(100, least=1, most=1000)

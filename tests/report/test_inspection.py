@@ -86,6 +86,20 @@ def test_row_of_a_table_without_bytes_says_so(folder, tmp_path):
     assert "path instead of bytes, a/7.png; predict" in found[1]["detail"]
 
 
+def test_column_that_the_message_asks_for_is_drawn(folder, tmp_path):
+    """`predict` takes the same setting, so both see the same pictures."""
+    data, table = (folder / "drawing.png").read_bytes(), tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"scan": [data, data], "photo": [data, b""]}), table)
+
+    with pytest.raises(DataError, match="may be in scan or photo; choose with --image-column"):
+        inspect(table)
+    figures, _, _ = inspect(table, image_column="scan")
+
+    assert (figures["read"], figures["refused"]) == (2, 0)
+    with pytest.raises(UsageError, match="--image-column has no effect"):
+        inspect(folder, image_column="scan")
+
+
 def test_sheet_shows_a_picture_in_which_no_number_is_read(tmp_path):
     shade = Image.fromarray(np.tile(np.arange(100, 200, dtype=np.uint8), (100, 1)))
     shade.save(tmp_path / "shade.png")
