@@ -124,6 +124,7 @@ class TrainingRun:
         directory.require_own_files()
         if not self._spec.overwrite and directory.is_complete():  # the folder may be read-only
             listener(info(f"the run in {folder} is complete; --overwrite trains it again"))
+            self._restore(directory, listener)
             return model_io.load(directory.model)
         if self._spec.resume_from and not self._initial:
             raise DataError(
@@ -142,6 +143,26 @@ class TrainingRun:
             model_io.save(model, directory.model)
             return model_io.load(directory.model)
 
+    def _restore(self, directory: RunDirectory, listener: Listener) -> None:
+        """Write lost files of a complete run again, or warn that no checkpoint has its metrics."""
+        found, histories = storage.names(self._folder), list[History]()
+        if "metrics.jsonl" not in found:
+            starts = (directory.resume(*each, None)[0] for each in enumerate(self.recipes))
+            histories = [start.history for start in starts]
+            if any(len(h.epochs) < r.epochs for h, r in zip(histories, self.recipes, strict=True)):
+                text = f"{self._folder} has lost metrics.jsonl, and no checkpoint has its lines"
+                listener(warning(f"{text}: the report has no curves; --overwrite trains again"))
+                histories = []
+        if histories or "config.toml" not in found:
+            with exclusive(self._folder, listener):
+                self._write_config()
+                if histories:
+                    directory.write_metrics(histories)
+
+    def _write_config(self) -> None:
+        toml = self._spec.to_toml().encode(errors="surrogateescape")
+        storage.commit(storage.join(self._folder, "config.toml"), toml)
+
     def _train_nets(
         self,
         directory: RunDirectory,
@@ -157,8 +178,7 @@ class TrainingRun:
                 listener(info(f"net {number + 1} of {len(self.recipes)}"))
             initial = self._initial.nets[number].params.vector if self._initial else None
             start, saver = directory.resume(number, recipe, initial)
-            toml = self._spec.to_toml().encode(errors="surrogateescape")
-            storage.commit(storage.join(self._folder, "config.toml"), toml)
+            self._write_config()
             histories.append(start.history)
             directory.write_metrics(histories)
 

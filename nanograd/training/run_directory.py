@@ -250,17 +250,12 @@ class RunDirectory:
         storage.remove_leftovers(self.folder)
 
     def is_complete(self) -> bool:
-        """Return whether the model and the files for its report exist.
-
-        Raises:
-            OutputExistsError: the model belongs to another run.
-        """
+        """Return whether the model exists; OutputExistsError: it belongs to another run."""
         if not storage.exists(storage.join(self.model, model_io.MANIFEST)):
             return False
         identity = model_io.load(self.model).about["identity"]
         self.require_same(identity)
-        is_whole = {"config.toml", "metrics.jsonl"} <= {*storage.names(self.folder)}
-        return is_whole and bool(identity.get("epochs") == self.identity.get("epochs"))
+        return bool(identity.get("epochs") == self.identity.get("epochs"))
 
     def require_same(self, identity: JsonObject) -> None:
         """Raise OutputExistsError unless the `identity` found in the directory is that of this run.

@@ -83,7 +83,11 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
 
 @pytest.mark.parametrize(
     "missing",
-    [[], ["model"], ["model", "metrics.jsonl"], ["config.toml"], ["metrics.jsonl", "events.jsonl"]],
+    [
+        *([], ["model"], ["model", "metrics.jsonl"], ["config.toml"]),
+        ["config.toml", "checkpoints"],
+        *(["metrics.jsonl", "events.jsonl"], ["metrics.jsonl", "checkpoints", "config.toml"]),
+    ],
 )
 def test_finished_run_repeats_its_result_without_computing(
     few_digits, tmp_path, undisturbed_run, missing
@@ -96,10 +100,16 @@ def test_finished_run_repeats_its_result_without_computing(
 
     again = train(few_digits, run, start_group=runs.refuse_to_compute, listener=events.append)
 
+    left, lost = contents(tmp_path), []
+    if "checkpoints" in missing:
+        lost = [name for name in before if "/checkpoints/" in name]
+        if "metrics.jsonl" in missing:
+            lost.append("run/metrics.jsonl")
+            assert "has lost metrics.jsonl, and no checkpoint has" in messages(events)[-1]
     assert without_times(again) == without_times(undisturbed_run)
-    assert contents(tmp_path).keys() == before.keys()
-    for name in ("metrics.jsonl", "config.toml"):  # the report of a run needs them
-        assert contents(tmp_path)[f"run/{name}"] == before[f"run/{name}"]
+    assert left.keys() == before.keys() - lost
+    for name in {"run/metrics.jsonl", "run/config.toml"}.difference(lost):  # the report needs them
+        assert left[name] == before[name]
     if not missing:
         assert contents(tmp_path) == before
         assert len(messages(events)) == 1
