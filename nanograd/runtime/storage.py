@@ -104,7 +104,10 @@ def absolute(place: str) -> str:
     """
     if is_remote(place):
         return re.sub(r"^s3[an]?://", "s3://", place, flags=re.IGNORECASE).rstrip("/")
-    path = local_path(place).absolute()
+    try:
+        path = local_path(place).absolute()
+    except FileNotFoundError as error:
+        raise StorageError(f"{place}: the working directory is gone; change to another") from error
     # A link may be before `..`, so this part is resolved.
     up = next((each for each in (path, *path.parents) if each.name == ".."), None)
     return str(Path(os.path.realpath(up), path.relative_to(up)) if up else path)
@@ -213,7 +216,7 @@ def commit(place: str, data: bytes) -> None:
         with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(data)
 
-    with accessing(place, "write"):
+    with accessing(place.rpartition("/")[0] if place.endswith(LEASE) else place, "write"):
         if is_remote(place):
             # Upload in another thread. An exception in this thread, for example after SIGTERM,
             # would close the stream early, and closing makes the incomplete file visible.

@@ -123,7 +123,7 @@ def test_complete_output_without_write_permission_repeats_its_result(sample):
             again = case.run()
             assert untimed_contents(case.out) == before
         case.add(2)  # needs a writable output
-        with as_nobody(), pytest.raises(StorageError, match="cannot write"):
+        with as_nobody(), pytest.raises(StorageError, match=f"cannot write {case.out}: "):
             case.run()
 
         case.out.chmod(0o755)

@@ -100,6 +100,16 @@ def test_uri_of_a_file_on_another_host_is_refused(place, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_removed_working_directory_is_named(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert storage.absolute("/a") == "/a"
+    with pytest.raises(StorageError, match=r"^a: the working directory is gone"):
+        storage.absolute("a")
+
+
 @pytest.mark.parametrize("prefix", ["", "file://", "file://localhost"])
 def test_files_below_lists_a_folder_or_the_file_itself(tmp_path, prefix):
     for name in ("a", "b/c", "b/d/e"):
