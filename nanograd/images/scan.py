@@ -8,6 +8,8 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
+from itertools import filterfalse, islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -95,16 +97,16 @@ def check_version(file: str, version: Version) -> None:
 
 def check_archives(files: Sequence[str], versions: Sequence[Version]) -> None:
     """Raise DataError if a ZIP file was changed or removed since its pictures were listed."""
+    is_folder = cache(lambda place: storage.exists(place) and not storage.is_file(place))
     planned: dict[str, Any] = {
         place: version[1]
         for file, version in zip(files, versions, strict=True)
-        for place in possible_archives(file)
+        for place in islice(filterfalse(is_folder, possible_archives(file)), 1)
     }
     for place, mtime in planned.items():
         unit = 10**9 if storage.is_remote(place) else 1  # some stores list milliseconds, too
-        is_file = storage.is_file(place)
-        found = [time // unit for _, _, time in storage.files_below(place)] if is_file else []
-        if found != [mtime // unit] and (is_file or not storage.exists(place)):  # or a folder
+        found = storage.files_below(place) if storage.is_file(place) else []
+        if [time // unit for _, _, time in found] != [mtime // unit]:
             raise DataError(f"{place} was changed after the job began; start the job again")
 
 

@@ -70,17 +70,17 @@ def test_archive_gives_the_rows_of_its_folder(tmp_path, png):
     assert (drawn["pictures"], drawn["read"]) == (7, 7)
 
 
-def test_archives_are_found_in_folders_and_in_a_folder_named_like_one(tmp_path, png):
+def test_archives_are_found_beside_and_around_folders_named_like_one(tmp_path, png):
     members = list(contents(png).items())
     place = tmp_path / "in" / "folder.zip"
     place.mkdir(parents=True)
-    pack(place / "more.zip", dict(members[:2]))
+    pack(place / "more.zip", {f"7.zip/{name}": data for name, data in members[:2]})
     (place / "3_01.png").write_bytes(members[2][1])
 
     figures = ingest(tmp_path / "rows", tmp_path / "in")
 
     paths = [path for path, _, _ in rows(tmp_path / "rows", tmp_path / "in")]
-    more = [f"folder.zip/more.zip/{name}" for name, _ in members[:2]]
+    more = [f"folder.zip/more.zip/7.zip/{name}" for name, _ in members[:2]]
     assert paths == sorted(["folder.zip/3_01.png", *more])
     assert (figures["ingested"], figures["labelled"]) == (3, 3)
 
