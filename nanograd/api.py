@@ -63,7 +63,7 @@ def read_numbers(
         The lines from top to bottom, then from left to right; at least one.
 
     Raises:
-        UnreadableError: no mark is a digit, or none was found; `reason` and `detail` say why.
+        UnreadableError: no mark was found, or no mark is a digit; `reason` and `detail` say why.
         UsageError: an argument has another type or value.
     """
     with process.one_thread():

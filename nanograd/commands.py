@@ -198,9 +198,10 @@ def evaluate(
     """Measure a model on labelled images.
 
     Args:
-        model: model or run directory, or its URI, or a model; None for the model in this package.
+        model: a `Model`, or the path or URI of a model or run directory; None for the model in
+            this package.
         listener: see `train`; with `verbose=True` it receives an `ImageScored` for each image.
-        settings: `data` as for `train`, ...
+        settings: `data` (as for `train`), and the other settings of the command.
     """
     name = repr(model) if isinstance(model, Model) else model
     settings, arrays = sources.separate_arrays({"model": name, **settings})

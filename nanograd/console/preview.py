@@ -24,7 +24,7 @@ _LINES = pa.schema([NUMBERS.field(name) for name in (*SOURCE.names, "line", "tex
 
 
 def preview_rows(output: str) -> str:
-    """Return a table of the rows that the last command added, as lines of text.
+    """Return the rows that the last `predict` added to `output`, as the text of a table.
 
     `output` is the folder or URI of a complete prediction. The result is "" if the rows are in the
     folders of --partition-by.

@@ -293,12 +293,12 @@ class ServerActor(ParameterServer):
     ) -> Vector | None:
         """Take contributions of a worker that cannot open the server's memory; return parameters.
 
-        It may be called during a segment.
+        It may be called while `run` computes a segment, which is a series of rounds.
 
         Args:
-            token: identifies the memory of the server; a call with an earlier one has no effect.
+            token: identifies the memory of the server; a call with an earlier token has no effect.
             contributions: the worker's contributions to a round; may be empty.
-            awaited: the round before which to return the parameters; None to return at once.
+            awaited: wait for the parameters with which this round begins; None not to wait.
 
         Returns:
             A copy of the parameters; None if `awaited` is None, or if the segment has ended.

@@ -219,7 +219,7 @@ def _ended(processes: Processes) -> str | None:
 
 
 def make_folder() -> tuple[Path, BinaryIO]:
-    """Create and lock a folder for a private Ray; remove the folders of killed processes.
+    """Create and lock a folder for a private Ray; remove those that killed processes left behind.
 
     Only this user may enter the folder, because Ray's folder inside is writable by everyone.
     """

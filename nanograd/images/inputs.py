@@ -267,8 +267,8 @@ def _with_members(files: Iterable[InputFile], listener: Listener) -> list[InputF
 def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
     """Return the inputs as absolute paths or URIs; for a glob, the folder before its wildcards.
 
-    The listener receives a message if the path of an input itself has a folder `name=value`,
-    because such a folder defines no column.
+    Only folders `name=value` below an input define columns. The listener receives a message if the
+    path of an input itself has such a folder.
     """
     roots = [
         _before_wildcards(place) if glob.has_magic(place) and not storage.exists(place) else place

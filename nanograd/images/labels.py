@@ -48,7 +48,8 @@ def parse_label_source(text: str) -> re.Pattern[str] | None:
     r"""Parse `--label-from`: return a pattern, or None for one of WORDS and for a CSV list.
 
     A pattern is a regular expression with one group, or a template with {label} and perhaps `*` and
-    `?`. A template must match a whole name at the end of a path; upper and lower case are equal.
+    `?`. A template must match one or several whole names at the end of a path, in upper or
+    lower case.
 
     Raises:
         UsageError: the text is none of these.
@@ -176,7 +177,7 @@ def _look_up(
 
 
 def _read_list(place: str) -> Iterator[tuple[int, str, Label]]:
-    """Yield line number, picture and label of each row of a CSV list.
+    """Yield the line number, the path of the picture and the label of each row of a CSV list.
 
     The list is UTF-8 with a header that names the columns `file` and `label`. Values are separated
     by commas, semicolons or tabs. An empty label gives None.

@@ -57,10 +57,10 @@ def attempt(read: Callable[[], Found]) -> Found | UnreadableError:
 
 
 def read_labels(table: pa.Table, name: str | None) -> NDArray[np.int8]:
-    """Return the label of each row: -1 for none, and BAD_LABEL for one that is no digit.
+    """Return the label of each row: -1 for none, and BAD_LABEL for a label that is no digit.
 
-    A label is a whole number of any type, or its text. If the column has class names, the name of
-    the class counts. -1, null, NaN, empty text and the text "nan" mean no label.
+    A label is a whole number of any type, or its text. If the column has class names, the label is
+    the name of the class, not its number. No label is -1, null, NaN, empty text or the text "nan".
     """
     if name is None:
         return np.full(table.num_rows, -1, np.int8)

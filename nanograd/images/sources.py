@@ -258,8 +258,8 @@ def _load_each(
 def _find_files(source: str, listener: Listener, *, by_name: bool = False) -> dict[str, list[str]]:
     """List the `train` and `test` files of a source; none for `mnist` and `auto`.
 
-    With `by_name`, the name of the source itself also says whether its files are `test` files, and
-    there may be no others. Otherwise, these are `train` files.
+    With `by_name`, all files of a source whose own name begins with `test` are `test` files.
+    Without `by_name`, `test` files are `train` files if the source has no other files.
     """
     if not source:
         raise UsageError("--data is empty; name a data set")

@@ -93,8 +93,8 @@ def without_views(array: pa.Array) -> pa.Array:
 def tensor_of(field: pa.Field) -> Tensor:
     """Return the shape of a column's tensors, by its extension type, metadata or fixed list sizes.
 
-    `open_parquet` leaves only the metadata of Ray's types. If Ray 2.49 to 2.54 pickled it, it is
-    never read, so only fixed list sizes tell a shape.
+    Of a type of Ray, `open_parquet` keeps only the metadata. Ray 2.49 to 2.54 wrote this metadata
+    as a pickle, which is never loaded. Then the shape is known only from fixed list sizes.
 
     >>> tensor_of(pa.field("", pa.list_(pa.list_(pa.int8(), 28), 30))).shape
     (30, 28)

@@ -239,10 +239,12 @@ def cut(group_rows: Sequence[int], wanted: int, num_bytes: int = 0) -> Iterator[
 def plan_retry(
     earlier: Earlier, files: Set[str], options: ReadOptions, output: str
 ) -> tuple[Earlier, list[Part]]:
-    """Plan a part for the quarantined rows of each part to keep, which are read with `options`.
+    """Plan to read the quarantined rows of the parts to keep again, with `options`.
 
-    The receipts to keep then lack these rows, unless an input file is missing in `files`. A part is
-    stale if none of its rows is left, or if its only file, which was unusable, is in `files`.
+    Returns:
+        The receipts to keep, without these rows, and those that are stale, because no row is left
+            or their only file, which was unusable, is in `files`.
+        A new part for the quarantined rows of each part whose input files are all in `files`.
     """
     kept, stale, parts = list[Receipt](), list(earlier.stale), list[Part]()
     for receipt in earlier.kept:

@@ -118,9 +118,10 @@ def stretch(images: Bytes, brightest: Floats) -> Floats:
 
 
 def to_probabilities(scores: Floats, temperature: float = 1.0) -> Floats:
-    """Raise scores, (B, C) float32 from 0 to 1, to the power 1 / T; divide each row by its sum.
+    """Raise each score to the power 1 / T, and divide each row by its sum.
 
-    For one net with softmax outputs, the result is softmax(z / T). The best class stays the best.
+    Scores are (B, C) float32 from 0 to 1. If a net has softmax outputs, softmax(z), the result is
+    softmax(z / T). The best class stays the best. A row of zeros gives equal probabilities.
 
     >>> to_probabilities(np.float32([[0.75, 0.25], [0, 0]]), 0.5).tolist()
     [[0.8999999761581421, 0.10000000149011612], [0.5, 0.5]]

@@ -2,13 +2,14 @@
 
 A seam may go sideways along a row, so it can follow the gap between slanted or interlocked digits.
 The cost of a path grows with the ink that it crosses. Two sweeps of dynamic programming, from the
-top and from the bottom, find for each pixel the cheapest path through it. In five of the rows, each
-pixel whose path is cheaper than the paths of the pixels beside it gives a seam. If several seams
-are at nearly the same place, one is kept.
+top and from the bottom, find for each pixel the cheapest path through it. In five rows at
+equal distances, a pixel gives a seam if its path is cheaper than the paths of the pixels beside it.
+If several seams are at nearly the same place, one is kept.
 
 References:
-    Avidan & Shamir (2007), "Seam carving for content-aware image resizing", 3.
-    Casey & Lecolinet (1996), "A survey of methods and strategies in character segmentation", IV.
+    Avidan & Shamir (2007), "Seam carving for content-aware image resizing", section 3.
+    Casey & Lecolinet (1996), "A survey of methods and strategies in character segmentation",
+    section IV.
 """
 
 from dataclasses import dataclass

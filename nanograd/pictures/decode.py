@@ -76,7 +76,7 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
 
     The picture is rotated according to EXIF. A transparent picture is laid over white, or over
     black if its ink is light. A JPEG file that is much larger than the normaliser needs is decoded
-    at 1/2, 1/4 or 1/8 of its size, unless the `whole` picture is needed.
+    at 1/2, 1/4 or 1/8 of its size, except with `whole`. A file with several pages is refused.
 
     Raises:
         UnreadableError: `empty` (no bytes), `broken_image` (not an accepted format, several pages,

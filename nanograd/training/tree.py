@@ -49,7 +49,7 @@ def tree_sum(node: TreeNode, known: Callable[[TreeNode], T | None], add: Callabl
         add: adds a left and a right sum.
 
     Raises:
-        KeyError: the sum of a shard is not known.
+        KeyError: the sum of a shard, a leaf of the tree, is not known.
     """
     value = known(node)
     if value is not None:
