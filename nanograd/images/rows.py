@@ -19,7 +19,7 @@ from PIL import Image
 
 from nanograd.digits import form
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
-from nanograd.errors import DataError, Reason, UnreadableError
+from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.images import columns, tensors
 from nanograd.images.columns import ImageColumn, ImageKind, to_python
 from nanograd.images.tensors import Pictures, Refused, is_any, tensor_of
@@ -351,8 +351,13 @@ def require_root(options: ReadOptions) -> None:
     if (given := options.image_root) is None:
         return
     root = storage.absolute(given)
-    is_archive = root.lower().endswith(SUFFIX)
-    if not storage.exists(root) or (storage.is_file(root) and not is_archive):
+    try:
+        is_folder = storage.exists(root) and not storage.is_file(root)
+    except StorageError:
+        if not storage.is_remote(root):
+            raise
+        is_folder = True  # a store may allow to read objects and not to list them
+    if not is_folder and not (storage.is_file(root) and root.lower().endswith(SUFFIX)):
         raise DataError(f"--image-root {given}: there is no such folder; check the path")
 
 

@@ -1,6 +1,7 @@
 """Object stores on this machine that speak S3: moto, and OpenStack Swift as Debian packages it."""
 
 import getpass
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPConnection
+from math import inf
 from pathlib import Path
+
+import boto3
 
 from tests.helpers.head import free_port, wait_for_port
 
@@ -82,6 +88,25 @@ class Moto(Store):
         """Start, empty, on the same port."""
         self._start(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port))
         wait_for_port(self._port)
+
+    @contextmanager
+    def reader(self) -> Iterator[dict[str, str]]:
+        """Provide the environment of a user who may read objects and not list them."""
+        made = boto3.client("iam")
+        made.create_user(UserName="reader")
+        allowed = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        made.put_user_policy(UserName="reader", PolicyName="read", PolicyDocument=policy)
+        key = made.create_access_key(UserName="reader")["AccessKey"]
+        self._check_rights_after(0)
+        names = {"AWS_ACCESS_KEY_ID": "AccessKeyId", "AWS_SECRET_ACCESS_KEY": "SecretAccessKey"}
+        yield {variable: key[name] for variable, name in names.items()}
+        self._check_rights_after(inf)
+
+    def _check_rights_after(self, number: float) -> None:
+        server, kind = HTTPConnection("127.0.0.1", self._port), {"Content-Type": "text/plain"}
+        server.request("POST", "/moto-api/reset-auth", str(number), kind)
+        assert server.getresponse().status == HTTPStatus.OK
 
 
 _KINDS = ("account", "container", "object")
