@@ -377,9 +377,10 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     listed = [] if is_glob and not storage.exists(base) else storage.files_below(base)
     logs = [f"/{log}/" for log in _LAKES]
     tables = {name.partition(log)[0] for name, _, _ in listed for log in logs if log in name}
-    for folder in {*tables, _table_of(base.rstrip("/"))}:
-        _check_plain(folder, suffixes)
     places = {name for name, _, _ in listed}
+    folder = base.rpartition("/")[0] if base in places else base.rstrip("/")
+    for each in {*tables, _table_of(folder)}:
+        _check_plain(each, suffixes)
     for name in {each for each in places if {".", ".."} & {*each.split("/")}}:
         yield name, InputFile(name, 0, 0), _DOTS
         places.remove(name)

@@ -183,7 +183,7 @@ def test_inputs_that_are_missing_or_no_input_are_named(tables, bucket):
     assert expand([tables], (".parquet",)) == before
     assert len(expand([f"{tables}/read/"], (".parquet",))) == 1
     storage.commit(f"{tables}/_delta_log/00000000000000000000.json", b"{}")
-    for place in (tables, f"{bucket}/", f"{tables}/*.parquet"):
+    for place in (tables, f"{bucket}/", f"{tables}/*.parquet", before[0].place):
         with pytest.raises(DataError, match=rf"^{tables} is a Delta table"):
             expand_all([place], f"{bucket}/out")
 
