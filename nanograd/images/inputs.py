@@ -189,7 +189,7 @@ def expand_all(
         DataError: there is no file to read.
     """
     named = {storage.absolute(each) for each in inputs}
-    globs = [each for each in named if glob.has_magic(each)]
+    globs = list(filter(_is_glob, named))
 
     def is_named(file: InputFile) -> bool:
         return file.place in named or any(_is_named(each, file.place) for each in globs)
@@ -270,10 +270,8 @@ def roots_of(inputs: Sequence[str], listener: Listener = ignore) -> list[str]:
     Only folders `name=value` below an input define columns. The listener receives a message if the
     path of an input itself has such a folder.
     """
-    roots = [
-        _before_wildcards(place) if glob.has_magic(place) and not storage.exists(place) else place
-        for place in map(storage.absolute, inputs)
-    ]
+    places = map(storage.absolute, inputs)
+    roots = [_before_wildcards(place) if _is_glob(place) else place for place in places]
     if named := next((root for root in roots if _HIVE.search(f"{root}/")), None):
         [folder] = _HIVE.findall(f"{named}/")[-1:]
         text = f"{folder} is no column, because it is not below the input {named}; name the folder"
@@ -372,7 +370,7 @@ def _is_wanted(place: str, suffixes: tuple[str, ...]) -> bool:
 
 def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     """Yield the files in an object store that a URI or glob names, and the files in folders."""
-    is_glob = glob.has_magic(place) and not storage.exists(place)
+    is_glob = _is_glob(place)
     base = _before_wildcards(place) if is_glob else place
     listed = [] if is_glob and not storage.exists(base) else storage.files_below(base)
     logs = [f"/{log}/" for log in _LAKES]
@@ -397,6 +395,11 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     for file, is_wanted in zip(visible, wanted, strict=True):
         is_taken = is_wanted or _is_named(place, file.place)
         yield file.place, file, "" if is_taken else _OTHERS
+
+
+def _is_glob(place: str) -> bool:
+    """Return whether a path has wildcards; a file or folder of that name is taken as it is."""
+    return glob.has_magic(place) and not storage.exists(place)
 
 
 def _before_wildcards(place: str) -> str:

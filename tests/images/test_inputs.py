@@ -218,13 +218,15 @@ SCANS = ["scans.zip/7/a.png"]
         (["list.csv"], None, ["list.csv"], []),
         (["lists", "x.parquet"], None, ["lists/a.csv", "x.parquet"], []),
         (["lists", "sub"], "", ["lists/a.csv"], []),
+        (["lists[1]", "1.jpg"], None, ["lists[1]/a.csv"], ["1.jpg"]),  # no glob, as it exists
         (["damaged.ZIP", "1.jpg"], None, ["damaged.ZIP"], ["1.jpg"]),
     ],
 )
 def test_tables_and_pictures_of_mixed_inputs_are_listed_apart(
     tmp_path, inputs, root, tables, pictures
 ):
-    for name in (*KINDS, "damaged.ZIP", *(["lists/a.csv"] if "lists" in inputs else [])):
+    lists = [f"{name}/a.csv" for name in inputs if name.startswith("lists")]
+    for name in (*KINDS, "damaged.ZIP", *lists):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with ZipFile(tmp_path / "scans.zip", "w") as archive:
