@@ -126,17 +126,17 @@ def expand(
         StorageError: a folder cannot be listed.
     """
     found: dict[str, InputFile] = {}
-    skipped: dict[str, set[str]] = {_OTHERS: set(), _BROKEN: set(), _OWN: set(), _DOTS: set()}
+    skipped: dict[str, dict[str, str]] = {why: {} for why in (_OTHERS, _BROKEN, _OWN, _DOTS)}
     for place in map(storage.absolute, inputs):
         find = _find_remote if storage.is_remote(place) else _find_local
         for real, file, why in find(place, suffixes):
             if why:
-                skipped[why].add(file.place)
+                skipped[why].setdefault(real, file.place)
                 continue
             same, end = (file, found.get(real, file)), f"/{real.rpartition('/')[2]}"
             # The file itself takes precedence over a link with another name, also below a link.
             found[real] = min(same, key=lambda e: (e.place != real, not e.place.endswith(end), e))
-    _warn(skipped, listener)
+    _warn({why: each.values() for why, each in skipped.items()}, listener)
     files = _with_members(found.values(), listener) if members else found.values()
     if not files:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
@@ -323,7 +323,7 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
             seen.add(real)
             _listable([path])
             if path != place and any(marks <= {*below, *names} for marks in _MARKS):
-                yield path, InputFile(path, 0, 0), _OWN
+                yield real, InputFile(path, 0, 0), _OWN
                 below.clear()
                 continue
             _check_plain(path, suffixes)
@@ -334,9 +334,9 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
                 file, target = (os.path.join(each, name) for each in (path, real))  # noqa: PTH118
                 status = os.lstat(file)
                 if S_ISLNK(status.st_mode):
-                    target = os.path.realpath(file)
                     with suppress(DataError), storage.accessing(file, "read"):
                         status = os.stat(file)  # noqa: PTH116 - it fails for a circular link
+                        target = os.path.realpath(file)
                 why = _BROKEN
                 if S_ISREG(status.st_mode):
                     why = "" if _is_wanted(file, suffixes) else _OTHERS

@@ -293,13 +293,14 @@ def test_parquet_is_known_by_its_bytes_and_what_is_skipped_is_named(tmp_path):
         pq.write_table(rows, tmp_path / name)
     for name, data in {"b.txt": b"PAR", "c": b"", "_SUCCESS": b"", "z.orc": b"ORC"}.items():
         (tmp_path / name).write_bytes(data)
-    (tmp_path / "gone.parquet").symlink_to("nowhere")
+    for link, target in {"gone.parquet": "nowhere", "gone.png": "nowhere", "sub/up": ".."}.items():
+        (tmp_path / link).symlink_to(target)
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "long").symlink_to("x" * 300)
     os.mkfifo(tmp_path / "pipe.parquet")
     events: list[Event] = []
 
-    found, _ = expand_all([str(tmp_path)], "/out", listener=events.append)
+    found, _ = expand_all([str(tmp_path), f"{tmp_path}/sub"], "/out", listener=events.append)
 
     names = [str(Path(file.place).relative_to(tmp_path)) for file in found]
     assert names == sorted([*ROWS_NAMES, "a.parquet"])
@@ -307,4 +308,4 @@ def test_parquet_is_known_by_its_bytes_and_what_is_skipped_is_named(tmp_path):
     assert [len(files) for files in direct] == [1] * len(ROWS_NAMES)
     others, broken = map(str, events)
     assert f"not read: 3 files of another kind, such as {tmp_path}/b.txt" in others
-    assert f"not read: 4 paths to a broken link or a pipe, such as {tmp_path}/g" in broken
+    assert f"not read: 5 paths to a broken link or a pipe, such as {tmp_path}/g" in broken
