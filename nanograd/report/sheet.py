@@ -149,7 +149,7 @@ def _read_rows(file: str, named: str | None, limit: int, found: dict[str, Conten
     for number, row in enumerate(rows):
         image = row[column.names[0]]
         if not isinstance(image, dict):
-            image = {"bytes": image}
+            image = {"path" if isinstance(image, str) else "bytes": image}
         path = str(image.get("path") or file)
         origin: dict[str, Any] = {"path": path, "source_file": file, "source_row": number}
         origin |= {name: row[name] for name in own if row[name] is not None}

@@ -89,13 +89,16 @@ def test_row_of_a_table_without_bytes_says_so(folder, tmp_path):
 def test_column_that_the_message_asks_for_is_drawn(folder, tmp_path):
     """`predict` takes the same setting, so both see the same pictures."""
     data, table = (folder / "drawing.png").read_bytes(), tmp_path / "rows.parquet"
-    pq.write_table(pa.table({"scan": [data, data], "photo": [data, b""]}), table)
+    paths = ["7.png", "7.png"]
+    pq.write_table(pa.table({"scan": [data, data], "photo": [data, b""], "path": paths}), table)
 
     with pytest.raises(DataError, match="may be in scan or photo; choose with --image-column"):
         inspect(table)
     figures, _, _ = inspect(table, image_column="scan")
 
     assert (figures["read"], figures["refused"]) == (2, 0)
+    figures, _, _ = inspect(table, image_column="path")
+    assert {each["reason"] for each in figures["results"]} == {"no_bytes"}
     with pytest.raises(UsageError, match="--image-column has no effect"):
         inspect(folder, image_column="scan")
 
