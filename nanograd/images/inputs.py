@@ -301,8 +301,8 @@ def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     folders = _listable(found)
     files = [each for each in found if os.path.isfile(each)]  # noqa: PTH113
     if not folders and not files:
-        what = "there is no such file or folder" if is_glob else "this is a pipe or device, no file"
-        raise DataError(f"{place}: {what}; check the path")
+        device = "this is a pipe or device, no file; check the path"
+        raise DataError(f"{place}: {_without_match(place) if is_glob else device}")
     for file in set(found).difference(folders, files):  # a dangling link or a pipe
         yield file, InputFile(file, 0, 0), _BROKEN
     for folder in {_table_of(each) for each in (*folders, *(str(Path(e).parent) for e in files))}:
@@ -373,9 +373,8 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     is_glob = _is_glob(place)
     base = _before_wildcards(place) if is_glob else place
     listed = [] if is_glob and not storage.exists(base) else storage.files_below(base)
-    logs = [f"/{log}/" for log in _LAKES]
-    tables = {name.partition(log)[0] for name, _, _ in listed for log in logs if log in name}
     places = {name for name, _, _ in listed}
+    tables = {e.partition(log)[0] for e in places for log in map("/{}/".format, _LAKES) if log in e}
     folder = base.rpartition("/")[0] if base in places else base.rstrip("/")
     for each in {*tables, _table_of(folder)}:
         _check_plain(each, suffixes)
@@ -389,7 +388,7 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
             places -= {e for e in places if e.startswith(f"{own}/") and not _is_named(place, e)}
     visible = [InputFile(*e) for e in listed if e[0] in places and takes(place, e[0])]
     if is_glob and not visible:
-        raise DataError(f"{place}: there is no such file or folder; check the path")
+        raise DataError(f"{place}: {_without_match(place)}")
     # This reads the first bytes of files with other suffixes.
     wanted = storage.map_all(lambda file: _is_wanted(file.place, suffixes), visible)
     for file, is_wanted in zip(visible, wanted, strict=True):
@@ -400,6 +399,11 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
 def _is_glob(place: str) -> bool:
     """Return whether a path has wildcards; a file or folder of that name is taken as it is."""
     return glob.has_magic(place) and not storage.exists(place)
+
+
+def _without_match(place: str) -> str:
+    hint = ", and write [[] for a [ in a name" if "[" in place else ""
+    return f"there is no such file or folder; check the path{hint}"
 
 
 def _before_wildcards(place: str) -> str:

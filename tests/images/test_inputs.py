@@ -283,6 +283,16 @@ def test_outputs_of_other_commands_are_no_input_of_a_folder(sample, tmp_path):
     assert all(any(expand_all([each], "/out")) for each in named)
 
 
+def test_bracket_in_a_name_is_no_wildcard_or_the_message_says_how_to_write_it(tmp_path):
+    (tmp_path / "day[1]").mkdir()
+    (tmp_path / "day[1]" / "a.png").touch()
+
+    for place in ("day[1]", "day[1]/a.png", "day[[]1]/*.png"):
+        assert names(tmp_path, f"{tmp_path}/{place}") == ["day[1]/a.png"]
+    with pytest.raises(DataError, match=r"no such file .* write \[\[\] for a \[ in a name$"):
+        expand([f"{tmp_path}/day[1]/*.png"])
+
+
 ROWS_NAMES = ["000000_0", "b.parq", "part-00000", "läufe.data", "sub/c.snappy", "d.json"]
 
 
