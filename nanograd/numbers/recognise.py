@@ -252,6 +252,8 @@ def _other_ways(polarity: str, found: Found | None, is_read: bool, sure: bool) -
         # Digits at the border, or a shadow, may look like surroundings.
         yield Way(("dark-on-light", "light-on-dark")[found.inverted], sheets=False)
     if sure:
+        if found and found.has_paler:
+            yield Way(polarity, weaker=True)
         return
     found = found if is_read else None  # without digits, the ink may not be known either
     likely = "dark-on-light" if polarity == "auto" and not found else polarity

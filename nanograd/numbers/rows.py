@@ -1,4 +1,4 @@
-"""Cuts between rows of digits that touch, such as a tail that reaches into the row below.
+"""Rows of digits: their order, and cuts where a tail reaches into the row below.
 
 A mark that is taller than a digit is cut along a path from its left to its right. The path crosses
 little of its ink, and goes where the rows around it have little ink.
@@ -63,3 +63,25 @@ def cut_rows(ink: Floats, levels: Levels) -> Mask:
         if not len(dense):
             break
     return cuts
+
+
+def reading_order(boxes: Floats) -> list[int]:
+    """Order boxes by rows. The middle of a box is within the height of the first in its row.
+
+    Rows fall by the usual slope to the nearest box on the right; heights count four times there.
+    """
+    y, x = (boxes[:, :2] - boxes[:, 2:]).T / 2
+    down, across = np.abs(y - y[:, None]), boxes[:, 1] + boxes[:, [3]]
+    heights = 1 - boxes[:, 0] - boxes[:, 2]
+    is_beside = (across > 0) & (down < np.minimum(heights, heights[:, None]))
+    far = np.where(is_beside, across + 4 * down, np.inf)
+    start = np.flatnonzero(is_beside.any(1))
+    end = far[start].argmin(1)
+    y = y - x * float(np.median((y[end] - y[start]) / (x[end] - x[start])) if len(start) else 0)
+    order, row = list[int](), list[int]()
+    for number in np.argsort(y, kind="stable").tolist():
+        if row and y[number] > y[row[0]] + heights[row[0]] / 2:
+            order += sorted(row, key=lambda each: boxes[each, 1])
+            row = []
+        row.append(number)
+    return order + sorted(row, key=lambda each: boxes[each, 1])

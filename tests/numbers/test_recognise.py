@@ -201,6 +201,20 @@ def test_pale_digits_beside_black_print_on_ruled_paper_are_read(level: int) -> N
     assert [number.text for number in nanograd.read_numbers(page)] == [text]
 
 
+@pytest.mark.parametrize("level", [60, 90])
+@pytest.mark.parametrize("share", [0.0, 0.58])
+def test_pale_digits_after_or_below_dark_ones_are_read(level: int, share: float) -> None:
+    texts, sheet = sheet_of(3, 5)
+    pale = np.asarray(ImageOps.invert(sheet)).astype(int)
+    row = pale[100:180]
+    columns = np.flatnonzero(row.any(0))
+    start = columns[0] + round(share * np.ptp(columns))
+    row[:, start:] = row[:, start:] * level // 255
+    picture = Image.fromarray((255 - 0.85 * pale).astype(np.uint8))
+
+    assert [number.text for number in nanograd.read_numbers(picture)] == texts
+
+
 def test_digits_of_straight_strokes_are_no_boxes() -> None:
     segments = [(0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 1, 1), (0, 1, 1, 1), (0, 1, 0, 2), (1, 1, 1, 2)]
     shown = {"4": [1, 2, 3, 5], "8": range(7), "5": [0, 1, 3, 5, 6], "3": [0, 2, 3, 5, 6]}
