@@ -50,7 +50,7 @@ def ingest(
     """
     called = perf_counter()
     with resolved(specs.IngestSpec, settings) as spec, shown(listener, progress) as audience:
-        spec.require_shared(spec.output)
+        spec.check_output(spec.output)
         job, work = ingest_parts.plan(places(inputs), spec, audience)
         if spec.dry_run:
             return Ingestion(plan=Plan(**describe_job(job)))
@@ -83,7 +83,7 @@ def predict(
     """
     called = perf_counter()
     with resolved(specs.PredictSpec, settings) as spec, shown(listener, progress) as audience:
-        spec.require_shared(spec.output)
+        spec.check_output(spec.output)
         job, work = predict_parts.plan(places(inputs), spec, audience)
         if spec.dry_run:
             return Prediction(plan=Plan(**describe_job(job)))

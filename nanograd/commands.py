@@ -70,7 +70,7 @@ def train(
     """
     settings, arrays = sources.separate_arrays(settings)
     with resolved(TrainSpec, settings) as spec, shown(listener, progress) as audience:
-        spec.require_shared(spec.output)
+        spec.check_output(spec.output)
         now = datetime.now().astimezone()  # with microseconds, because runs may start together
         place = spec.output or f"runs/{spec.preset}-{now:%Y%m%d-%H%M%S-%f}"
         if spec.kernel == kernel.PORTABLE:
@@ -290,6 +290,7 @@ def export_data(spec: specs.DataExportSpec, listener: Listener = ignore) -> Done
         UsageError: a data set would read these files the next time.
     """
     output, folder = spec.output, storage.absolute(spec.output)
+    storage.refuse_file(folder)
     file = storage.join(folder, "0", "00000.png")
     for name in (each for each in spec.data if each not in sources.WORDS):
         if inputs.takes(storage.absolute(name), file):

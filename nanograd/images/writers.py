@@ -282,10 +282,9 @@ def write_pictures(dataset: Dataset, folder: str) -> None:
     """Write or replace a file `LABEL/NUMBER.png` in a folder for each image.
 
     Raises:
-        OutputExistsError: the folder holds other files, or is a file.
+        OutputExistsError: the folder holds other files.
         StorageError: a file cannot be written.
     """
-    storage.refuse_file(folder)
     places = [
         storage.join(folder, str(label), f"{number:05d}.png")
         for number, label in enumerate(dataset.labels)

@@ -71,14 +71,13 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
     """Run the missing parts with `run_parts`, check that no row is lost, and complete the output.
 
     Raises:
-        OutputExistsError: the output is a file, or holds files of another job or program.
+        OutputExistsError: the output holds files of another job or program.
         UsageError: the output to overwrite contains an input file.
         DataError: all rows are quarantined, or more than allowed; or more files than allowed
             cannot be read.
         InternalError: a row is not counted exactly once.
         StorageError: a file cannot be written.
     """
-    storage.refuse_file(job.output)
     meter, text = ProgressMeter(job, listener), "holds this job's result, complete; nothing to do"
     # A complete output may be read-only. The lease of another one cannot be written there.
     if not storage.is_remote(job.output) and not access(
@@ -117,7 +116,6 @@ def describe_job(job: Job) -> JsonObject:
     `estimated_s` is computed from the speed of the last command in this output, and is None without
     one.
     """
-    storage.refuse_file(job.output)
     waits = output.SUCCESS in storage.names(job.staging)  # the plan counts staged files as moved
     folder = job.output if waits else _choose_folder(job, clean=False)[0]
     left = list[Part]()

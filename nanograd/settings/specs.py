@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from nanograd.errors import UsageError
+from nanograd.runtime import storage
 from nanograd.settings.fields import REQUIRED, Given, Place, Spec, setting
 
 # Ray sets this environment variable in a submitted job.
@@ -144,8 +145,13 @@ class JobSpec(Spec):
         if self.workers == 0:
             self.refuse(("address", "ports"), " with --workers 0, which uses no Ray; leave it out")
 
-    def require_shared(self, output: str | None) -> None:
-        """Raise UsageError if a Ray job would write the output to its temporary folder."""
+    def check_output(self, output: str | None) -> None:
+        """Check that a command may write an output, before it costs.
+
+        Raises:
+            UsageError: it is a Ray job, and would write to its temporary folder.
+            OutputExistsError: the output, or a parent of it, is a file.
+        """
         is_shared = output and (Path(output).is_absolute() or "://" in output)
         if _IN_JOB in os.environ and not is_shared:
             given = f"--output {output} is relative" if output else "--output is missing"
@@ -153,6 +159,7 @@ class JobSpec(Spec):
                 f"{given}, and the folder of a Ray job is a temporary copy; give an absolute path "
                 "that all hosts share, or a URI"
             )
+        storage.refuse_file(output or "")
 
 
 @dataclass(frozen=True, kw_only=True)
