@@ -329,7 +329,8 @@ def _check_accounts(job: Job, done: Sequence[Receipt]) -> None:
 
     Raises:
         InternalError: a part is missing, or was done twice, or its rows do not add up.
-        DataError: more than `max_broken_files` files cannot be read. All other parts are done.
+        DataError: more than `max_broken_files` files cannot be read, or none can. All other parts
+            are done.
     """
     planned = {part.id: part.num_rows for part in job.parts}
     if sorted(receipt.part for receipt in done) != sorted(planned):
@@ -342,14 +343,16 @@ def _check_accounts(job: Job, done: Sequence[Receipt]) -> None:
             )
     broken = [receipt for receipt in done if receipt.counts.broken_files]
     number = sum(receipt.counts.broken_files for receipt in broken)
-    if number > job.spec.max_broken_files:
-        num_files = len({file for part in job.parts for file in part.files})
+    num_files = len({file for part in job.parts for file in part.files})
+    none_left = number == num_files > 0 and not job.earlier.kept
+    if number > job.spec.max_broken_files or none_left:
+        accept = f", or accept the loss of their rows with --max-broken-files {number}"
         first = Counts.total(broken).most_often()  # an ingestion has none, and rejects archives
         first = first or next(e for e in broken[0].inputs if kind_of(e) == "archive")
         raise DataError(
             f"{number:,} of {num_files:,} files cannot be read (the first: {first}); everything "
-            "else is done: repair or remove these files and start the same command again, or "
-            f"accept the loss of their rows with --max-broken-files {number}"
+            "else is done: repair or remove these files and start the same command again"
+            f"{'' if none_left else accept}"
         )
 
 

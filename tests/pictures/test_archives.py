@@ -192,6 +192,8 @@ def test_damaged_archive_is_one_line_of_quarantine_and_no_row(tmp_path, png):
     cut.write_bytes(whole.read_bytes()[:-1])
     files = (archive, cut, whole, png)
 
+    with pytest.raises(DataError, match=r"2 of 2 files cannot be read .* the same command again$"):
+        ingest(tmp_path / "rows", archive, cut, whole, max_broken_files=2)
     with pytest.raises(DataError, match=rf"2 of 9 files cannot be read.*{cut}.*-files 2"):
         ingest(tmp_path / "rows", *files)
     assert not (tmp_path / "rows" / "_SUCCESS").exists()
