@@ -30,7 +30,7 @@ from ray.exceptions import AuthenticationError, RayError
 
 import nanograd
 from nanograd.errors import ClusterError, InternalError, NanogradError, StorageError, UsageError
-from nanograd.runtime import machine
+from nanograd.runtime import machine, storage
 from nanograd.runtime.events import Listener, ignore, info
 from nanograd.runtime.signals import handled, is_terminating, sigterm_kept
 
@@ -223,6 +223,7 @@ def make_folder() -> tuple[Path, BinaryIO]:
 
     Only this user may enter the folder, because Ray's folder inside is writable by everyone.
     """
+    storage.absolute(".")  # raises if the working directory is gone, without which Ray fails
     try:
         top = Path(tempfile.gettempdir())
         for lock_file in top.glob(f"{_PREFIX}*/{_LOCK}"):

@@ -81,6 +81,15 @@ def test_missing_temporary_folder_is_a_storage_error(temporary, monkeypatch):
         cluster.make_folder()
 
 
+def test_ray_does_not_start_in_a_removed_working_directory(temporary, monkeypatch):
+    (temporary / "gone").mkdir()
+    monkeypatch.chdir(temporary / "gone")
+    (temporary / "gone").rmdir()
+
+    with pytest.raises(StorageError, match="the working directory is gone"):
+        cluster.make_folder()
+
+
 def test_full_temporary_folder_is_a_storage_error(tmp_path):
     mounted = 'mount -t tmpfs -o size=64k tmpfs "$TMPDIR" && echo mounted && exec "$0" -c "$1"'
     command = ("unshare", "--mount", "sh", "-c", mounted, sys.executable, PROGRAM)
