@@ -38,11 +38,12 @@ LEAST_INK = 0.02
 SHARED, GAP, FAR, REGULAR = 0.35, 2.0, 4.0, 1.4
 # Rules from top to bottom that are at least CELL heights apart divide a row into the cells of a
 # table. Boxes of a form, with a digit each, are narrower. Rules of squared paper go on to the EDGE
-# rows at the top or the bottom of the picture, at most TURNED times its height to the side. Its
-# squares are less than SQUARE times as wide as high. A digit may hide a rule, so the distances of
-# the rules around a digit that count are those of the quantile SMALLER. Of 14 tables that fill a
-# picture, 1 is right without SQUARE, and 8 with it (2026-12-02).
-CELL, EDGE, TURNED, SQUARE, SMALLER = 2.0, 4, 0.04, 1.3, 0.25
+# rows at the top or the bottom of the picture, at most TURNED times its height to the side. There,
+# it has MANY rules less than CELL heights apart, of which digits hide some elsewhere, or squares
+# less than SQUARE times as wide as high. A digit may hide a rule, so the distances of the rules
+# around a digit that count are those of the quantile SMALLER. Of 14 tables that fill a picture, 1
+# is right without SQUARE, and 8 with it (2026-12-02).
+CELL, EDGE, TURNED, SQUARE, SMALLER, MANY = 2.0, 4, 0.04, 1.3, 0.25, 6
 # A small mark belongs to a line if it is within this many heights above, below or beside it.
 NEAR = 0.35
 # Width / height above which a mark is wide, and the share of the ink below which others are few.
@@ -359,8 +360,12 @@ def _divide(group: Ints, boxes: Floats, usual: float, kinds: Bytes) -> list[Ints
     rules = find_rules(boxes[tall], kinds)
     if len(rules) < 2 or np.diff(rules).min() < CELL * usual:
         return [group]
-    reach = max(2, round(TURNED * len(kinds)))
-    ends = np.asarray(np.concatenate([kinds[:EDGE], kinds[-EDGE:]]).any(0))
+    reach, ends = max(2, round(TURNED * len(kinds))), np.zeros(kinds.shape[1], bool)
+    for rows in (kinds[:EDGE], kinds[-EDGE:]):
+        ends |= rows.any(0)
+        starts = np.flatnonzero(np.diff(rows.any(0).view(np.int8)) > 0)
+        if len(starts) >= MANY and np.median(np.diff(starts)) < CELL * usual:
+            return [group]
     around = (slice(max(round(x) - reach, 0), round(x) + reach) for x in rules.tolist())
     if any(ends[place].any() for place in around):
         sides = list[float]()

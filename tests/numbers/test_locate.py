@@ -288,6 +288,20 @@ def test_numbers_across_large_squares_are_lines() -> None:
     assert [len(starts) for starts in starts_of(picture)] == [7, 6]
 
 
+@pytest.mark.parametrize("down", [36, 60])
+def test_number_whose_digits_hide_rules_of_squared_paper_is_a_line(down: int) -> None:
+    picture = Image.new("L", (400, 200), 240)
+    canvas = ImageDraw.Draw(picture)
+    for x in range(10, 400, 36):
+        canvas.line((x, 0, x, 199), fill=170, width=2)
+    for y in range(17, 200, down):
+        canvas.line((0, y, 399, y), fill=170, width=2)
+    for x in (76, 112, 148, 220, 256):
+        canvas.rectangle((x, 80, x + 12, 120), fill=20)
+
+    assert [len(starts) for starts in starts_of(picture)] == [5]
+
+
 def test_one_as_tall_as_its_cell_is_no_rule() -> None:
     kinds = np.full((41, 91), PAPER, np.uint8)
     kinds[[4, 36]] = PRINT
