@@ -118,10 +118,11 @@ def describe_job(job: Job) -> JsonObject:
     """
     waits = output.SUCCESS in storage.names(job.staging)  # the plan counts staged files as moved
     folder = job.output if waits else _choose_folder(job, clean=False)[0]
-    left = list[Part]()
-    if folder is not None:
-        names = set(storage.names(storage.join(folder, output.RECEIPTS)))
-        left = [part for part in job.parts if f"{part.id}.json" not in names]
+    left = [] if folder is None else job.parts
+    if folder is not None and storage.exists(folder):
+        found, files = output.read_receipts(folder), output.find_files(folder)
+        done, _ = _find_done(job, folder, found, files)
+        left = [part for part in left if part.id not in done]
     rows = sum(part.num_rows for part in left)
     metrics = json_files.read_lines(storage.join(job.output, output.METRICS), output.PROGRESS)
     speed = metrics[-1]["rows_per_s"] if metrics else None
@@ -235,31 +236,8 @@ def _run_parts(
     if output.MANIFEST not in storage.names(folder):
         output.Manifest(job=job.identity).commit(folder)
     found, files = output.read_receipts(folder), output.find_files(folder)
-    lost = output.find_lost(found.values(), files, verify=job.spec.verify)
-    done = {
-        part: receipt
-        for part, receipt in found.items()
-        if part in planned and lost.isdisjoint(receipt.files)
-    }
-    # A part with the id of a stale part has the same rows.
-    retried = {file for each in job.earlier.stale if each.readings for file in each.inputs}
-    limited = {
-        part.id: part.num_rows
-        for part in job.parts
-        if not part.quarantine and part.id not in stale and retried.isdisjoint(part.files)
-    }
-    # A retry may repair nothing, so that it can be repeated after a kill; but it obeys a limit.
-    limited = limited or {
-        part.id: part.num_rows
-        for part in job.parts
-        if isinstance(job.spec, PredictSpec)
-        and (job.spec.retry_quarantine and job.spec.max_error_rate < 1)
-    }
+    done, limited = _find_done(job, folder, found, files)
     num_rows = sum(limited.values())
-    try:
-        _check_error_rate(job, folder, [done[part] for part in limited if part in done], num_rows)
-    except DataError:  # read rows again, because the pictures that they name may be repaired
-        done = {part: each for part, each in done.items() if not each.counts.quarantined}
     if num_done := len(done) + len(kept):
         listener(info(f"{num_done} of {len(planned) + len(kept)} parts are done already"))
     output.remove_other_parts(folder, files, found, done)
@@ -300,6 +278,42 @@ def _run_parts(
     output.Manifest(job=job.identity, receipts=receipts, runs=runs).commit(folder)
     storage.commit(storage.join(folder, output.SUCCESS), b"")
     return receipts
+
+
+def _find_done(
+    job: Job, folder: str, found: Mapping[str, Receipt], files: Mapping[str, tuple[str, int]]
+) -> tuple[dict[str, Receipt], dict[str, int]]:
+    """Return the receipts of the planned parts that are done and stay, of those `found`.
+
+    Also return the number of rows of each part to which the limit of quarantined rows applies.
+    """
+    planned, stale = ({p.id for p in job.parts}, {r.part for r in job.earlier.stale})
+    lost = output.find_lost(found.values(), files, verify=job.spec.verify)
+    done = {
+        part: receipt
+        for part, receipt in found.items()
+        if part in planned and lost.isdisjoint(receipt.files)
+    }
+    # A part with the id of a stale part has the same rows.
+    retried = {file for each in job.earlier.stale if each.readings for file in each.inputs}
+    limited = {
+        part.id: part.num_rows
+        for part in job.parts
+        if not part.quarantine and part.id not in stale and retried.isdisjoint(part.files)
+    }
+    # A retry may repair nothing, so that it can be repeated after a kill; but it obeys a limit.
+    limited = limited or {
+        part.id: part.num_rows
+        for part in job.parts
+        if isinstance(job.spec, PredictSpec)
+        and (job.spec.retry_quarantine and job.spec.max_error_rate < 1)
+    }
+    of_limited = [done[part] for part in limited if part in done]
+    try:
+        _check_error_rate(job, folder, of_limited, sum(limited.values()))
+    except DataError:  # read rows again, because the pictures that they name may be repaired
+        done = {part: each for part, each in done.items() if not each.counts.quarantined}
+    return done, limited
 
 
 def _commit_summary(job: Job, folder: str, receipts: Sequence[Receipt]) -> None:

@@ -55,6 +55,7 @@ def test_pictures_that_are_all_lost_are_an_error_as_for_predict(tmp_path, out, p
     for _ in range(2):
         with pytest.raises(DataError, match=r"1 of 1 rows are unusable .*empty.*/_quarantine"):
             ingest(out, png)
+        assert ingest(out, png, dry_run=True)["rows_to_do"] == 1
     shutil.copy(next(png.glob("*/*.png")), png / "7.png")
 
     assert ingest(out, png)["ingested"] == len(read_rows(out)) == 20
