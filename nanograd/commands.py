@@ -22,7 +22,7 @@ from nanograd.console.results import Done, Result
 from nanograd.console.terminal import shown
 from nanograd.digits import mnist
 from nanograd.digits.dataset import NUM_CLASSES
-from nanograd.errors import UsageError, needs_package
+from nanograd.errors import OutputExistsError, UsageError, needs_package
 from nanograd.images import inputs, sources, writers
 from nanograd.models import model as model_io
 from nanograd.models.model import Model
@@ -245,7 +245,10 @@ def export(
         spec: settings in place of `model` and `output`.
     """
     with resolved(specs.ExportSpec, {"model": model, "output": output, "spec": spec}) as chosen:
-        storage.refuse_file(storage.absolute(chosen.output).rpartition("/")[0])
+        file = storage.absolute(chosen.output)
+        storage.refuse_file(file.rpartition("/")[0])
+        if not storage.is_remote(file) and storage.local_path(file).is_dir():
+            raise OutputExistsError(f"{file} is a folder; choose another --output")
         loaded = model_io.load(chosen.model)
         with needs_package("nanograd export", "onnx"):
             from nanograd.models.onnx import OPSET, graph

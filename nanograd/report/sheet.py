@@ -213,7 +213,8 @@ def check_output(file: str) -> None:
         raise UsageError(f"--output {file}: the sheet is a PNG file, so its name ends in .png")
     storage.refuse_file(file.rpartition("/")[0])
     mark = b"tEXtSoftware\0" + SOFTWARE.encode()  # `draw_sheet` writes it at the beginning
-    if storage.exists(file) and mark not in storage.read(file, 100):
+    is_sheet = storage.is_file(file) and mark in storage.read(file, 100)
+    if storage.exists(file) and not is_sheet:
         raise OutputExistsError(
             f"{file} exists and is not a sheet of this command; choose another --output"
         )

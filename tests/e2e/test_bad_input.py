@@ -47,6 +47,8 @@ REFUSED: list[tuple[int, str, str]] = [
     (73, "ingest . --dry-run --workers 0 --output mine.png/run", "mine.png"),
     (73, "inspect none --output mine.png/sheet.png", "mine.png"),
     (73, "export --model none --output mine.png/model.onnx", "mine.png"),
+    (73, "inspect none --output folder.png", "folder.png"),
+    (73, "export --model none --output folder.onnx", "folder.onnx is a folder"),
     (65, "predict rows --workers 0", "rows"),
     (65, "ingest rows --output out --workers 0", "rows"),
     (2, f"train --data {URI} --output run", "credentials"),
@@ -71,6 +73,8 @@ def test_mistake_is_refused_with_its_code_and_leaves_nothing(
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/thesis.tex").write_bytes(b"dear")
     (tmp_path / "loop").symlink_to("loop")
+    for name in ("folder.png", "folder.onnx"):
+        (tmp_path / name).mkdir()
 
     done = nanograd(*words.split())
 
