@@ -13,12 +13,19 @@ import numpy as np
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
-from nanograd.numbers.printed import HALO, MARK, PRINT, find_printed, find_rules
+from nanograd.numbers.printed import (
+    HALO,
+    are_rules,
+    find_kinds,
+    find_printed,
+    find_rules,
+    with_lines,
+)
 from nanograd.numbers.rows import cut_rows, find_dense, reading_order
 from nanograd.numbers.seams import LINE, STRONG, Seams, find_seams
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.marks import is_frame, measure
-from nanograd.pictures.paper import Levels, ink_strength
+from nanograd.pictures.paper import Levels
 from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 # Longest side in pixels of the copy in which lines are found.
@@ -170,6 +177,11 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     mass, _, boxes = measure(found.ink, labels, count, found.strength)
     edge = np.array([0, 0, 1, 1]) - np.array([0, 0, *found.marks.shape])
     mass = np.where((boxes <= edge).any(1), BORDER_WEIGHT, 1) * mass
+    whole, is_line = with_lines(plain, printed)
+    is_rule = are_rules(whole, labels, boxes)
+    is_rule &= mass[~is_rule].any()
+    mass[is_rule] = 0
+    others = found.marks & ~np.append(False, is_rule)[labels]
     usual = usual_height(boxes, mass)
     corner = np.multiply((found.box or (0, 0))[:2], picture.size).tolist()
     has_sheet = found.box is not None or found.spread
@@ -178,7 +190,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
         return replace(closer, has_sheet=has_sheet, is_dense=is_dense).moved(*corner)
     _stack(boxes, mass, usual)
-    kinds = _find_kinds(plain, printed, found.marks)
+    kinds = find_kinds(whole, is_line, others, plain.strength)
     groups = _group(boxes, mass, usual_height(boxes, mass), kinds)
     around = np.array([boxes[each].min(0) for each in groups])
     groups = [groups[each] for each in reading_order(around)]
@@ -201,20 +213,6 @@ def _has_paler(found: normalise.Candidate, usual: float) -> bool:
     is_inside = (boxes > np.array([0, 0, 1, 1]) - [0, 0, *labels.shape]).all(1)
     is_digit = (np.abs(heights / usual - 1) < ALIKE) & (widths <= heights)
     return bool((is_inside & is_digit & (widths > SLIM * heights)).any())
-
-
-def _find_kinds(found: normalise.Candidate, printed: Floats | None, marks: Mask) -> Bytes:
-    """Return for each pixel whether it is paper, print or a mark; see `find_rules`."""
-    sheet, is_line = found.paper, np.zeros(found.ink.shape, bool)
-    if found.lines is not None:  # they are a part of the paper
-        sheet = sheet / (1 - np.minimum(found.lines, tuning.MOST_LINE))
-    for lines in (found.lines, printed):
-        is_line |= False if lines is None else lines > tuning.LEAST_LINE
-    ink = ink_strength(found.search, sheet)
-    visible = (ink > found.strength / 2) | (is_line & (ink > tuning.LEAST_LINE))
-    is_mark = morphology.running_max(marks.view(np.uint8), HALO) > 0
-    wide = morphology.running_max(visible.view(np.uint8), 1)  # a rule may be slanted
-    return np.asarray(np.where(is_mark, np.uint8(MARK), np.uint8(PRINT)) * wide)
 
 
 def _look_closer(

@@ -5,6 +5,7 @@ import numpy as np
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.lines import find_lines, find_sides, trace
 from nanograd.pictures.marks import measure
+from nanograd.pictures.paper import ink_strength
 from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
 # Minimum side in pixels of a printed box. Its sides are in a rim of RIM of its height or width, and
@@ -24,6 +25,10 @@ LONGER, COVERED = 0.25, 0.9
 # elsewhere; a one as tall as its cell has less, with the rules above and below it.
 PAPER, PRINT, MARK = range(3)
 HALO, FREE = 2, 1 / 3
+# A straight mark is at most STRAIGHT of its height wide, apart from its slope. It is a piece of a
+# rule if ink goes on above and below it, along the share COVERED of BEYOND of its height, with more
+# than SAME of its strength: a one that was written on a rule is darker than the rule.
+STRAIGHT, BEYOND, SAME = 0.2, 0.5, 0.7
 # Slopes of lines that are tried, up to 11 degrees, and minimum width in pixels of a mark to turn.
 SLOPES, TURNED = np.arange(-20, 21) / 100, 48
 
@@ -109,6 +114,24 @@ def _sides(part: Floats, is_rule: bool, is_wide: bool, strength: float) -> Float
     return part if is_bar else max(rules, key=np.sum, default=None)
 
 
+def with_lines(found: normalise.Candidate, printed: Floats | None) -> tuple[Floats, Mask]:
+    """Return the ink of a picture with its printed lines, and which pixels may be on a line."""
+    sheet, is_line = found.paper, np.zeros(found.ink.shape, bool)
+    if found.lines is not None:  # they are a part of the paper
+        sheet = sheet / (1 - np.minimum(found.lines, tuning.MOST_LINE))
+    for lines in (found.lines, printed):
+        is_line |= False if lines is None else lines > tuning.LEAST_LINE
+    return ink_strength(found.search, sheet), is_line
+
+
+def find_kinds(ink: Floats, is_line: Mask, marks: Mask, strength: float) -> Bytes:
+    """Return for each pixel whether it is paper, print or a mark; see `find_rules`."""
+    visible = (ink > strength / 2) | (is_line & (ink > tuning.LEAST_LINE))
+    is_mark = morphology.running_max(marks.view(np.uint8), HALO) > 0
+    wide = morphology.running_max(visible.view(np.uint8), 1)  # a rule may be slanted
+    return np.asarray(np.where(is_mark, np.uint8(MARK), np.uint8(PRINT)) * wide)
+
+
 def find_rules(boxes: Floats, kinds: Bytes) -> Floats:
     """Find the columns of rules from top to bottom between marks, and of the next on both sides.
 
@@ -134,3 +157,37 @@ def find_rules(boxes: Floats, kinds: Bytes) -> Floats:
     found = edges.mean(1)
     first, last = np.searchsorted(found, middles[[0, -1]])
     return np.asarray(found[max(first - 1, 0) : last + 1])
+
+
+def are_rules(ink: Floats, labels: Ints, boxes: Floats) -> Mask:
+    """Return whether marks are pieces of rules from top to bottom, such as a margin.
+
+    Args:
+        ink: (height, width) the ink of the picture, with printed lines.
+        labels: (height, width) the number of each mark, from 1; 0 for paper.
+        boxes: (n, 4) top, left, -bottom and -right of the n marks.
+
+    Returns:
+        (n,) bool.
+    """
+    found = np.zeros(len(boxes), bool)
+    heights, widths = 1 - boxes[:, 0] - boxes[:, 2], 1 - boxes[:, 1] - boxes[:, 3]
+    for mark in np.flatnonzero((widths < heights / 2) & (heights > 2 * HALO)).tolist():
+        top, left, bottom, right = np.abs(boxes[mark]).astype(int).tolist()
+        part = np.s_[top : bottom + 1, left : right + 1]
+        own = labels[part] == mark + 1
+        y, x = np.nonzero(own)
+        slope, start = np.polyfit(y, x, 1)
+        if np.ptp(np.quantile(x - slope * y, (0.05, 0.95))) > STRAIGHT * heights[mark]:
+            continue
+        length = round(BEYOND * heights[mark])
+        rows = np.arange(1, length + 1) + HALO
+        beyond = np.stack([-rows, rows + bottom - top])
+        columns = np.round(left + start + slope * beyond).astype(int)
+        rows = beyond + top
+        inside = (rows >= 0) & (rows < len(ink)) & (columns > 0) & (columns < ink.shape[1] - 1)
+        rows, columns = np.where(inside, rows, 0), np.where(inside, columns, 1)
+        around = np.max([ink[rows, columns + step] for step in (-1, 0, 1)], axis=0)
+        covered = (around > SAME * np.median(ink[part][own])) | ~inside
+        found[mark] = (covered.mean(1) >= COVERED).all() and inside.any()
+    return found
