@@ -86,6 +86,8 @@ def _convert(
             if isinstance(picture, str) or hasattr(picture, "read"):
                 raise ArgumentError("the file was opened as text; open it with 'rb'")
         if isinstance(picture, Image.Image):
+            if not all(picture.size):
+                raise UnreadableError(Reason.EMPTY, "the picture has no pixels")
             return convert(decode.from_pillow(picture, options))
         if isinstance(picture, str | PathLike):
             item: tuple[str, bytes | None] = storage.absolute(fsdecode(picture)), None

@@ -14,14 +14,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nanograd.digits.augment import Distortion
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.preparation import Preparation
+from nanograd.errors import needs_package
 from nanograd.models.model import mean_scores
 from nanograd.models.reference import to_probabilities
 from nanograd.runtime import process
@@ -31,6 +28,12 @@ from nanograd.training.local import LocalGroup
 from nanograd.training.loop import as_net
 from nanograd.training.recipe import make_recipe
 from nanograd.training.server import first_snapshot
+
+with needs_package("MLPClassifier", "scikit-learn"):
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
 
 # Inputs further from the mean, in standard deviations, would overflow float32 in the net.
 _FAR = 1e30
@@ -115,16 +118,16 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         # TrainSpec has settings of these names. Parameter searches may pass numpy scalars.
         with resolved(TrainSpec, params | {"seed": seed, "pixels": "unit"}) as spec:
             recipe = make_recipe(spec, len(dataset))
-        layers = {"inputs": rows.shape[1], "classes": len(self.classes_)}
-        recipe = replace(
-            recipe,
-            architecture=replace(recipe.architecture, **layers),
-            preparation=Preparation(name="plain"),
-            distortion=Distortion(),
-        )
-        with closing(LocalGroup(recipe, dataset, first_snapshot(recipe))) as group:
-            group.advance(recipe.num_rounds)
-            snapshot = group.snapshot()
+            layers = {"inputs": rows.shape[1], "classes": len(self.classes_)}
+            recipe = replace(
+                recipe,
+                architecture=replace(recipe.architecture, **layers),
+                preparation=Preparation(name="plain"),
+                distortion=Distortion(),
+            )
+            with closing(LocalGroup(recipe, dataset, first_snapshot(recipe))) as group:
+                group.advance(recipe.num_rounds)
+                snapshot = group.snapshot()
         self._net = as_net(recipe, snapshot)
         self.n_iter_ = recipe.epochs
         self.loss_ = snapshot.progress.loss / snapshot.progress.num_images

@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.preparation import labelled_rows
-from nanograd.errors import ArgumentError, DataError, StorageError, UsageError
+from nanograd.errors import (
+    ArgumentError,
+    DataError,
+    StorageError,
+    UnavailableError,
+    UsageError,
+)
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info, warning
 from nanograd.runtime.lease import exclusive
@@ -135,6 +141,7 @@ def fetch(
 
     Raises:
         DataError: no mirror served a file with the right checksum.
+        UnavailableError: the same, and a mirror did not answer or failed.
         StorageError: the cache cannot be read or written.
         UsageError: there are no mirrors, or one is not an http, https or file URL.
     """
@@ -171,7 +178,7 @@ def _fetch_file(
     cache: str, name: str, sha256: str, mirrors: list[str], listener: Listener
 ) -> bytes:
     """Download a file into the cache; move mirrors that fail to the end of the list."""
-    place, failures = storage.join(cache, f"{name}.gz"), list[str]()
+    place, failures, is_down = storage.join(cache, f"{name}.gz"), list[str](), False
     if storage.exists(place):
         listener(warning(f"{place} is damaged (wrong SHA-256); downloading it again"))
     for mirror in tuple(mirrors):
@@ -185,13 +192,15 @@ def _fetch_file(
             if isinstance(error, HTTPError):
                 error.close()
             failures.append(f"{url}: {str(error) or type(error).__name__}")
+            is_served = isinstance(error, ValueError | DataError) or url.startswith("file:")
+            is_down |= not is_served and getattr(error, "code", 500) >= 500
             listener(warning(failures[-1]))
             # Otherwise every further file would wait for its timeout again.
             mirrors.append(mirrors.pop(mirrors.index(mirror)))
         else:
             storage.commit(place, data)
             return raw
-    raise DataError(
+    raise (UnavailableError if is_down else DataError)(
         f"{name} cannot be downloaded ({'; '.join(failures)}); use --data PATH if you have it, "
         "--data sample if not, or another mirror: nanograd data fetch --mirror URL"
     )

@@ -134,10 +134,13 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
         may = " or ".join(candidates)
         raise DataError(f"the images may be in {may}; choose with --image-column")
     if not candidates:
-        about = f"no image column is recognised among {listed}"
+        about = f"no image column is recognised among {listed}; choose a column with --image-column"
         if name:
             about = f"column {name!r} holds {schema.field(name).type}, which cannot be images"
-        raise DataError(f"{about}; choose a column with --image-column")
+            about += "; choose another with --image-column"
+        elif any(is_text(field.type) for field in schema):
+            about += " (a column of paths of pictures also needs --image-root)"
+        raise DataError(about)
     [chosen] = candidates
     reason = "by its name" if chosen.lower() in IMAGE_NAMES else "the only column of images"
     reason = "declared by Hugging Face's metadata" if featured else reason

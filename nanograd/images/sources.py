@@ -23,7 +23,7 @@ import pyarrow as pa
 from nanograd.digits import mnist
 from nanograd.digits.dataset import NUM_PIXELS, SIDE, Dataset, Mnist, Source, concatenate, hold_out
 from nanograd.digits.preparation import labelled_rows
-from nanograd.errors import ArgumentError, DataError, Reason, StorageError, UsageError
+from nanograd.errors import ArgumentError, DataError, NanogradError, Reason, UsageError
 from nanograd.images import columns, inputs, reader
 from nanograd.images.csv import CSV, CsvFile, check_ending
 from nanograd.images.inputs import Origin
@@ -244,8 +244,8 @@ def _load_each(
     for source, places in zip(sources, files, strict=True):
         try:
             found = load_one("mnist" if source == "auto" else source, places)
-        except (DataError, StorageError) as error:
-            if source != "auto":
+        except NanogradError as error:
+            if source != "auto" or isinstance(error, UsageError):
                 raise
             listener(warning(str(error)))
             text = "using the built-in sample of 4,000 + 1,000 images INSTEAD OF MNIST"

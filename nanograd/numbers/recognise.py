@@ -7,7 +7,7 @@ text, and the model's probabilities help to choose a text.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import nlargest
 from math import log
 
@@ -65,10 +65,11 @@ class Digit:
     """A digit of a number."""
 
     digit: int
-    probabilities: Floats  # (10,) float32, of each digit at this place; the rest is no digit
+    # (10,) float32, of each digit at this place; the rest is no digit
+    probabilities: Floats = field(repr=False)
     unfamiliarity: float  # see `Assessment`
     box: Box
-    image: Bytes  # (784,) in MNIST's form
+    image: Bytes = field(repr=False)  # (784,) in MNIST's form
 
     @property
     def confidence(self) -> float:

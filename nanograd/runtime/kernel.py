@@ -82,5 +82,6 @@ def loaded_too_early() -> str:
     wanted = " ".join(f"{name}='{value}'" for name, value in variables().items())
     return (
         "numpy was loaded before --kernel portable could take effect; start Python with "
-        f"{wanted} in the environment, or call nanograd.runtime.kernel.pin() before importing numpy"
+        f"{wanted} in the environment, or call pin() of nanograd.runtime.kernel before numpy is "
+        "imported"
     )

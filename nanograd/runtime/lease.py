@@ -94,7 +94,7 @@ class Lease:
         while (holder := self.contend(seen, listener)) is not None:
             if holder and wait is None:
                 raise OutputExistsError(
-                    f"{self._place} is being written by another process ({holder}); wait for it "
+                    f"{self._place} is being written by another command ({holder}); wait for it "
                     "or choose another output"
                 )
             if holder and wait is not None and not is_told:

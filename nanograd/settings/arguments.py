@@ -82,12 +82,15 @@ def resolved(spec_class: type[S], arguments: Mapping[str, Any]) -> Iterator[S]:
 
 
 def as_arguments(text: str) -> str:
-    """Replace flags in a message by the names of arguments.
+    """Replace flags in a message by the names of arguments, but not in a command to run.
 
     >>> as_arguments("--max-pixels is 7: it must be at least 784")
     'max_pixels is 7: it must be at least 784'
+    >>> as_arguments("lower --epochs, or run: nanograd data fetch --mirror URL")
+    'lower epochs, or run: nanograd data fetch --mirror URL'
     """
-    return re.sub(r"(?<![\w/-])--([a-z]+(?:-[a-z]+)*)", lambda m: m[1].replace("-", "_"), text)
+    words = r"(?<![\w/-])--([a-z]+(?:-[a-z]+)*)|\bnanograd [a-z][^;]*"
+    return re.sub(words, lambda m: m[1].replace("-", "_") if m[1] else m[0], text)
 
 
 def places(inputs: Place | Sequence[Place]) -> list[str]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nanograd.digits import mnist
-from nanograd.errors import DataError, StorageError, UsageError
+from nanograd.errors import DataError, StorageError, UnavailableError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Level
 from scripts.make_sample import format_idx
@@ -108,23 +108,23 @@ def test_fetch_completes_the_cache_and_replaces_a_damaged_file(cache):
 
 
 @pytest.mark.parametrize(
-    ("served", "missing_bytes", "reason"),
+    ("served", "missing_bytes", "reason", "error"),
     [
-        ({}, 0, ".*404"),
-        (dict.fromkeys(SERVED, gzip.compress(b"else")), 0, "wrong checksum"),
-        (dict.fromkeys(SERVED, b"<html>Sign in to the hotel's network</html>"), 0, "wrong checks"),
-        (SERVED, 5, "the mirror closed early, after"),
+        ({}, 0, ".*404", DataError),
+        (dict.fromkeys(SERVED, gzip.compress(b"else")), 0, "wrong checksum", DataError),
+        (dict.fromkeys(SERVED, b"<html>Sign in to the hotel</html>"), 0, "wrong checks", DataError),
+        (SERVED, 5, "the mirror closed early, after", UnavailableError),
     ],
     ids=["404", "other-content", "html", "closes-early"],
 )
 def test_fetch_from_a_bad_mirror_fails_or_continues_with_the_next(
-    cache, served, missing_bytes, reason
+    cache, served, missing_bytes, reason, error
 ):
     with (
         mirror(served, missing_bytes=missing_bytes) as (bad, requests),
         mirror(SERVED) as (good, _),
     ):
-        with pytest.raises(DataError, match=rf"one cannot be downloaded \({bad}/one\.gz: {reason}"):
+        with pytest.raises(error, match=rf"one cannot be downloaded \({bad}/one\.gz: {reason}"):
             fetch(cache, bad)
         left = fetched(cache)
         messages = fetch(cache, bad, good)
@@ -140,11 +140,11 @@ def test_fetch_gives_up_on_a_silent_mirror(cache, monkeypatch):
     monkeypatch.setattr(mnist, "TIMEOUT_S", 0.1)
     gate = Event()
     with mirror(SERVED, gate=gate) as (url, _):
-        with pytest.raises(DataError, match="timed out"):
+        with pytest.raises(UnavailableError, match="timed out"):
             fetch(cache, url)
         gate.set()
 
-    with pytest.raises(DataError, match="Connection refused"):
+    with pytest.raises(UnavailableError, match="Connection refused"):
         fetch(cache, url)
     assert fetched(cache) == {}
 

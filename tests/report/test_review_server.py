@@ -265,7 +265,7 @@ def test_busy_port_and_second_command_are_refused(output, reviewer, nanograd):
     for words in (("review", output, "--no-browser"), ("report", output)):
         second = nanograd(*words)
         assert second.code == 73
-        assert "is being written by another process" in second.stderr
+        assert "is being written by another command" in second.stderr
     line, _ = reviewer.end()
     assert line["rows"] == ROWS
 
