@@ -24,13 +24,7 @@ from numpy.typing import NDArray
 
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.preparation import labelled_rows
-from nanograd.errors import (
-    ArgumentError,
-    DataError,
-    StorageError,
-    UnavailableError,
-    UsageError,
-)
+from nanograd.errors import ArgumentError, DataError, StorageError, UnavailableError, UsageError
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, info, warning
 from nanograd.runtime.lease import exclusive
@@ -141,7 +135,7 @@ def fetch(
 
     Raises:
         DataError: no mirror served a file with the right checksum.
-        UnavailableError: the same, and a mirror did not answer or failed.
+        UnavailableError: as for DataError, but a mirror did not answer, so a later try may help.
         StorageError: the cache cannot be read or written.
         UsageError: there are no mirrors, or one is not an http, https or file URL.
     """

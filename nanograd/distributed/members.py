@@ -73,12 +73,12 @@ def outcome_of(ref: Any, raised: type[Exception]) -> Any:
 def probe(
     actors: Mapping[_Key, Any], reply_s: float, concurrency_group: str | None = None
 ) -> dict[_Key, FailureKind]:
-    """Ask workers or servers for a reply; return those that fail or do not reply in `reply_s`.
+    """Ask workers or servers for a reply; return those that fail or are too late.
 
     A task in another process asks them, because Ray sends the calls of one process in order: a
     call from this process could wait behind an earlier one for an actor that is gone. A worker or
-    server replies after its current work, or at once if the call is in a concurrency group. So
-    without a concurrency group, `reply_s` seconds must be longer than the work.
+    server replies after its current work, or at once if the call is in a concurrency group. It
+    has `reply_s` seconds, which must be longer than the work without a concurrency group.
     """
     options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
 

@@ -211,7 +211,7 @@ def group(
 
 
 def wanted_rows(num_job_rows: int, has_numbers: bool = False) -> int:
-    """Return how many rows, or pictures with numbers, a part of a job of so many should have."""
+    """Return the number of rows, or of pictures with numbers, that a part of a job should have."""
     fewer = _FEWER if has_numbers else 1
     return min(_MAX_ROWS // fewer, max(_MIN_ROWS // fewer, num_job_rows // _NUM_PARTS))
 

@@ -66,8 +66,8 @@ BORDER_WEIGHT, ALIKE = 0.25, 0.35
 # Minimum width / height of a dot of dotted paper, and share of its box that is ink.
 ROUND = 0.6
 # Other marks may be digits in pale ink if they have PALEST of the strength of ink, and at least the
-# share SLIM, and at most 1, of their height as width. Of 719 pictures, 5 have a line more that is
-# right, and none has one less (2026-12-02).
+# share SLIM, and at most 1, of their height as width. With 1/4 for PALEST, 5 of 719
+# pictures have a line more that is right, and none has one less (2026-12-02).
 PALEST, SLIM = 1 / 3, 0.3
 # Minimum ink of a part of a broken digit, as a share of a usual digit's.
 PART = 0.1

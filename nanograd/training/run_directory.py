@@ -250,7 +250,7 @@ class RunDirectory:
         storage.remove_leftovers(self.folder)
 
     def is_complete(self) -> bool:
-        """Return whether the model exists; OutputExistsError: it belongs to another run."""
+        """Return whether the model exists; raise OutputExistsError if it belongs to another run."""
         if not storage.exists(storage.join(self.model, model_io.MANIFEST)):
             return False
         identity = model_io.load(self.model).about["identity"]
