@@ -113,8 +113,8 @@ class WaitForFile:
         self._file = Path(file)
 
     def __call__(self, part: Part) -> Receipt:
-        while part != PARTS[0] and not self._file.exists():
-            sleep(0.01)
+        if part != PARTS[0]:
+            wait_for(self._file.exists, "the results were not closed")
         return receipt_of(part)
 
 

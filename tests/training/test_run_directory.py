@@ -112,7 +112,7 @@ def test_overwrite_replaces_another_run(few_digits, tmp_path, undisturbed_run, b
     (tmp_path / "run" / ".metrics.jsonl.k3.nanograd-tmp").write_text("half")
     with (
         exclusive(str(tmp_path / "run")),
-        pytest.raises(OutputExistsError, match="another process"),
+        pytest.raises(OutputExistsError, match="another command"),
     ):
         train(few_digits, tmp_path / "run", overwrite=True)
 
