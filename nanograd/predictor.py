@@ -163,7 +163,11 @@ def _to_arrow(values: Any) -> pa.Array | pa.ChunkedArray:
         return values
     if isinstance(values, list | tuple) and (not values or bytes in set(map(type, values))):
         return pa.array(values)  # numpy would drop zero bytes at the end
-    values = values if hasattr(values, "dtype") else np.asarray(values)
+    if not hasattr(values, "dtype"):
+        try:
+            values = np.asarray(values)
+        except ValueError:  # arrays of several shapes, or None beside them
+            values = np.fromiter(values, object)
     if not isinstance(values.dtype, np.dtype):  # an extension type of pandas, or a polars series
         is_polars = not hasattr(values, "index")
         return pa.chunked_array(values) if is_polars else pa.array(values, from_pandas=True)

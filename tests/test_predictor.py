@@ -149,6 +149,19 @@ def test_batch_without_an_image_has_a_reason_for_each_row(type_, rows, model):
     assert list(names) == ["other", *OWN]
 
 
+@pytest.mark.parametrize("other", [None, np.zeros((30, 28), np.uint8), [[0] * 9], []])
+def test_list_of_arrays_and_others_is_read_like_an_array_of_objects(other, images, model):
+    image = images[0].reshape(28, 28)
+
+    for rows in ([image, other], [other, image.tolist(), image], (image / 255, other)):
+        result = nanograd.Predictor(model)({"image": rows})
+        expected = nanograd.Predictor(model)({"image": objects(rows)})
+
+        assert sorted(result["prediction"] < 0) == sorted([False] * (len(rows) - 1) + [True])
+        for name in ("prediction", "reason", "detail"):
+            assert list(result[name]) == list(expected[name])
+
+
 @pytest.mark.parametrize(
     ("batch", "error", "why"),
     [
@@ -162,7 +175,7 @@ def test_batch_without_an_image_has_a_reason_for_each_row(type_, rows, model):
         ({"image": [b"x"], "id": 7}, ArgumentError, "column 'id' cannot be used: "),
         ({"id": np.array([1j])}, ArgumentError, "column 'id' cannot be used: "),
         ({"id": np.array([2**70])}, ArgumentError, "column 'id' cannot be used: "),
-        ({"image": [[0] * 784, [0]]}, ArgumentError, "column 'image' cannot be used: "),
+        ({"image": [[0] * 784, 0]}, ArgumentError, "column 'image' cannot be used: "),
         (pd.DataFrame([[b"x", b"y"]], columns=["image"] * 2), ArgumentError, "name each column"),
     ],
 )
