@@ -36,7 +36,7 @@ from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import exclusive
 from nanograd.runtime.signals import stop_signals
 from nanograd.settings import specs
-from nanograd.settings.arguments import places, resolved, takes, takes_input
+from nanograd.settings.arguments import known_arguments, places, resolved, takes, takes_input
 from nanograd.settings.fields import Place
 from nanograd.settings.specs import ReadOptions
 from nanograd.settings.train_spec import TrainSpec
@@ -159,6 +159,7 @@ def report(
     return Done(summary=f"written in {seconds:.1f} s: {written}", values=values)
 
 
+@known_arguments
 def compare(
     runs: Place | Sequence[Place], *, listener: Listener = log_warnings
 ) -> results.Comparison:
@@ -229,6 +230,7 @@ def evaluate(
         )
 
 
+@known_arguments
 def export(
     model: Place | None = None,
     output: Place | None = None,
@@ -244,7 +246,8 @@ def export(
         listener: see `train`.
         spec: settings in place of `model` and `output`.
     """
-    with resolved(specs.ExportSpec, {"model": model, "output": output, "spec": spec}) as chosen:
+    given = {"model": model, "spec": spec, **({} if output is None else {"output": output})}
+    with resolved(specs.ExportSpec, given) as chosen:
         file = storage.absolute(chosen.output)
         storage.refuse_file(file.rpartition("/")[0])
         if not storage.is_remote(file) and storage.local_path(file).is_dir():

@@ -8,7 +8,7 @@ import ast
 import inspect
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
@@ -118,7 +118,8 @@ class Setting:
             refuse_credentials(text)
         problem, shown = "", value
         if type(value) is not self.kind or (is_list and not all(is_text)):
-            problem, shown = f": it must be {_TYPE_NAMES[self.kind]}", repr(value)
+            what = f"{_TYPE_NAMES[self.kind]}{', such as a path or URI' * self.place}"
+            problem, shown = f": it must be {what}", repr(value)
         elif self.choices and value not in self.choices:
             problem, shown = f": choose {' or '.join(self.choices)}", repr(value)
         elif self.place and any(not text or "\0" in text for text in texts):
@@ -195,21 +196,11 @@ class Spec:
             UsageError: a name is unknown, or a value is missing or not allowed.
         """
         values = {name: value for layer in layers for name, value in layer.items()}
-        cls.require_known(values)
+        require_known(values, [each.name for each in cls.settings()])
         for each in cls.settings():
             if each.default is REQUIRED and each.name not in values:
                 raise UsageError(f"{flag_name(each.name)} is missing: {each.help}")
         return cls(**values)
-
-    @classmethod
-    def require_known(cls, names: Iterable[str], where: str = "") -> None:
-        """Raise UsageError for a name that is no setting; `where` begins the message."""
-        known = [each.name for each in cls.settings()]
-        for name in names:
-            if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f"do you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-                raise UsageError(f"{where}unknown setting {name!r}; {hint}")
 
     def refuse(self, names: Iterable[str], why: str) -> None:
         """Raise UsageError if one of these settings is not the default, as it has no effect."""
@@ -232,6 +223,15 @@ class Spec:
                 text = dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
                 lines.append(f"{name} = {text}\n")
         return "".join(lines)
+
+
+def require_known(names: Iterable[str], known: Sequence[str], where: str = "") -> None:
+    """Raise UsageError for a name that is no setting; `where` begins the message."""
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"do you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise UsageError(f"{where}unknown setting {name!r}; {hint}")
 
 
 def from_toml(text: str, file: str) -> dict[str, Any]:

@@ -9,7 +9,15 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from nanograd.errors import UsageError
-from nanograd.settings.fields import GROUPS, REQUIRED, Setting, Spec, flag_name, from_toml
+from nanograd.settings.fields import (
+    GROUPS,
+    REQUIRED,
+    Setting,
+    Spec,
+    flag_name,
+    from_toml,
+    require_known,
+)
 
 _SHOW_ALL = "nanograd.show_all"  # key in click's context, set if help lists rare flags
 
@@ -153,7 +161,7 @@ class SpecCommand(Command):
         stored = from_toml(text, str(config))
         for name in (each for each, value in stored.items() if isinstance(value, dict)):
             raise UsageError(f"{config}: write settings at its top, not in a table [{name}]")
-        self.spec.require_known(stored, f"{config}: ")
+        require_known(stored, [each.name for each in self.spec.settings()], f"{config}: ")
         # Precedence: config file < environment < flag. Click has merged the last two.
         try:
             spec = self.spec.resolve(stored, flags)
