@@ -80,29 +80,27 @@ def train(
         data = sources.load(spec.data, audience, spec.test_split, options, arrays)
         images = f"{len(data.train):,} + {len(data.test):,} images of {data.name}"
         audience(info(f"{images}; run directory {place}"))
-        with (
-            trackers(place, spec, audience) as tracking,
-            _workers(spec, place, audience) as (actors, start_group, metered),
-            stop_signals() as stop,
-        ):
-            everyone = broadcast([audience, *tracking, *metered])
-            run = TrainingRun(replace(spec, workers=actors), place, data, initial)
-            recipe = run.recipes[0]
-            if spec.warmup >= recipe.num_rounds:
-                rounds = events.count(recipe.num_rounds, "round")
-                text = f"the warm-up takes the whole run of {rounds}"
-                audience(warning(f"{text}: lower --warmup or raise --epochs"))
-            model = run.train(start_group, everyone, stop)
-            written = storage.join(place, "metrics.jsonl")
-            found = results.Training(
-                model=model, metrics=json_files.read_lines(written), directory=place
-            )
-            everyone(events.TrainingFinished(result=found.to_json()))
+        with trackers(place, spec, audience) as tracking:
+            with (
+                _workers(spec, place, audience) as (actors, start_group, metered),
+                stop_signals() as stop,
+            ):
+                run = TrainingRun(replace(spec, workers=actors), place, data, initial)
+                recipe = run.recipes[0]
+                if spec.warmup >= recipe.num_rounds:
+                    rounds = events.count(recipe.num_rounds, "round")
+                    text = f"the warm-up takes the whole run of {rounds}"
+                    audience(warning(f"{text}: lower --warmup or raise --epochs"))
+                model = run.train(start_group, broadcast([audience, *tracking, *metered]), stop)
 
-        def build() -> Report:
-            return training_report.build(training_report.read_run(place), data.test)
+            def build() -> Report:
+                return training_report.build(training_report.read_run(place), data.test)
 
-        return replace(found, report=write_report(place, build, audience, as_png=spec.plots))
+            report = write_report(place, build, audience, as_png=spec.plots)
+            rows = json_files.read_lines(storage.join(place, "metrics.jsonl"))
+            found = results.Training(model=model, metrics=rows, directory=place, report=report)
+            broadcast([audience, *tracking])(events.TrainingFinished(result=found.to_json()))
+            return found
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from nanograd.errors import ArgumentError, DataError, Stopped
 from nanograd.images import writers
 from nanograd.pictures import normalise
 from nanograd.runtime import process
-from nanograd.runtime.events import EpochFinished, Event, Level, broadcast, ignore
+from nanograd.runtime.events import EpochFinished, Event, Level, TrainingFinished, broadcast, ignore
 from nanograd.settings.fields import flag_name
 from tests.helpers.drawings import drawings, painted
 from tests.helpers.folders import untimed_contents
@@ -187,6 +187,9 @@ def test_listener_receives_events_and_text_log_renders_them(tmp_path):
     assert run.metrics[0]["loss"] > run.metrics[1]["loss"]
     assert any(line.startswith("train  epoch 2/2") for line in lines)
     assert again.metrics == run.metrics
+    found = [event.result for event in events if isinstance(event, TrainingFinished)]
+    assert found == [run.to_json(), again.to_json()]
+    assert run.report
     assert any("is complete; --overwrite" in str(event) for event in events)
     loaded = nanograd.load_model(Path(run.directory) / "model")
     assert loaded.params_sha256() == run.model.params_sha256()
