@@ -94,8 +94,8 @@ class Lease:
         while (holder := self.contend(seen, listener)) is not None:
             if holder and wait is None:
                 raise OutputExistsError(
-                    f"{self._place} is being written by another command ({holder}); wait for it "
-                    "or choose another output"
+                    f"{self._place} is being written by another command ({holder}); wait until it "
+                    "has ended"
                 )
             if holder and wait is not None and not is_told:
                 wait()

@@ -266,6 +266,7 @@ def test_busy_port_and_second_command_are_refused(output, reviewer, nanograd):
         second = nanograd(*words)
         assert second.code == 73
         assert "is being written by another command" in second.stderr
+        assert "output" not in second.stderr.partition(f"{output} is being")[2]
     line, _ = reviewer.end()
     assert line["rows"] == ROWS
 
