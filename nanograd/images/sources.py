@@ -223,9 +223,9 @@ def _load_each(
             if name != "mnist":
                 try:
                     return _read_part(name, places[part], listener, options)
-                except _UnlabelledError:
+                except _UnlabelledError as error:
                     if part == "train":
-                        raise
+                        raise DataError(str(error)) from None
                     return None
             found = mnist.fetch(mnist.cache_folder(), mnist.MIRRORS, listener, mnist.FILES[part])
             return mnist.parse_pair(*((data, each) for each, data in found.items()))

@@ -264,8 +264,10 @@ def test_rows_that_teach_nothing_are_one_sentence(columns, message, digits, tmp_
     name = "a" if "scan" in columns else "image"
     pq.write_table(pa.table({name: raw(digits.images), **columns}), tmp_path / "a.parquet")
 
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         sources.load([str(tmp_path)])
+
+    assert type(caught.value) is DataError  # a name that users may import
 
 
 def test_columns_and_folders_of_hive_name_images_and_labels(digits, tmp_path):
