@@ -17,7 +17,7 @@ from PIL import Image
 import nanograd
 from nanograd import commands
 from nanograd.digits.form import to_png
-from nanograd.errors import ArgumentError, DataError, Stopped
+from nanograd.errors import ArgumentError, DataError, Stopped, StorageError
 from nanograd.images import writers
 from nanograd.pictures import normalise
 from nanograd.runtime import process
@@ -207,6 +207,18 @@ def test_warnings_are_logged_unless_a_listener_receives_them(tmp_path, caplog):
     assert logged == [("nanograd", "WARNING", warning)]
     assert warning.startswith("the warm-up takes the whole run of 16 rounds: ")
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("output", ["run", None])
+def test_run_in_a_removed_working_directory_is_refused_before_data_is_read(
+    output, tmp_path, monkeypatch
+):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    with pytest.raises(StorageError, match="the working directory is gone"):
+        nanograd.train(data="/nowhere", output=output)
 
 
 def test_runs_without_an_output_have_directories_of_their_own(tmp_path, monkeypatch):

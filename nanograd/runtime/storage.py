@@ -326,7 +326,7 @@ def _kind(place: str) -> str:
 
 def refuse_file(place: str) -> None:
     """Raise OutputExistsError if a local output folder, or a parent of it, is no folder."""
-    path = Path() if is_remote(place) else local_path(place)
+    path = Path() if is_remote(place) else Path(absolute(place))
     for each in (path, *path.parents):
         with accessing(str(each), "write"):
             is_folder = each.is_dir() or not os.path.lexists(each)

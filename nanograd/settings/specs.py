@@ -151,6 +151,7 @@ class JobSpec(Spec):
         Raises:
             UsageError: it is a Ray job, and would write to its temporary folder.
             OutputExistsError: the output, or a parent of it, is a file.
+            StorageError: the working directory was removed.
         """
         is_shared = output and (Path(output).is_absolute() or "://" in output)
         if _IN_JOB in os.environ and not is_shared:
@@ -159,7 +160,7 @@ class JobSpec(Spec):
                 f"{given}, and the folder of a Ray job is a temporary copy; give an absolute path "
                 "that all hosts share, or a URI"
             )
-        storage.refuse_file(output or "")
+        storage.refuse_file(output or ".")
 
 
 @dataclass(frozen=True, kw_only=True)
