@@ -5,9 +5,10 @@ the same bits as if it were trained alone.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from threading import Event as StopSignal
 
 from nanograd.digits.dataset import Mnist, split
@@ -119,12 +120,12 @@ class TrainingRun:
             StorageError: the directory cannot be written.
         """
         folder = self._folder
-        about = folder, self._identity, len(self.recipes), listener
-        directory = RunDirectory(*about)
+        open_run = partial(RunDirectory, folder, self._identity, len(self.recipes), listener)
+        directory = open_run()
         directory.require_own_files()
         if not self._spec.overwrite and directory.is_complete():  # the folder may be read-only
             listener(info(f"the run in {folder} is complete; --overwrite trains it again"))
-            self._restore(directory, listener)
+            self._restore(open_run, listener)
             return model_io.load(directory.model)
         if self._spec.resume_from and not self._initial:
             raise DataError(
@@ -132,7 +133,7 @@ class TrainingRun:
                 f"continue the run in {folder}"
             )
         with exclusive(folder, listener) as lease:
-            directory = RunDirectory(*about, check=lease.check)
+            directory = open_run(check=lease.check)
             directory.prepare(overwrite=self._spec.overwrite)
             try:
                 model = self._train_nets(directory, start_group, listener, stop)
@@ -143,25 +144,22 @@ class TrainingRun:
             model_io.save(model, directory.model)
             return model_io.load(directory.model)
 
-    def _restore(self, directory: RunDirectory, listener: Listener) -> None:
+    def _restore(self, open_run: Callable[..., RunDirectory], listener: Listener) -> None:
         """Write lost files of a complete run again, or warn that no checkpoint has its metrics."""
         found, histories = storage.names(self._folder), list[History]()
         if "metrics.jsonl" not in found:
-            starts = (directory.resume(*each, None)[0] for each in enumerate(self.recipes))
+            starts = (open_run().resume(*each, None)[0] for each in enumerate(self.recipes))
             histories = [start.history for start in starts]
             if any(len(h.epochs) < r.epochs for h, r in zip(histories, self.recipes, strict=True)):
                 text = f"{self._folder} has lost metrics.jsonl, and no checkpoint has its lines"
                 listener(warning(f"{text}: the report has no curves; --overwrite trains again"))
                 histories = []
         if histories or "config.toml" not in found:
-            with exclusive(self._folder, listener):
-                self._write_config()
+            with exclusive(self._folder, listener) as lease:
+                directory = open_run(check=lease.check)
+                directory.write_config(self._spec)
                 if histories:
                     directory.write_metrics(histories)
-
-    def _write_config(self) -> None:
-        toml = self._spec.to_toml().encode(errors="surrogateescape")
-        storage.commit(storage.join(self._folder, "config.toml"), toml)
 
     def _train_nets(
         self,
@@ -178,7 +176,7 @@ class TrainingRun:
                 listener(info(f"net {number + 1} of {len(self.recipes)}"))
             initial = self._initial.nets[number].params.vector if self._initial else None
             start, saver = directory.resume(number, recipe, initial)
-            self._write_config()
+            directory.write_config(self._spec)
             histories.append(start.history)
             directory.write_metrics(histories)
 

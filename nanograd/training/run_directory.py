@@ -34,6 +34,7 @@ from nanograd.runtime.events import (
     warning,
 )
 from nanograd.runtime.json_files import JsonObject
+from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import LossSum, Snapshot, first_snapshot
 
@@ -303,6 +304,12 @@ class RunDirectory:
             self._listener(info(f"continuing after {done}"))
             start = replace(start, identity=self.identity)
         return start, CheckpointSaver(folder, start, self._listener, self._check)
+
+    def write_config(self, spec: TrainSpec) -> None:
+        """Write config.toml, the settings of the run."""
+        self._check()
+        toml = spec.to_toml().encode(errors="surrogateescape")
+        storage.commit(storage.join(self.folder, "config.toml"), toml)
 
     def write_metrics(self, histories: Sequence[History]) -> None:
         """Write metrics.jsonl with a line for each epoch; if that fails, emit a warning."""

@@ -298,6 +298,23 @@ def test_run_that_went_on_elsewhere_is_of_neither_from_then_on(few_digits, tmp_p
         train(few_digits, tmp_path / "ensemble", None, start, strict=True, ensemble=2)
 
 
+def test_run_that_another_machine_took_over_before_it_goes_on_writes_nothing(
+    few_digits, tmp_path, monkeypatch
+):
+    run, before = runs.stopped(few_digits, tmp_path / "run"), dict[str, bytes]()
+
+    def take(event: Event) -> None:
+        if "continuing after" in str(event):
+            take_over(str(run), monkeypatch)
+            (run / "config.toml").write_text("# of another run")
+            before.update(contents(tmp_path))
+
+    with pytest.raises(OutputExistsError, match="no longer held by this process"):
+        train(few_digits, run, listener=take)
+
+    assert contents(tmp_path) == before != {}
+
+
 @pytest.mark.parametrize("complete", [False, True], ids=["checkpoint", "model"])
 def test_run_that_another_machine_took_over_writes_no_more_checkpoint_and_no_model(
     few_digits, tmp_path, monkeypatch, complete
