@@ -376,8 +376,9 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     places = {name for name, _, _ in listed}
     tables = {e.partition(log)[0] for e in places for log in map("/{}/".format, _LAKES) if log in e}
     folder = base.rpartition("/")[0] if base in places else base.rstrip("/")
-    for each in {*tables, _table_of(folder)}:
-        _check_plain(each, suffixes)
+    with suppress(*[StorageError] * (base in places)):  # a store may allow reads and no lists
+        for each in {*tables, _table_of(folder)}:
+            _check_plain(each, suffixes)
     for name in {each for each in places if {".", ".."} & {*each.split("/")}}:
         yield name, InputFile(name, 0, 0), _DOTS
         places.remove(name)
@@ -392,8 +393,7 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     # This reads the first bytes of files with other suffixes.
     wanted = storage.map_all(lambda file: _is_wanted(file.place, suffixes), visible)
     for file, is_wanted in zip(visible, wanted, strict=True):
-        is_taken = is_wanted or _is_named(place, file.place)
-        yield file.place, file, "" if is_taken else _OTHERS
+        yield file.place, file, "" if is_wanted or _is_named(place, file.place) else _OTHERS
 
 
 def _is_glob(place: str) -> bool:

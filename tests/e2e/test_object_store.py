@@ -259,19 +259,19 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
     assert done.last["reasons"] == {"no_file": 1, "outside_root": 1}
 
 
-def test_pictures_of_a_root_that_may_be_read_but_not_listed_are_read(
-    nanograd, store, pictures, trained
-):
+def test_files_that_may_be_read_but_not_listed_are_read(nanograd, store, pictures, trained):
     digits = [name for name in storage.names(f"{pictures}/3") if name[0].isdigit()]
     image = [{"path": f"3/{name}"} for name in (*digits, "gone.png")]
     pq.write_table(pa.table({"image": image}), "rows.parquet")
-    words = ("predict", "rows.parquet", "--model", trained, *NO_RAY, "--image-root", pictures)
+    files = "rows.parquet", f"{pictures}/rows.parquet"
+    storage.commit(files[1], Path("rows.parquet").read_bytes())
+    words = ("predict", *files, "--model", trained, *NO_RAY, "--image-root", pictures)
 
     with store.reader() as variables:
         done = nanograd(*words, **variables)
 
     assert done.code == 0, done.stderr
-    assert (done.last["predicted"], done.last["reasons"]) == (len(digits), {"no_file": 1})
+    assert (done.last["predicted"], done.last["reasons"]) == (2 * len(digits), {"no_file": 2})
 
 
 def test_csv_files_in_the_store_are_predicted_as_those_in_a_folder(
