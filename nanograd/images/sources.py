@@ -305,7 +305,7 @@ def _find_files(source: str, listener: Listener, *, by_name: bool = False) -> di
 
 def _named_files(place: str, part: str) -> list[str]:
     """List the two IDX files, or the CSV file, of the `train` or `test` images in a folder."""
-    names = storage.names(place)
+    names = [] if storage.is_file(place) else storage.names(place)  # which needs more rights
     images, labels = mnist.find_pair(names, part)
     if images and labels:
         return [storage.join(place, each) for each in (images, labels)]

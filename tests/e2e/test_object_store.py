@@ -259,18 +259,23 @@ def test_path_of_a_row_is_a_key_of_the_root_and_no_request_to_another_host(
     assert done.last["reasons"] == {"no_file": 1, "outside_root": 1}
 
 
-def test_files_that_may_be_read_but_not_listed_are_read(nanograd, store, pictures, trained):
+def test_files_that_may_be_read_but_not_listed_are_read(nanograd, store, pictures, trained, sample):
     digits = [name for name in storage.names(f"{pictures}/3") if name[0].isdigit()]
     image = [{"path": f"3/{name}"} for name in (*digits, "gone.png")]
     pq.write_table(pa.table({"image": image}), "rows.parquet")
     files = "rows.parquet", f"{pictures}/rows.parquet"
     storage.commit(files[1], Path("rows.parquet").read_bytes())
     words = ("predict", *files, "--model", trained, *NO_RAY, "--image-root", pictures)
+    rows = pd.DataFrame(sample.test.images[:70]).add_prefix("pixel")
+    data = rows.assign(label=sample.test.labels[:70]).to_csv(index=False)
+    storage.commit(f"{pictures}/rows.csv", data.encode())
 
     with store.reader() as variables:
         done = nanograd(*words, **variables)
+        measured = nanograd("evaluate", "--data", f"{pictures}/rows.csv", **variables)
 
     assert done.code == 0, done.stderr
+    assert measured.last["images"] == 70, measured.stderr
     assert (done.last["predicted"], done.last["reasons"]) == (2 * len(digits), {"no_file": 2})
 
 
