@@ -147,10 +147,10 @@ def review(output: Place, *, listener: Listener = print, **settings: Any) -> Cor
     Args:
         output: folder or URI of the prediction.
         listener: receives the address of the page; see `train`. By default it is printed.
-        settings: `port=8000`, `no_browser=True`.
+        settings: `port`, by default a free one, and `no_browser`: only print the address.
 
     Raises:
-        OutputExistsError: another process writes the output.
+        OutputExistsError: another process is writing to the output.
         UnavailableError: the port is not free.
     """
     with resolved(specs.ReviewSpec, settings) as spec:

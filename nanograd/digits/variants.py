@@ -106,9 +106,9 @@ def num_variants(num_images: int, share: float) -> int:
 
 
 def draw_variants(number: int, seed: int) -> Dataset:
-    """Draw the shapes of the table one after another, and repeat until there are enough images.
+    """Draw the shapes of `variants` one after another, and repeat until there are enough images.
 
-    An image depends only on its position and the seed, not on the number of images.
+    An image depends only on its index and the seed, not on the number of images.
     """
     shapes = variants()
     labels = np.resize(np.array([shape.digit for shape in shapes], np.uint8), number)

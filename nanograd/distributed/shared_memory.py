@@ -239,10 +239,11 @@ class MemorySegment:
         return all(self._wait(index, value) for index in lines) and not self.stopped
 
     def update(self, slot: int, round_: int, update: Update) -> bool:
-        """Compute one slice of the state after a round; return whether all its numbers are finite.
+        """Compute one slice of the next state from the sums of a round.
 
-        The sums of the round must be in the block. If a number is not finite, the slice is not
-        marked as complete, and the server repeats the round to find the worker that sent it.
+        Return whether all numbers of the slice are finite. The sums must be in the shared memory.
+        If a number is not finite, the slice is not marked as complete, and the server repeats the
+        round to find the worker that sent this number.
 
         Args:
             slot: number of the slice, and of the tree node whose sums this worker sends.

@@ -45,11 +45,11 @@ _WILDCARDS = {"*": "[^/]*", "?": "[^/]"}
 
 
 def parse_label_source(text: str) -> re.Pattern[str] | None:
-    r"""Parse `--label-from`: return a pattern, or None for one of WORDS and for a CSV list.
+    r"""Parse `--label-from`: return a pattern; None for one of WORDS or the name of a CSV file.
 
     A pattern is a regular expression with one group, or a template with {label} and perhaps `*` and
-    `?`. A template must match one or several whole names at the end of a path, in upper or
-    lower case.
+    `?`. A template must match the name of the file, or the last names of the path, completely; it
+    ignores case.
 
     Raises:
         UsageError: the text is none of these.

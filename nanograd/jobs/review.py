@@ -85,15 +85,15 @@ def write_review(
 ) -> None:
     """Write the list of doubtful rows when all parts are done, unless it is up to date.
 
-    A part keeps only as many doubtful rows as the settings required when it was processed. If they
-    require more now, the list may lack rows; a warning says so. With `verify`, the list is made
-    anew, and written if it differs.
+    A part keeps only as many doubtful rows as the settings required when the part was processed. If
+    the settings require more now, the list may lack rows, and a warning says so. With the setting
+    `verify`, the list is made again, and written if it differs.
 
     Args:
         spec: settings of the job.
         predicted: columns of the predictions.
-        folder: receives the list: the output, or its staging folder if that holds the new parts.
-        receipts: of all parts.
+        folder: where the list is written, the output or its staging folder with the new parts.
+        receipts: the receipts of all parts.
         listener: receives the warning.
     """
     if not spec.review_share:

@@ -1,10 +1,11 @@
 """The line net: a convolutional net that reads a whole line without cutting it into pieces.
 
-It divides a line into frames, STRIDE columns each. Of each frame, it computes the probabilities of
-eleven classes: one for each digit, and "no digit". A digit is in one frame or in several adjoining
-frames, and the frames around it have no digit. So a text can be placed in the frames in many ways.
-The probability of a way is the product of its probabilities in all frames, and the probability of a
-text is the sum over all ways. `scripts/make_line_net.py` maximised it for lines of known text.
+The net divides a line into frames, STRIDE columns each. For each frame, it computes the
+probabilities of eleven classes: one for each digit, and "no digit". A way to place a text gives
+each frame a class. Adjoining frames with the same digit are one digit of the text. The probability
+of a way is the product of the probabilities of its classes in all frames, and the probability of a
+text is the sum over all ways to place it. In `scripts/make_line_net.py`, the net was trained to
+maximise the probability of known texts.
 
 References:
     Graves et al. (2006), "Connectionist temporal classification".
