@@ -29,9 +29,10 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the pi
 # for a line of digits alone that is about as high as the others that are read (at most ALIKE times
 # as high, or as low): _LEAD_BESIDE, with the confidence _SURE_BESIDE, or _SURE_ONE for a one. A
 # line that is less than TALL times as high needs _SURE_BESIDE, too, and two digits. For the line
-# net, a single stroke may be a one or no digit; if a picture has nothing else, it is a one.
-_LEAD_OF_A_DIGIT, _LEAD, _ALIKE, _LEAD_BESIDE = 2.0, 12.0, 1.35, -1.0
-_SURE_BESIDE, _SURE_ONE = 0.86, 0.35
+# net, a single stroke may be a one, a slash or no digit: if a picture has nothing else, it is a one
+# with the lead _LEAD_BESIDE, too (2026-12-02).
+_LEAD_OF_A_DIGIT, _LEAD, _ALIKE, _LEAD_BESIDE = 1.0, 12.0, 1.35, -2.0
+_SURE_BESIDE, _SURE_ONE = 0.86, 0.12
 # A picture is searched in other ways unless each line has more than the confidence _SURE. A line
 # with less than _DOUBTFUL counts against a result, and each line must be worth _LEAST certain
 # digits. Longest sides in pixels of the other copies. Of 740 photos of training digits, 644 were
@@ -40,6 +41,8 @@ _SURE_BESIDE, _SURE_ONE = 0.86, 0.35
 _SURE, _DOUBTFUL, _LEAST, _OTHER_SIDES = 0.7, 0.5, 1.0, (240, 960)
 # If marks are no digits in the first way, another result needs this value: two digits with 0.8.
 _LEAST_AGAIN = -0.4
+# A digit of another result is no part of a number whose digits are more than this times as tall.
+_TALLER = 2.0
 # A picture is coloured if the channels of one pixel in a hundred differ by more than this. Then its
 # channels are searched, too: red ink is bright in the red one, yellow in red and green. Of 308
 # numbers under a highlighter or in fields with ticks, 217 are right without it and 274 with it.
@@ -156,7 +159,7 @@ def read_lines(lines: Sequence[Line], model: Model) -> list[Number]:
             least = _SURE_ONE if found and found.text == "1" else _SURE_BESIDE
             found = found if found and found.confidence > least and not found.left_out else None
         elif number is None and len(lines) == 1:
-            found = read_line(line, model, 0.0)
+            found = read_line(line, model, _LEAD_BESIDE)
             found = found if found and found.text == "1" else None
         elif number and height < TALL * usual:
             is_sure = number.confidence > _SURE_BESIDE and len(number.text) > 1
@@ -217,14 +220,13 @@ def _value(numbers: Sequence[Number], results: Sequence[Sequence[Number]]) -> fl
     """
     if not numbers:
         return -np.inf
-    boxes = [each.box for each in numbers]
     lost = (
         sum(
             max(float(digit.probabilities.sum()) - _DOUBTFUL, 0)
             for each in result
             if each.confidence > _SURE or result is results[0]
             for digit in each.digits
-            if not _is_in(digit.box, boxes)
+            if not _is_part(digit.box, numbers)
         )
         for result in results
     )
@@ -232,10 +234,18 @@ def _value(numbers: Sequence[Number], results: Sequence[Sequence[Number]]) -> fl
     return sum(own) - max(lost)
 
 
-def _is_in(box: Box, boxes: Sequence[Box]) -> bool:
-    """Return whether the middle of a box is in one of the boxes."""
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    return any(each[0] <= x <= each[2] and each[1] <= y <= each[3] for each in boxes)
+def _is_part(box: Box, numbers: Sequence[Number]) -> bool:
+    """Return whether the middle of a digit's box is in a number whose digits are not much taller.
+
+    Else a shadow around all digits, read as a zero, would have them as parts.
+    """
+    x, y, height = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[3] - box[1]
+    return any(
+        each.box[0] <= x <= each.box[2]
+        and each.box[1] <= y <= each.box[3]
+        and max(digit.box[3] - digit.box[1] for digit in each.digits) < _TALLER * height
+        for each in numbers
+    )
 
 
 def _channels(picture: Image.Image) -> Sequence[Image.Image]:

@@ -144,6 +144,18 @@ def test_one_that_is_alone_is_read() -> None:
     assert read.count("1") == len(read) >= 18
 
 
+@pytest.mark.parametrize("index", [178, 228, 319, 361, 595, 731])
+def test_paper_around_a_digit_is_no_zero(sample: Mnist, index: int) -> None:
+    digit = Image.fromarray(sample.test.images[index].reshape(28, 28))
+    digit = digit.crop(digit.getbbox())
+    page = Image.new("L", (120, 110), 255)
+    page.paste(20, (30, 33), digit.resize((round(digit.width * 40 / digit.height), 40)))
+
+    read = [number.text for number in nanograd.read_numbers(page)]
+
+    assert read == [str(sample.test.labels[index])]
+
+
 def test_one_below_a_number_of_its_size_is_read() -> None:
     sample, random = sources.load(["sample"]).test, np.random.default_rng(1)
     ones = sample.images[sample.labels == 1][:12].reshape(-1, 28, 28)
