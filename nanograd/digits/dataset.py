@@ -173,9 +173,9 @@ def concatenate(sets: Sequence[Dataset]) -> Dataset:
 def hold_out(images: Dataset, share: float) -> tuple[Dataset, Dataset]:
     """Hold out a share of each digit's images, the last ones; return the rest, and those held out.
 
-    A digit with two or more images gives at least one and keeps at least one. A share of 0 holds
-    out none. Each digit gives a share, because files may be sorted by digit. It gives its last
-    images, because these are often from other writers than the first ones.
+    With a share above 0, at least one image of a digit that has two or more is held out, and at
+    least one is not. A share is held out of each digit, because files may be sorted by digit. The
+    last images are held out, because these were often written by other people than the first ones.
     """
     is_test = np.zeros(len(images), np.bool_)
     for digit in np.unique(images.labels) if share else ():

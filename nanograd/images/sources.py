@@ -125,9 +125,9 @@ def load_test(
     arrays: Source | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Load and join test images, as `load` does; all images of a data set without test images.
+    """Load and join test images, as `load` does; if a data set has none, load all its images.
 
-    `about` is the manifest of the model to measure. Warn if this model was trained on the images.
+    `about` is the manifest of the model to evaluate. Warn if the model was trained on the images.
     """
     parts = list[Dataset]()
     for name, train, test in _load_each(sources, listener, options, arrays, only_test=True):

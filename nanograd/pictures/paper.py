@@ -178,7 +178,7 @@ def pale_paper(search: Bytes) -> Floats:
 
 
 def two_tones(search: Bytes) -> Floats | None:
-    """Return the tone of the paper at each pixel; None without two tones and even light.
+    """Return the tone of the paper at each pixel; None unless there are two tones and even light.
 
     The paper is not estimated by a closing, because a closing would fail if strokes are as wide as
     the gaps between them.
