@@ -38,7 +38,7 @@ Of 255 pictures of numbers that were simulated by another program, 196 are right
 with net C, 190 with net B, and 180 with net A. Of 374 numbers on 50 pages (`simulators.pages`), 295
 are right with this net, and 275 with net C. Of 2,579 lines of a third program, 2,383 and 2,364 are
 right without the model. With net D or the fifteenth part itself, these are up to 2,400, but more
-slashes and parentheses in print are read as ones (2026-12-02).
+printed slashes are read as ones (2026-12-02).
 
 References:
     Chen et al. (2016), "Net2Net: accelerating learning via knowledge transfer".

@@ -25,7 +25,6 @@ from nanograd.runtime.events import Listener, count, ignore, info, warning
 
 TABLES = (".parquet", ".pq")
 PICTURES = (*SUFFIXES, archives.SUFFIX)
-_MAGIC = b"PAR1"  # first bytes of every Parquet file
 
 # Tables whose Parquet files also hold deleted or replaced rows: the folder of their log, the suffix
 # of its files, the kind of table, and a package that reads it.
@@ -35,11 +34,10 @@ _LAKES = {
     ".hoodie": ("", "a Hudi table", "hudi"),
 }
 
-# `content_of` a file in an object store hashes this many bytes at its start and at its end.
-_END_BYTES = 65_536
+_END_BYTES = 65_536  # of the start and the end of a file in an object store, for `content_of`
 _translate = lru_cache(maxsize=8)(glob_translate)  # to a regular expression
-# A folder that defines a column, as in Hive.
-_HIVE = re.compile(r"/([^/=]+=[^/]+)/")
+_HIVE = re.compile(r"/([^/=]+=[^/]+)/")  # a folder that defines a column
+_DENIED = re.compile("access.?denied|permission", re.IGNORECASE)  # in errors of stores
 
 
 class InputFile(NamedTuple):
@@ -162,7 +160,7 @@ def is_table(place: str) -> bool:
     if kind := kind_of(place):
         return kind == "parquet"
     try:
-        return storage.read(place, len(_MAGIC)) == _MAGIC
+        return storage.read(place, 4) == b"PAR1"
     except (DataError, StorageError):
         return False
 
@@ -364,7 +362,7 @@ def _listable(places: Iterable[str]) -> list[str]:
 
 
 def _is_wanted(place: str, suffixes: tuple[str, ...]) -> bool:
-    """Return whether a file has one of the suffixes, or is Parquet and Parquet is wanted."""
+    """Return whether a file has one of the suffixes, or is Parquet, by its content, if wanted."""
     return place.lower().endswith(suffixes) or (set(TABLES) <= {*suffixes} and is_table(place))
 
 
@@ -376,9 +374,12 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     places = {name for name, _, _ in listed}
     tables = {e.partition(log)[0] for e in places for log in map("/{}/".format, _LAKES) if log in e}
     folder = base.rpartition("/")[0] if base in places else base.rstrip("/")
-    with suppress(*[StorageError] * (base in places)):  # a store may allow reads and no lists
+    try:
         for each in {*tables, _table_of(folder)}:
             _check_plain(each, suffixes)
+    except StorageError as error:  # a store may allow to read a named file, and no lists
+        if base not in places or not _DENIED.search(str(error)):
+            raise
     for name in {each for each in places if {".", ".."} & {*each.split("/")}}:
         yield name, InputFile(name, 0, 0), _DOTS
         places.remove(name)
@@ -390,7 +391,6 @@ def _find_remote(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     visible = [InputFile(*e) for e in listed if e[0] in places and takes(place, e[0])]
     if is_glob and not visible:
         raise DataError(f"{place}: {_without_match(place)}")
-    # This reads the first bytes of files with other suffixes.
     wanted = storage.map_all(lambda file: _is_wanted(file.place, suffixes), visible)
     for file, is_wanted in zip(visible, wanted, strict=True):
         yield file.place, file, "" if is_wanted or _is_named(place, file.place) else _OTHERS

@@ -19,6 +19,7 @@ from threading import Timer
 import pytest
 
 from nanograd.errors import DataError, StorageError
+from nanograd.images.inputs import TABLES, expand
 from nanograd.models import model as model_io
 from nanograd.runtime import machine, storage
 from nanograd.runtime.events import Event
@@ -399,6 +400,22 @@ def test_store_that_fails_in_mid_run_is_74_and_the_next_command_does_the_rest(
         assert any(word in done.stderr for word in ("of 4 parts are done", "nothing to do"))
         expected = untimed_contents(f"{bucket}/undisturbed")
         assert untimed_contents(f"{bucket}/out") == expected
+
+
+@pytest.mark.parametrize("kind", [INTERNAL, DENIED])
+def test_named_file_is_read_only_if_it_is_known_to_be_in_no_table_or_lists_are_denied(
+    proxy, bucket, rows, kind
+):
+    name, file = bucket.removeprefix("s3://"), f"{bucket}/table/a.parquet"
+    storage.commit(file, sorted(rows.iterdir())[0].read_bytes())
+    storage.commit(f"{bucket}/table/_delta_log/00000000000000000000.json", b"{}")
+    proxy.fail(name, Fault(kind, 0, matching="_delta_log"))
+
+    if kind == DENIED:
+        assert [each.place for each in expand([file], TABLES)] == [file]
+    else:
+        with pytest.raises(StorageError, match="_delta_log"):
+            expand([file], TABLES)
 
 
 @only_swift
