@@ -239,7 +239,7 @@ def expand_all(
     pictures = sorted({*pictures}.difference(damaged))
     if not tables and not pictures:
         if any(file.place.startswith(f"{output}/") for file in found):
-            raise DataError(f"all files of the input are in the output, {output}; choose another")
+            raise UsageError(f"the whole input is in the output, {output}; choose another --output")
         raise DataError(f"no {' or '.join(SUFFIXES[:2])} files in {', '.join(inputs)}; {hint}")
     return tables, pictures
 

@@ -259,7 +259,7 @@ def test_output_beside_pictures_is_never_input(tmp_path):
     assert (tables, [file.place for file in pictures]) == ([], [f"{tmp_path}/1.jpg"])
     with pytest.raises(UsageError, match="names the output"):
         expand_all([f"{tmp_path}/out"], f"{tmp_path}/out")
-    with pytest.raises(DataError, match="all files of the input are in the output"):
+    with pytest.raises(UsageError, match="the whole input is in the output"):
         expand_all([f"{tmp_path}/out/plots"], f"{tmp_path}/out")
 
 
