@@ -95,8 +95,15 @@ def check_version(file: str, version: Version) -> None:
         raise DataError(f"{file} was changed after the job began; start the job again")
 
 
-def check_archives(files: Sequence[str], versions: Sequence[Version]) -> None:
-    """Raise DataError if a ZIP file was changed or removed since its pictures were listed."""
+def check_pictures(files: Sequence[str], versions: Sequence[Version]) -> None:
+    """Raise DataError if pictures were changed, or their ZIP file removed, since they were listed.
+
+    Single pictures in an object store are not checked: that would take a request for each.
+    """
+    for file, version in zip(files, versions, strict=True):
+        is_picture = kind_of(file) != "archive" and not storage.is_remote(file)
+        if is_picture and storage.is_file(file):
+            check_version(file, version[:4])
     is_folder = cache(lambda place: storage.exists(place) and not storage.is_file(place))
     planned: dict[str, Any] = {
         place: version[1]

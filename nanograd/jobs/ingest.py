@@ -12,7 +12,7 @@ from nanograd.errors import UnreadableError
 from nanograd.images.inputs import expand, kind_of
 from nanograd.images.labels import find_labels, parse_label_source
 from nanograd.images.reader import checksum_of_picture, read_pictures
-from nanograd.images.scan import as_pictures, check_archives
+from nanograd.images.scan import as_pictures, check_pictures
 from nanograd.images.writers import PICTURE, QUARANTINE, refuse_rows, to_parquet
 from nanograd.jobs.job import Job
 from nanograd.jobs.output import find_earlier
@@ -53,7 +53,7 @@ def ingest_part(part: Part, spec: IngestSpec) -> Receipt:
         if spec.keep_original:
             row["original"] = {"bytes": data, "path": path}
         rows.append(row)
-    check_archives(part.files, part.versions)
+    check_pictures(part.files, part.versions)
     schema = ROWS_WITH_ORIGINALS if spec.keep_original else ROWS
     files = {f"{part.stem}.parquet": to_parquet(pa.Table.from_pylist(rows, schema))}
     table = pa.concat_tables(quarantine).combine_chunks()

@@ -203,7 +203,7 @@ class PredictWork:
                 else:
                     yield each
         if not part.has_tables:
-            scan.check_archives(part.files, part.versions)
+            scan.check_pictures(part.files, part.versions)
         yield from refused
 
 

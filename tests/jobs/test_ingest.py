@@ -75,6 +75,12 @@ def test_archive_that_changes_after_the_job_began_ends_it(out, png, command, cha
 
     archive.unlink(missing_ok=True)
     job, work = command.plan([str(png)], spec)
+    picture = next(png.glob("*/*.png"))
+    os.utime(picture)
+    with pytest.raises(DataError, match=rf"{picture.name} was changed after the job began"):
+        run_job(job, run_local(work))
+
+    job, work = command.plan([str(png)], spec)
     assert Counts.total(run_job(job, run_local(work)).receipts).quarantined == 0
 
 
