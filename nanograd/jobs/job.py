@@ -8,7 +8,7 @@ complete (see `output`). Such a change adds parts of new files, replaces parts (
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from os import W_OK, access
@@ -95,10 +95,12 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
         if folder is None:
             listener(info(f"{job.output} {text}"))
             receipts = before.receipts
-            try:
-                json_files.read(storage.join(job.output, output.SUMMARY))
-            except DataError:
-                _commit_summary(job, job.output, receipts)
+            place, is_intact = storage.join(job.output, output.SUMMARY), False
+            with suppress(DataError):
+                found = json_files.read(place)
+                is_intact = not job.spec.verify or found == _summarize(job, receipts)
+            if not is_intact:
+                storage.commit(place, json_files.encode(_summarize(job, receipts)))
             job.write_review(job.output, receipts, listener)
             if output.SUCCESS not in storage.names(job.output):
                 storage.commit(storage.join(job.output, output.SUCCESS), b"")
@@ -171,6 +173,9 @@ def _choose_folder(job: Job, *, clean: bool = True) -> tuple[str | None, output.
         if inside := next((file for file in inputs if file.startswith(f"{job.output}/")), None):
             text = f"--output {job.output} holds the input {inside}"
             raise UsageError(f"{text}; choose another --output")
+        with suppress(DataError):  # a damaged manifest may be overwritten
+            replaced = output.Manifest.read(job.output).receipts
+            output.refuse_foreign(job.output, replaced, output.find_files(job.output))
         folder, before = job.staging, output.Manifest()
     elif before.receipts:
         found = output.find_files(job.output)
@@ -271,7 +276,8 @@ def _run_parts(
     for receipt in kept:
         if receipt.files != recorded[receipt.part]:  # a retry has replaced its quarantine
             output.commit_receipt(folder, receipt)
-    _commit_summary(job, folder, receipts)
+    summary = json_files.encode(_summarize(job, receipts))
+    storage.commit(storage.join(folder, output.SUMMARY), summary)
     job.write_review(folder, receipts, listener)
     storage.commit(storage.join(folder, output.METRICS), meter.recorded())
     runs = [run for run in (*runs, sorted(planned.difference(*runs))) if run]
@@ -316,9 +322,9 @@ def _find_done(
     return done, limited
 
 
-def _commit_summary(job: Job, folder: str, receipts: Sequence[Receipt]) -> None:
-    summary = {**Counts.total(receipts).summary(), **job.about}
-    storage.commit(storage.join(folder, output.SUMMARY), json_files.encode(summary))
+def _summarize(job: Job, receipts: Sequence[Receipt]) -> JsonObject:
+    """Return the content of `_summary.json`."""
+    return {**Counts.total(receipts).summary(), **job.about}
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], rows: int) -> None:

@@ -17,7 +17,7 @@ the move. If the move is interrupted, the next command finishes it.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.images.inputs import Version
+from nanograd.images.writers import QUARANTINE, read
 from nanograd.jobs.receipts import Receipt, Written
 from nanograd.pictures.archives import SUFFIX
 from nanograd.runtime import json_files, storage
@@ -37,8 +38,11 @@ RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
 PROGRESS = {"time_s": float | int, "row": int, "quarantined": int, "rows_per_s": float | int}
 MANIFEST, SUCCESS, STAGING = "_manifest.json", "_SUCCESS", "_next"
 CORRECTIONS = "_corrections.pq"
-# The name of a file of a part, which may be in the folders of --partition-by.
-_PART_FILE = re.compile(r"([^/]+/)?([^/=]+=[^/]*/)*part-[0-9a-f]{16}(-\d+)?\.\w+")
+# The name of a file of a part, which may be in the folders of --partition-by, or of an empty table.
+_FOLDERS = r"(predictions|quarantine|numbers|_quarantine|_review)/([^/=]+=[^/]*/)*"
+_PART_FILE = re.compile(rf"({_FOLDERS})?part-([0-9a-f]{{16}}(-\d+)?|0)\.\w+")
+# Other files of a job, besides receipts, manifest and `_SUCCESS`.
+_OTHERS = {SUMMARY, METRICS, "_review.pq", "report.html"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,17 +200,18 @@ def find_earlier(
         again |= {
             file
             for receipt in receipts
-            if receipt.needs_retry and gone.isdisjoint(receipt.inputs)
-            for file in changed.intersection(receipt.inputs)
+            if receipt.needs_retry and (gone | again).isdisjoint(receipt.inputs)
+            for file in changed & _quarantined(spec.output, receipt)
         }
+    others = changed - again
     stale = tuple(receipt for receipt in receipts if again.intersection(receipt.inputs))
     again = {file for receipt in stale for file in receipt.inputs}
     gone = gone - again
-    if changed - again:
-        labels = {file: versions[file][4:] for file in changed - listed_anew}  # () for tables
+    if others:
+        labels = {file: versions[file][4:] for file in others - listed_anew}  # () for tables
         is_other = any(label and label != read[file][4:] for file, label in labels.items())
-        text = f"{count(len(changed), 'input file')} changed{', or got another label,' * is_other}"
-        text += f" since {spec.output} was made, such as {min(changed)}"
+        text = f"{count(len(others), 'input file')} changed{', or got another label,' * is_other}"
+        text += f" since {spec.output} was made, such as {min(others)}"
         raise OutputExistsError(f"{text}; --sync replaces the rows")
     lacking = {(read[file][0], contents[file]): file for file in gone & contents.keys()}
     sizes = {size for size, _ in lacking}
@@ -230,6 +235,15 @@ def find_earlier(
     same = {file: versions[file] for file in read.keys() & versions.keys() - changed}
     kept = (each.with_versions(same) for each in receipts if again.isdisjoint(each.inputs))
     return Earlier(tuple(kept), stale)
+
+
+def _quarantined(output: str, receipt: Receipt) -> set[str]:
+    """Return the input files of a part that have quarantined rows."""
+    found = find_files(output, with_staged=True)
+    names = [name for name in receipt.files if name.startswith("quarantine/") and name in found]
+    tables = [read(found[name][0], QUARANTINE) for name in names]
+    files = {file for table in tables for file in table["source_file"].to_pylist()}
+    return {file for file in receipt.inputs if storage.as_text(file) in files}
 
 
 def _inputs_of_lost(
@@ -354,25 +368,25 @@ def move_staged(output: str, check: Callable[[], None]) -> None:
 
 
 def _replaced(output: str, staged: Manifest, waiting: Iterable[str]) -> set[str]:
-    """Return the names of old files without a new version; in the same job, only files of parts."""
+    """Return the names of old files of a job without a new version.
+
+    In the same job, these are only files of parts. Another job, which may have been stopped or have
+    lost its manifest, also leaves other files. A folder stands for its files if it has no other.
+    """
     before = Manifest()
     with suppress(DataError):  # a damaged manifest may be overwritten
         before = Manifest.read(output)
     wanted = {*_names(staged.receipts), *waiting}
+    old = _names(before.receipts)
     if before.job == staged.job:
-        return _names(before.receipts) - wanted
-    wanted |= {STAGING, CORRECTIONS}
-    folders = {name[:at] for name in wanted for at, each in enumerate(name) if each == "/"}
-
-    def unwanted(folder: str) -> Iterator[str]:
-        for each in storage.names(storage.join(output, folder).rstrip("/")):
-            name = f"{folder}{each}"
-            if name in folders:
-                yield from unwanted(f"{name}/")
-            elif name not in wanted:
-                yield name
-
-    return set(unwanted(""))
+        return old - wanted
+    found = find_files(output).keys()
+    receipts = {name for name in found if name.startswith(f"{RECEIPTS}/")}
+    old |= _OTHERS | receipts | {name for name in found if _PART_FILE.fullmatch(name)}
+    old -= wanted
+    paths, others = (map(PurePosixPath, names) for names in (old & found, (found | wanted) - old))
+    kept = {folder for path in others for folder in (path, *path.parents)}
+    return {str(each) for path in paths for each in (path, *path.parents) if each not in kept}
 
 
 def _names(receipts: Iterable[Receipt]) -> set[str]:

@@ -3,10 +3,12 @@
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -246,3 +248,57 @@ def test_preview_marks_wrong_and_unfamiliar_rows_and_hides_folders(case, photos)
         assert f"    {row['prediction']}    " in line
     case.run(partition_by=("prediction",), overwrite=True)
     assert preview_rows(str(case.out)) == ""
+
+
+def test_retry_leaves_the_rows_of_other_pictures_that_changed(case, draw):
+    photos = [draw(f"7_{number}.png", number) for number in range(3)]
+    photos[2].write_bytes(photos[2].read_bytes()[:200])
+    assert case.run()["quarantined"] == 1
+    draw("7_0.png", 3)
+
+    case.refuse(OutputExistsError, "1 input file changed.*7_0.png", retry_quarantine=True)
+    draw("7_2.png", 4)
+    case.refuse(OutputExistsError, "1 input file changed.*7_0.png", retry_quarantine=True)
+    case.refuse(OutputExistsError, "another label", retry_quarantine=True, label_from="none")
+    draw("7_0.png", 0)
+    assert case.run(retry_quarantine=True)["predicted"] == 3
+
+
+def test_overwrite_names_a_file_of_another_program_before_it_reads_rows(case, draw):
+    draw("7_0.png", 0)
+    case.run()
+    (case.out / "predictions" / "notes.parquet").touch()
+
+    for settings in ({}, {"no_probabilities": True}):
+        case.refuse(OutputExistsError, "did not write, such as", overwrite=True, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"format": "csv"}, {"digits": "many"}, {}])
+def test_overwrite_leaves_what_no_job_wrote(case, draw, settings):
+    draw("7_0.png", 0)
+    case.run(digits="many", partition_by=("line",))
+    names = ("thesis.tex", "photos/a.jpg", "quarantine/.nfs1", "rows/part-0123456789abcdef.pq")
+    for name in names:
+        (case.out / name).parent.mkdir(exist_ok=True)
+        (case.out / name).write_text(name)
+
+    figures = case.run(overwrite=True, **settings)
+
+    assert (figures["predicted"], len(case.read("predictions", {"prediction": pa.int8()}))) == (
+        1,
+        1,
+    )
+    assert [(case.out / name).read_text() for name in names] == [*names]
+    assert (case.out / "numbers").exists() == (settings.get("digits") == "many")
+
+
+def test_picture_that_is_rewritten_while_the_job_runs_is_refused(case, draw):
+    photos = [draw(f"7_{number}.png", number) for number in range(3)]
+    job, work = case.plan()
+    draw("7_1.png", 5)
+
+    with pytest.raises(DataError, match=r"7_1\.png was changed after the job began"):
+        work(replace(job.parts[0], output=str(case.out)))
+    assert not case.out.exists()
+    photos[1].unlink()  # a picture that is gone is a row in quarantine
+    assert work(replace(job.parts[0], output=str(case.out))).counts.reasons == {"no_file": 1}

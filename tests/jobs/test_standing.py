@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,7 @@ DAMAGES: list[Any] = [
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [
-        *(("_summary.json", each) for each in (delete, cut)),
-        *(("quarantine", each) for each in (delete, cut, change)),
-    ],
+    list(product(("_summary.json", "quarantine"), (delete, cut, change))),
 )
 def test_summary_and_empty_table_are_made_again(case, name, damage):
     case.write("good.parquet", {"image": [each.tobytes() for _, each in case.some(3)]})
