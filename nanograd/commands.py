@@ -307,23 +307,30 @@ def export_data(spec: specs.DataExportSpec, listener: Listener = ignore) -> Done
 
 
 def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result]]:
-    """Run the whole pipeline on the built-in sample; yield each command with its result."""
+    """Run the whole pipeline on the built-in sample; yield each command with its result.
+
+    Raises:
+        OutputExistsError: the folder holds something else than an earlier demo.
+    """
     from nanograd.batch import ingest, predict
     from nanograd.distributed.cluster import session
 
     began = perf_counter()
     run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
-    job: Any = {"overwrite": True, "listener": listener}
-    with session(None, 2, listener):
-        listener(info("training on the built-in sample with two Ray workers"))
-        trained = train(preset="accurate", data="sample", workers=2, output=run, **job)
-        yield "train", trained
-        listener(info("writing its test digits as PNG files, like a folder of your own digits"))
+    job: Any = {"listener": listener}
+    try:
+        listener(info("writing the sample's test digits as PNG files, like a folder of your own"))
         export_data(specs.DataExportSpec(data="sample", output=pictures), listener)
-        yield "ingest", ingest(pictures, output=rows, workers=None, **job)
-        model = storage.join(run, "model")
-        predicted = predict(rows, output=read, model=model, workers=None, **job)
-        yield "predict", predicted
+        with session(None, 2, listener):
+            listener(info("training on the built-in sample with two Ray workers"))
+            trained = train(preset="accurate", data="sample", workers=2, output=run, **job)
+            yield "train", trained
+            yield "ingest", ingest(pictures, output=rows, workers=None, **job)
+            model = storage.join(run, "model")
+            predicted = predict(rows, output=read, model=model, workers=None, **job)
+            yield "predict", predicted
+    except OutputExistsError as error:
+        raise OutputExistsError(f"{error} (the demo has no --overwrite)") from error
     seconds = round(perf_counter() - began, 3)
     accuracies = {"test_accuracy": trained.test_accuracy, "accuracy": predicted.accuracy}
     values = {**accuracies, "predicted": predicted.predicted, "demo_s": seconds, "output": output}

@@ -97,3 +97,14 @@ def test_private_ray_after_another_one_leaves_the_environment_and_after_a_failur
     kept = Path(note.removeprefix("Ray's logs are in "))
     assert list(kept.glob("*/gcs_server.out"))
     shutil.rmtree(kept)
+
+
+def test_demo_replaces_no_run_of_somebody_else(nanograd, tmp_path):
+    words = ("--data", "sample", "--hidden", "8", "--epochs", "1", "--warmup", "1", *NO_RAY)
+    mine = nanograd("train", *words, "--output", "here/run").last["params_sha256"]
+
+    done = nanograd("demo", "--output", "here")
+
+    assert (done.code, done.last["command"]) == (73, "demo")
+    assert "here/run contains a run with" in done.last["reason"]
+    assert nanograd("train", *words, "--output", "here/run").last["params_sha256"] == mine
