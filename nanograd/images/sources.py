@@ -4,9 +4,6 @@ Parquet files are read as in `predict`, and pictures as in `ingest`: images in M
 unchanged, and all others are normalised. Images of IDX and CSV files are unchanged, unless most
 are dark on light; then they are read like Parquet rows. Every row of a CSV file must be readable.
 In other files, unreadable rows are left out with a warning.
-
-References:
-    LeCun et al. (1998), "Gradient-based learning applied to document recognition", III.A.
 """
 
 import re
@@ -226,6 +223,7 @@ def _load_each(
                 except _UnlabelledError as error:
                     if part == "train":
                         raise DataError(str(error)) from None
+                    listener(warning(f"{error}; left out, as it holds test images"))
                     return None
             found = mnist.fetch(mnist.cache_folder(), mnist.MIRRORS, listener, mnist.FILES[part])
             return mnist.parse_pair(*((data, each) for each, data in found.items()))
@@ -384,10 +382,8 @@ def _check_arrays(arrays: Source, listener: Listener, options: ReadOptions) -> S
 
 def _invert(data: Dataset, name: str, listener: Listener) -> Dataset:
     """Return the images unchanged, or read them like Parquet rows if most are dark on light."""
-    if not (dark := _count_dark(data)):
+    if not _count_dark(data):
         return data
-    text = f"{dark:,} of {len(data):,} images have a bright border and are taken for dark ink on"
-    listener(warning(f"{name}: {text} light paper"))
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(data.images.ravel()), NUM_PIXELS)
     table = pa.table({"image": pixels, "label": data.labels})
     return _collect(reader.read_table(table, _DEFAULTS), name, "rows", listener)
@@ -443,6 +439,9 @@ def _collect(
             f"{source}: none of {total:,} {what} has a label and can be read; labels come from "
             f"{_LABELS_FROM[what]}{about}"
         )
+    if dark := sum(each.num_dark for each in batches):
+        text = f"{dark:,} of {total:,} {what} have a bright border and count as dark on light"
+        listener(warning(f"{source}: {text}"))
     for number, why in ((missing, "without a label"), (len(rejected), f"unreadable{about}")):
         if number:
             listener(warning(f"{source}: {number:,} of {total:,} {what} are left out, {why}"))

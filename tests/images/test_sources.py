@@ -181,15 +181,15 @@ def test_dark_ink_on_light_paper_is_read_as_from_parquet(form, grey, digits, tmp
     (tmp_path / "rows").mkdir()
     rows = pa.table({"label": dark.labels, "image": fixed_list(dark.images)})
     pq.write_table(rows, tmp_path / "rows" / "a.parquet")
-    expected = sources.load_test([str(tmp_path / "rows")])
     events = list[Event]()
+    expected = sources.load_test([str(tmp_path / "rows")], events.append)
 
     found = sources.load_test([form(dark, tmp_path)], events.append)
 
     assert found.sha256() == expected.sha256()
     assert not grey or found.sha256() == digits.sha256()
-    [warned] = [str(each) for each in events if each.level == Level.WARNING]
-    assert "131 of 131 images" in warned
+    warned = [str(each) for each in events if each.level == Level.WARNING]
+    assert ["131 of 131 rows have a bright border" in each for each in warned] == [True, True]
 
 
 def test_every_command_joins_all_data_sets_in_their_order(
@@ -391,7 +391,9 @@ def test_unlabelled_test_images_are_none(digits, tmp_path):
 
     assert len(sources.load([place], test_split=0.2).train) < 131
     assert len(sources.load_test([place], events.append)) == 131
-    assert "all 131 images" in str(events[0])
+    left_out, used = map(str, events)
+    assert "test.csv has no labels" in left_out
+    assert "all 131 images" in used
     (tmp_path / "train.csv").rename(tmp_path / "digits.csv")
     with pytest.raises(DataError, match="no train images"):
         sources.load_test([place])
