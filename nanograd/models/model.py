@@ -39,7 +39,7 @@ from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.fields import Place
 
 FORMAT = "nanograd-model-2"
-MANIFEST = "manifest.json"
+MANIFEST, CARD = "manifest.json", "README.md"
 BUILT_IN = f"built into nanograd {__version__}"  # names the model in this package in outputs
 
 HUB = "hf://"
@@ -215,7 +215,7 @@ def save(model: Model, folder: str) -> None:
         "reference": model.reference.config(),
     }
     files = {"model.safetensors": save_tensors(tensors), "config.json": json_files.encode(config)}
-    for name, data in {"README.md": model_card(model), **files}.items():
+    for name, data in {CARD: model_card(model), **files}.items():
         storage.commit(storage.join(folder, name), data)
     manifest = {
         "format": FORMAT,

@@ -124,6 +124,8 @@ class Setting:
             problem, shown = f": choose {' or '.join(self.choices)}", repr(value)
         elif self.place and any(not text or "\0" in text for text in texts):
             problem, shown = "; name a path or URI", "empty" if "" in texts else repr(value)
+        elif value == "" and self.default is None:
+            problem, shown = "; leave it out for its default", "empty"
         elif isinstance(value, float) and not isfinite(value):
             problem = ": it must be finite"
         for words, limit, is_beyond in (

@@ -147,6 +147,8 @@ class TrainingRun:
     def _restore(self, open_run: Callable[..., RunDirectory], listener: Listener) -> None:
         """Write lost files of a complete run again, or warn that no checkpoint has its metrics."""
         found, histories = storage.names(self._folder), list[History]()
+        place = open_run().model
+        has_card = model_io.CARD in storage.names(place)
         if "metrics.jsonl" not in found:
             starts = (open_run().resume(*each, None)[0] for each in enumerate(self.recipes))
             histories = [start.history for start in starts]
@@ -154,12 +156,15 @@ class TrainingRun:
                 text = f"{self._folder} has lost metrics.jsonl, and no checkpoint has its lines"
                 listener(warning(f"{text}: the report has no curves; --overwrite trains again"))
                 histories = []
-        if histories or "config.toml" not in found:
+        if histories or not has_card or "config.toml" not in found:
             with exclusive(self._folder, listener) as lease:
                 directory = open_run(check=lease.check)
                 directory.write_config(self._spec)
                 if histories:
                     directory.write_metrics(histories)
+                if not has_card:
+                    card = model_io.model_card(model_io.load(place))
+                    storage.commit(storage.join(place, model_io.CARD), card)
 
     def _train_nets(
         self,

@@ -271,7 +271,8 @@ class RunDirectory:
             return
         name, remedy = differing[0], "choose another --output or replace the run with --overwrite"
         if name == "data_sha256":
-            remedy = f"the images or labels of --data are others now; restore them, {remedy}"
+            what = "the images or labels of --data, or --test-split,"
+            remedy = f"{what} are others now; restore them, {remedy}"
         if differing == ["epochs"] and ours["epochs"] > identity.get("epochs", ours["epochs"]):
             if ours["schedule"] == "constant" and not ours["cool_down"]:
                 return

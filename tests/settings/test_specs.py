@@ -89,6 +89,7 @@ def test_explicit_epochs_override_the_least_rounds_of_a_preset():
         ({"ensemble": 1001}, "--ensemble is 1001: it must be at most 1000"),
         ({"learning_rate": math.nan}, "--learning-rate is nan: it must be finite"),
         ({"learning_rate": math.inf}, "--learning-rate is inf: it must be finite"),
+        ({"label_column": ""}, "--label-column is empty; leave it out"),
         ({"ema": 1}, "--ema is 1.0: it must be less than 1"),
         ({"epochs": 2.5}, "--epochs is 2.5: it must be a whole number"),
         ({"epochs": "3"}, "--epochs is '3': it must be a whole number"),

@@ -84,7 +84,7 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
 @pytest.mark.parametrize(
     "missing",
     [
-        *([], ["model"], ["model", "metrics.jsonl"], ["config.toml"]),
+        *([], ["model"], ["model", "metrics.jsonl"], ["config.toml"], ["model/README.md"]),
         ["config.toml", "checkpoints"],
         *(["metrics.jsonl", "events.jsonl"], ["metrics.jsonl", "checkpoints", "config.toml"]),
     ],
@@ -108,7 +108,8 @@ def test_finished_run_repeats_its_result_without_computing(
             assert "has lost metrics.jsonl, and no checkpoint has" in messages(events)[-1]
     assert without_times(again) == without_times(undisturbed_run)
     assert left.keys() == before.keys() - lost
-    for name in {"run/metrics.jsonl", "run/config.toml"}.difference(lost):  # the report needs them
+    kept = {"run/metrics.jsonl", "run/config.toml", "run/model/README.md"}
+    for name in kept.difference(lost):  # the report needs the first two
         assert left[name] == before[name]
     if not missing:
         assert contents(tmp_path) == before

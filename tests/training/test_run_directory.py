@@ -47,7 +47,9 @@ def test_another_recipe_is_refused_and_changes_nothing(few_digits, tmp_path, beg
             data = replace(few_digits, sha256=sha256)
         with pytest.raises(OutputExistsError, match=f"a run with {name} ") as caught:
             train(data, tmp_path / "run", None, refuse_to_compute, events.append, **settings)
-        assert ("of --data are others now; restore them" in str(caught.value)) == bool(sha256)
+        assert ("or --test-split, are others now; restore them" in str(caught.value)) == bool(
+            sha256
+        )
 
     assert events == []
     assert contents(tmp_path) == before
