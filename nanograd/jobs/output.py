@@ -179,7 +179,8 @@ def find_earlier(
         # store, the content is not known for certain, so the time counts.
         end = 2 if storage.is_remote(file) else 1
         is_same = (*before[:end], *before[4:]) == (*now[:end], *now[4:])
-        return not (is_same and file in contents and content_of(file) == contents[file])
+        # A picture that cannot be read now, such as one without permission, keeps its row.
+        return not (is_same and file in contents and content_of(file) in (None, contents[file]))
 
     removed = read.keys() - versions.keys()
     # A damaged archive is listed itself, and an intact one by its pictures.
@@ -218,12 +219,7 @@ def find_earlier(
     added = [file for file in versions.keys() - read.keys() if versions[file][0] in sizes - {0}]
     known = {file: (versions[file][0], content_of(file) or "") for file in added}
     if renamed := {file: lacking[each] for file, each in known.items() if each in lacking}:
-        new, old = min(renamed.items())
-        raise OutputExistsError(
-            f"{count(len(renamed), 'input file')} got another name since {spec.output} was made, "
-            f"such as {new}, which was {old}; the rows would be written twice (--sync replaces "
-            "them)"
-        )
+        raise _renamed_error(spec.output, renamed, gone.difference(renamed.values()))
     if gone:
         text = f"no longer in the input: {count(len(gone), 'input file')} of {spec.output}, such as"
         listener(warning(f"{text} {min(gone)}; the rows are kept (--sync drops them)"))
@@ -235,6 +231,16 @@ def find_earlier(
     same = {file: versions[file] for file in read.keys() & versions.keys() - changed}
     kept = (each.with_versions(same) for each in receipts if again.isdisjoint(each.inputs))
     return Earlier(tuple(kept), stale)
+
+
+def _renamed_error(output: str, renamed: Mapping[str, str], removed: set[str]) -> OutputExistsError:
+    """Return the error for files with another name; `removed` files are only dropped by `sync`."""
+    new, old = min(renamed.items())
+    more = f", and drops those of {count(len(removed), 'removed file')}" if removed else ""
+    return OutputExistsError(
+        f"{count(len(renamed), 'input file')} got another name since {output} was made, such as "
+        f"{new}, which was {old}; the rows would be written twice (--sync replaces them{more})"
+    )
 
 
 def _quarantined(output: str, receipt: Receipt) -> set[str]:

@@ -138,3 +138,11 @@ def test_renamed_pictures_are_not_ingested_twice(tmp_path, sample, packed):
         ingest(tmp_path / "rows", tmp_path / "in")
 
     assert ingest(tmp_path / "rows", tmp_path / "in", sync=True)["rows"] == 30
+
+
+def test_advice_about_a_renamed_file_counts_the_removed_ones(case, files):
+    case.run()
+    files[0].rename(files[0].with_name("zz.parquet"))
+    files[1].unlink()
+
+    case.refuse(OutputExistsError, "replaces them, and drops those of 1 removed file")
