@@ -88,6 +88,8 @@ class CsvFile:
         is_named = self.pixels or not {e.lower() for e in self.names}.isdisjoint(LABEL_NAMES)
         is_row = not is_named and (not self.names[0] or _NUMBER.fullmatch(self.names[0]))
         self.has_header = not is_row
+        if self.has_header and (text := _not_utf8(line)):
+            raise DataError(f"{file}: the header has {text}")
         if is_row and len(cells) in (NUM_PIXELS, NUM_PIXELS + 1):
             self.names, self.pixels = _LABEL_FIRST[-len(cells) :], _LABEL_FIRST[1:]
         elif is_row:
@@ -183,7 +185,7 @@ class CsvFile:
                 yield self._parse(lines, columns, pixels)
                 return
         # Parsing takes milliseconds even for one line, so lines with a fault are found without it.
-        faults = [self._find_fault(line) for line in lines]
+        faults = [self._find_fault(line, columns) for line in lines]
         if faults == [None]:
             detail = "the line cannot be read as values separated by commas"
             faults = [UnreadableError(Reason.WRONG_SHAPE, detail)]
@@ -198,8 +200,8 @@ class CsvFile:
             else:
                 yield [fault for _, fault in some if fault]
 
-    def _find_fault(self, line: bytes) -> UnreadableError | None:
-        """Return what is wrong with a line; None if Arrow should be able to parse it."""
+    def _find_fault(self, line: bytes, columns: Sequence[str]) -> UnreadableError | None:
+        """Return what is wrong with a line; None if Arrow should be able to parse `columns`."""
         cells, number = _CELL.findall(line), len(self.names)
         if _is_open(cells):
             return UnreadableError(Reason.WRONG_SHAPE, "a quoted value does not end in its line")
@@ -208,7 +210,10 @@ class CsvFile:
             return UnreadableError(Reason.WRONG_SHAPE, detail)
         wanted = set(self.pixels)
         for name, (quoted, end, plain) in zip(self.names, cells, strict=True):
-            value = (quoted[1:] + end[1:] + plain).decode(errors="replace")
+            data = quoted[1:] + end[1:] + plain
+            if name not in wanted and name in columns and (text := _not_utf8(data)):
+                return UnreadableError(Reason.WRONG_SHAPE, f"column {name!r} has {text}")
+            value = data.decode(errors="replace")
             if name not in wanted or not value:
                 continue
             if not value.strip(" \t"):
@@ -240,7 +245,6 @@ class CsvFile:
                 include_columns=columns,
                 null_values=[""],
                 strings_can_be_null=True,
-                check_utf8=False,
             ),
         )
         if table.num_rows != len(lines) + 1:
@@ -323,6 +327,20 @@ def join_lines(lines: Iterable[bytes], number: int = 0) -> Iterator[bytes]:
 
 def _is_open(cells: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
     return bool(cells[-1][0] and not cells[-1][1])
+
+
+def _not_utf8(data: bytes) -> str:
+    r"""Describe the first bytes that are not UTF-8, with the text around them; "" if all are.
+
+    >>> _not_utf8(b"J\xfcrgen")
+    "'J\\xfcrgen', which is not in UTF-8; save the file in UTF-8"
+    """
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        near = data[max(0, error.start - 10) : error.start + 10]
+        return f"{str(near)[1:]}, which is not in UTF-8; save the file in UTF-8"
+    return ""
 
 
 def _number(cell: bytes) -> float | None:

@@ -77,6 +77,11 @@ def test_bad_row_is_an_error_that_names_file_and_line(parse, before, number, bad
         parse(*before, BAD[bad], row())
 
 
+def test_label_that_is_not_utf_8_is_an_error_that_names_file_and_line(parse):
+    with pytest.raises(DataError, match=r"line 2: column 'label' has '.*', which is not in UTF-8"):
+        parse(data=f"{row()}\n{row('sëven')}\n".encode("latin-1"))
+
+
 DIGITS = [row(number % 10, p400=number, p783=255) for number in range(40)]
 
 

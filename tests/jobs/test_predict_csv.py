@@ -88,6 +88,27 @@ def test_kept_columns_are_text_as_written(case, images):
     assert {"12345", "0001"} <= set(case.table()["id"].to_pylist())
 
 
+def test_row_with_text_that_is_not_utf_8_is_quarantined_if_the_text_is_read(case, images, labels):
+    data = csv_text(["label", "name", *NAMES], labels, ["Ines"] * ROWS, *images.T).encode()
+    lines = data.splitlines()
+    lines[2] = lines[2].replace(b"Ines", b"M\xfcller")
+    lines[4] = b"\xfc" + lines[4][1:]
+    case.write("a.csv", b"\n".join(lines))
+
+    assert case.run(label_column="none")["predicted"] == ROWS
+    figures = case.run(keep=("name",), overwrite=True)
+
+    bad = case.table("quarantine").to_pylist()
+    assert [row["source_row"] for row in bad] == [1, 3]
+    assert {row["reason"] for row in bad} == {"wrong_shape"}
+    assert bad[0]["detail"] == (
+        r"column 'name' has 'M\xfcller', which is not in UTF-8; save the file in UTF-8"
+    )
+    assert "column 'label' has " in bad[1]["detail"]
+    assert (figures["predicted"], figures["bad_labels"]) == (ROWS - 2, 0)
+    assert case.table()["name"].to_pylist() == ["Ines"] * (ROWS - 2)
+
+
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_large_file_is_cut_and_grows(pack, case, images, labels, monkeypatch):
     case.write("a.csv", pack(kaggle(images, labels)))
@@ -116,6 +137,7 @@ def test_large_file_is_cut_and_grows(pack, case, images, labels, monkeypatch):
         (b"\r\n \n", "a.csv is empty; expected a header or rows of 784 pixels"),
         (b"id,name\n1,x\n", "the header names no 784 columns of pixels"),
         (b"label;pixel0;pixel1\n1;0;0\n", "separated by commas"),
+        (b"label,Gr\xf6\xdfe\n", r"header has 'label,Gr\\xf6\\xdfe', which is not in UTF-8; save"),
         (b"1,2,3\n", "the first line has 3 values; expected a header, 784 pixels, or a label"),
         (gzip.compress(b"label", mtime=0)[:-9], "the gzip file is damaged or cut short"),
         (b"0" * (17 << 20), "a line has more than 16 MB"),
