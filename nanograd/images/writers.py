@@ -19,7 +19,7 @@ from nanograd.errors import DataError, OutputExistsError, UnreadableError, Usage
 from nanograd.images.columns import HIVE_NULL, list_names, to_python
 from nanograd.images.tensors import is_any
 from nanograd.runtime import storage
-from nanograd.runtime.arrays import Bytes, Ints
+from nanograd.runtime.arrays import Ints
 
 # A picture file in a table, as Hugging Face stores it.
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -56,6 +56,8 @@ QUARANTINE = pa.schema([*SOURCE, ("reason", pa.string()), ("detail", pa.string()
 # Rows that are encoded as JSON at a time: as Python objects they take ten times the memory.
 _JSON_ROWS = 100_000
 _MAX_FOLDERS = 1000
+# Pictures that a thread writes in turn, because a task for each takes as long as its rename.
+_SOME_PICTURES = 20
 # File systems limit a name to 255 bytes.
 _MAX_NAME_BYTES = 255
 
@@ -289,18 +291,18 @@ def write_pictures(dataset: Dataset, folder: str) -> None:
         storage.join(folder, str(label), f"{number:05d}.png")
         for number, label in enumerate(dataset.labels)
     ]
+    for each in {place.rpartition("/")[0] for place in places}:
+        storage.remove_leftovers(each, below=False)
     own = set(places)
     for place, _, _ in storage.files_below(folder) if storage.exists(folder) else ():
         if place not in own:
             text = f"{folder} holds {place.removeprefix(folder)[1:]!r}, which is not replaced"
             raise OutputExistsError(f"{text}; choose another --output")
 
-    def write(place: str, image: Bytes) -> None:
-        if storage.is_remote(place):
-            storage.commit(place, to_png(image))
-        else:  # without fsync, which would take minutes for all files
-            storage.local_path(place).parent.mkdir(parents=True, exist_ok=True)
-            storage.local_path(place).write_bytes(to_png(image))
+    def write(start: int) -> None:
+        some = slice(start, start + _SOME_PICTURES)
+        for place, image in zip(places[some], dataset.images[some], strict=True):
+            # Without fsync, which would take minutes for all files.
+            storage.commit(place, to_png(image), fsync=False)
 
-    with storage.accessing(folder, "write"):
-        storage.map_all(write, places, dataset.images)
+    storage.map_all(write, range(0, len(places), _SOME_PICTURES))

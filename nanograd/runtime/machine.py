@@ -50,7 +50,12 @@ def _quotas(root: Path) -> Iterator[float]:
 
 def owner() -> str:
     """Return the name of this process."""
-    return f"{_machine()}-{os.getpid()}-{_start(os.getpid())}"
+    return _owner(os.getpid())
+
+
+@cache  # by the process id, because a forked process has another one
+def _owner(pid: int) -> str:
+    return f"{_machine()}-{pid}-{_start(pid)}"
 
 
 def pid_of(owner_: str) -> int:

@@ -147,8 +147,7 @@ def accessing(place: str, how: Literal["read", "write"]) -> Iterator[None]:
     except OSError as error:
         if how == "read" and (isinstance(error, FileNotFoundError) or error.errno in _MISSING):
             raise DataError(f"{place}: there is no such file; check the path") from error
-        reason = error.strerror
-        if not reason:  # an error of pyarrow, which may not name the likely cause
+        if not (reason := error.strerror):  # an error of pyarrow, which may name no cause
             text = str(error)
             causes = (cause for pattern, cause in _CAUSES.items() if re.search(pattern, text))
             reason = ": ".join([text.strip().rstrip(":"), *islice(causes, 1)])
@@ -186,9 +185,8 @@ def decompress(data: bytes, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             raw = file.read(max_bytes + 1)
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(
-            f"{name}: the gzip file is damaged or cut short ({error}); get it again"
-        ) from error
+        text = f"{name}: the gzip file is damaged or cut short ({error}); get it again"
+        raise DataError(text) from error
     if len(raw) > max_bytes:
         raise DataError(f"{name}: the gzip file holds more than {max_bytes:,} bytes")
     return raw
@@ -205,10 +203,10 @@ def open_file(place: str) -> Any:
         return filesystem.open_input_file(os.fsencode(path))
 
 
-def commit(place: str, data: bytes) -> None:
+def commit(place: str, data: bytes, *, fsync: bool = True) -> None:
     """Replace the whole content of a file atomically; create its folder.
 
-    A failed commit leaves no temporary file behind.
+    A failed commit leaves no temporary file. Without `fsync`, a power failure can damage the file.
     """
 
     def upload() -> None:
@@ -231,12 +229,14 @@ def commit(place: str, data: bytes) -> None:
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if fsync:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        if fsync:
+            _sync_folder(path.parent)
 
 
 def names(place: str) -> list[str]:

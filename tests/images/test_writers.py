@@ -1,6 +1,7 @@
 """The files of a table that arrives in pieces, their schemas and formats."""
 
 import json
+import resource
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanograd.errors import DataError, Reason, UnreadableError, UsageError
+from nanograd.errors import DataError, Reason, StorageError, UnreadableError, UsageError
 from nanograd.images import writers
 from nanograd.images.writers import (
     QUARANTINE,
@@ -20,6 +21,8 @@ from nanograd.images.writers import (
     refuse_rows,
     source_table,
 )
+from nanograd.runtime import machine
+from tests.helpers.folders import contents
 
 TABLE = pa.table({"id": range(193), "digit": [row % 10 for row in range(193)]})
 
@@ -190,3 +193,25 @@ def test_text_in_a_list_that_is_not_utf8_is_refused_with_its_column():
         DataError, match=r"column 'words' of type list<.*: text is not UTF-8; leave"
     ):
         encode(table, "jsonl")
+
+
+def test_pictures_are_whole_files_even_after_a_full_disk_or_a_kill(tmp_path, sample):
+    digits = sample.test.take(slice(0, 50))
+    dead = f".0.png.{machine.owner()}0.0.nanograd-tmp"  # this process started at another time
+    killed = tmp_path / "png" / str(digits.labels[0]) / dead
+    killed.parent.mkdir(parents=True)
+    killed.write_bytes(b"")
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60, limits[1]))  # as on a full disk
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*\.png"):
+            writers.write_pictures(digits, str(tmp_path / "png"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not contents(tmp_path)
+    killed.write_bytes(b"")
+    writers.write_pictures(digits, str(tmp_path / "png"))
+
+    assert len(found := contents(tmp_path)) == 50
+    assert all(len(data) > 60 for data in found.values())
