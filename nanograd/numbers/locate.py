@@ -125,6 +125,7 @@ class Way:
     spread: bool = False  # see `normalise.Search`
     weaker: bool = False  # see `normalise.Search`
     cut: bool = False  # whether marks that are taller than a digit are cut between rows
+    inner: bool = False  # whether marks that touch the border, such as a pen, are left out
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         spread=way.spread,
         surroundings=way.sheets or way.spread,
         weaker=way.weaker,
-        choose=partial(choose_marks, cut=way.cut),
+        choose=partial(choose_marks, cut=way.cut, inner=way.inner),
     )
     plain = found = normalise.find(picture, how)
     printed = None if found.levels is None else find_printed(found, found.levels.weak)
@@ -248,7 +249,7 @@ def _stack(boxes: Floats, mass: Floats, usual: float) -> None:
         boxes[low[[one, other]]] = both[one, other]
 
 
-def choose_marks(ink: Floats, levels: Levels, cut: bool = False) -> Mask:
+def choose_marks(ink: Floats, levels: Levels, cut: bool = False, inner: bool = False) -> Mask:
     """Find the pixels of all marks that may be digits or belong to one.
 
     Raises:
@@ -266,9 +267,10 @@ def choose_marks(ink: Floats, levels: Levels, cut: bool = False) -> Mask:
     heights = 1 - boxes[:, 0] - boxes[:, 2]
     # A mark at the border is an edge or a part of something else, unless it is as tall as a digit.
     touches = boxes <= np.array([0, 0, *(1 - side for side in ink.shape)])
-    inner = mass * np.where(touches.any(1), BORDER_WEIGHT * (at_border <= 0.5), 1)
-    inner *= touches.sum(1) < 3
-    usual = usual_height(boxes, inner) or usual_height(boxes, mass)
+    mass[touches.any(1) & inner] = 0
+    weights = mass * np.where(touches.any(1), BORDER_WEIGHT * (at_border <= 0.5), 1)
+    weights *= touches.sum(1) < 3
+    usual = usual_height(boxes, weights) or usual_height(boxes, mass)
     mass[(at_border > 0.5) & (np.abs(heights / max(usual, 1) - 1) > ALIKE)] = 0
     tall = (mass > 0) & (heights >= TALL * usual) & (heights <= TALLEST * usual)
     if not usual or not tall.any():
@@ -277,7 +279,7 @@ def choose_marks(ink: Floats, levels: Levels, cut: bool = False) -> Mask:
     digits, others = (np.concatenate([[False], each])[labels] for each in (tall, too_tall))
     pale = others & (ink > 0) & (ink < PALER * np.median(ink[digits & (ink > levels.strong)]))
     if pale.any():
-        return choose_marks(np.where(pale, np.float32(0), ink), levels)
+        return choose_marks(np.where(pale, np.float32(0), ink), levels, inner=inner)
     kept = (mass > LEAST_INK * np.median(mass[tall])) & (heights <= TALLEST * usual)
     return np.concatenate([[False], kept])[labels]
 

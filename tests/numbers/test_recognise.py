@@ -402,3 +402,12 @@ def test_photo_of_40_megapixels_needs_less_than_1_gib(tmp_path: Path) -> None:
     found, peak = done.stdout.split()
     assert found == text
     assert int(peak) * 1024 < 2**30
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).with_name("pictures").iterdir()))
+def test_numbers_beside_a_pen_or_on_a_narrow_sheet_are_read(file: Path) -> None:
+    """Drawn by another program: each way finds the pen, or a first digit without a neighbour."""
+    numbers = nanograd.read_numbers(file)
+
+    assert [each.text for each in numbers] == [e for e in file.stem.split("-") if e.isdigit()]
+    assert min(each.confidence for each in numbers) > 0.9
