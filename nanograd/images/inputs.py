@@ -125,16 +125,18 @@ def expand(
     """
     found: dict[str, InputFile] = {}
     skipped: dict[str, dict[str, str]] = {why: {} for why in (_OTHERS, _BROKEN, _OWN, _DOTS)}
-    for place in map(storage.absolute, inputs):
+    for each, place in zip(inputs, map(storage.absolute, inputs), strict=True):
         find = _find_remote if storage.is_remote(place) else _find_local
-        for real, file, why in find(place, suffixes):
+        slash = "/" if each.endswith("/") and find is _find_local and _is_glob(place) else ""
+        for real, file, why in find(place + slash, suffixes):  # a slash: only folders, as in shells
             if why:
                 skipped[why].setdefault(real, file.place)
                 continue
             same, end = (file, found.get(real, file)), f"/{real.rpartition('/')[2]}"
             # The file itself takes precedence over a link with another name, also below a link.
             found[real] = min(same, key=lambda e: (e.place != real, not e.place.endswith(end), e))
-    _warn({why: each.values() for why, each in skipped.items()}, listener)
+    left = {why: [e[real] for real in e.keys() - found.keys()] for why, e in skipped.items()}
+    _warn(left, listener)
     files = _with_members(found.values(), listener) if members else found.values()
     if not files:
         raise DataError(f"no {' or '.join(suffixes[:2])} files in {', '.join(inputs)}; {hint}")
@@ -228,10 +230,9 @@ def expand_all(
     if image_root is not None and tables:
         mixed = {given(file) for file in tables}
         pictures = [
-            file
-            for file in pictures
-            if is_named(file)
-            or (given(file) not in mixed and image_root not in _folders(file.place))
+            each
+            for each in pictures
+            if is_named(each) or not (given(each) in mixed or image_root in _folders(each.place))
         ]
     pictures = _with_members(pictures, listener)
     damaged = [file for file in pictures if kind_of(file.place) == "archive"]
@@ -295,7 +296,7 @@ def content_of(file: str) -> str:
 def _find_local(place: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     """Yield the files that a path or glob names, and the files in folders; linked folders last."""
     is_glob = not storage.exists(place)
-    found = sorted(_match(place)) if is_glob else [place]
+    found = sorted(each.rstrip("/") or "/" for each in _match(place)) if is_glob else [place]
     folders = _listable(found)
     files = [each for each in found if os.path.isfile(each)]  # noqa: PTH113
     if not folders and not files:
@@ -446,5 +447,4 @@ def _check_plain(folder: str, suffixes: tuple[str, ...]) -> None:
 
 
 def _is_hidden(name: str) -> bool:
-    parts = name.split("/")
-    return any(part.startswith(("_", ".")) and part not in (".", "..") for part in parts)
+    return any(part.startswith(("_", ".")) and part not in (".", "..") for part in name.split("/"))

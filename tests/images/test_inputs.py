@@ -59,6 +59,7 @@ def test_file_named_in_several_ways_is_taken_once_with_its_version(tree, monkeyp
         (["[ab].*"], ["a.PNG", "b.png"]),
         (["su?"], ["sub/c.png", "sub/deeper/d.jpg"]),
         (["**/d.*"], ["sub/deeper/d.jpg"]),
+        (["*/"], ["_sub/g.png", "sub/c.png", "sub/deeper/d.jpg"]),  # only folders
         (["c[1].png"], ["c[1].png"]),  # no glob where there is such a file
     ],
 )
@@ -67,6 +68,15 @@ def test_folders_files_and_globs_give_their_pictures_in_order(tree, inputs, expe
         (tree / inputs[0]).touch()
 
     assert names(tree, *(f"{tree}/{name}" for name in inputs)) == expected
+
+
+def test_file_that_another_match_names_is_not_said_to_be_skipped(tree):
+    events: list[Event] = []
+
+    found = expand([f"{tree}/**"], SUFFIXES, listener=events.append)
+
+    assert {f"{tree}/{name}" for name in (*TREE, *OTHER)} <= {each.place for each in found}
+    assert not events
 
 
 @pytest.mark.parametrize(
