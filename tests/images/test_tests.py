@@ -13,7 +13,7 @@ from nanograd.digits.form import to_png
 from nanograd.errors import DataError, UsageError
 from nanograd.images import sources
 from nanograd.runtime.events import Event, Level, ignore
-from nanograd.settings.specs import DataSpec, ReadOptions
+from nanograd.settings.specs import DataSpec
 from tests.helpers.image_columns import FLAT_NAMES, csv_text
 
 
@@ -153,14 +153,6 @@ def test_file_whose_labels_cannot_be_digits_is_refused(parts, tmp_path):
     for load in (sources.load, sources.load_test):
         with pytest.raises(DataError, match=r"b\.parquet: column 'label' holds binary"):
             load([str(tmp_path)])
-
-
-@pytest.mark.parametrize("command", [sources.load, sources.load_test])
-def test_label_column_without_a_name_is_refused(command, parts, tmp_path):
-    write(parts[0], tmp_path / "a.parquet")
-
-    with pytest.raises(DataError, match="none of 60 rows has a label"):
-        command([str(tmp_path)], ignore, options=ReadOptions(label_column=""))
 
 
 def test_report_of_a_run_is_refused_if_its_test_images_have_changed(parts, tmp_path):
