@@ -89,9 +89,9 @@ def test_kept_columns_are_text_as_written(case, images):
 
 
 def test_row_with_text_that_is_not_utf_8_is_quarantined_if_the_text_is_read(case, images, labels):
-    data = csv_text(["label", "name", *NAMES], labels, ["Ines"] * ROWS, *images.T).encode()
+    data = csv_text(["label", "name", *NAMES], labels, ["Rosa"] * ROWS, *images.T).encode()
     lines = data.splitlines()
-    lines[2] = lines[2].replace(b"Ines", b"M\xfcller")
+    lines[2] = lines[2].replace(b"Rosa", b"M\xfcller")
     lines[4] = b"\xfc" + lines[4][1:]
     case.write("a.csv", b"\n".join(lines))
 
@@ -106,7 +106,7 @@ def test_row_with_text_that_is_not_utf_8_is_quarantined_if_the_text_is_read(case
     )
     assert "column 'label' has " in bad[1]["detail"]
     assert (figures["predicted"], figures["bad_labels"]) == (ROWS - 2, 0)
-    assert case.table()["name"].to_pylist() == ["Ines"] * (ROWS - 2)
+    assert case.table()["name"].to_pylist() == ["Rosa"] * (ROWS - 2)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
