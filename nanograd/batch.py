@@ -15,10 +15,9 @@ from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
 from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.jobs.job import Job, JobResult, describe_job, run_job
-from nanograd.jobs.output import CORRECTIONS, SUMMARY
+from nanograd.jobs.output import CORRECTIONS, REVIEW, SUMMARY
 from nanograd.jobs.part import DonePart, DoneParts, Part, RunParts, Work, run_local, run_part
 from nanograd.jobs.receipts import Counts, PredictionCounts
-from nanograd.jobs.review import REVIEW
 from nanograd.models import model as model_io
 from nanograd.report import prediction_report, review_server, sheet
 from nanograd.report.html import write_report

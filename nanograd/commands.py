@@ -317,17 +317,17 @@ def demo(output: str, listener: Listener = ignore) -> Iterator[tuple[str, Result
 
     began = perf_counter()
     run, pictures, rows, read = (storage.join(output, n) for n in ("run", "png", "rows", "read"))
-    job: Any = {"listener": listener}
     try:
         listener(info("writing the sample's test digits as PNG files, like a folder of your own"))
         export_data(specs.DataExportSpec(data="sample", output=pictures), listener)
         with session(None, 2, listener):
             listener(info("training on the built-in sample with two Ray workers"))
-            trained = train(preset="accurate", data="sample", workers=2, output=run, **job)
+            trained = train(
+                preset="accurate", data="sample", workers=2, output=run, listener=listener
+            )
             yield "train", trained
-            yield "ingest", ingest(pictures, output=rows, workers=None, **job)
-            model = storage.join(run, "model")
-            predicted = predict(rows, output=read, model=model, workers=None, **job)
+            yield "ingest", ingest(pictures, output=rows, workers=None, listener=listener)
+            predicted = predict(rows, output=read, model=run, workers=None, listener=listener)
             yield "predict", predicted
     except OutputExistsError as error:
         raise OutputExistsError(f"{error} (the demo has no --overwrite)") from error

@@ -8,8 +8,7 @@ import pyarrow as pa
 
 from nanograd.images.inputs import Origin
 from nanograd.images.writers import NUMBERS, QUARANTINE, SOURCE, WITHOUT_PROBABILITIES, read
-from nanograd.jobs.output import Manifest, files_of
-from nanograd.jobs.review import REVIEW
+from nanograd.jobs.output import REVIEW, Manifest, files_of
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
 from nanograd.runtime.events import count, printable, shorten

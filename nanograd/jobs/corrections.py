@@ -19,8 +19,7 @@ from nanograd.errors import DataError, StorageError
 from nanograd.images.inputs import Origin
 from nanograd.images.parquet import check_storage, open_parquet
 from nanograd.images.writers import PICTURE, PREDICTIONS, SOURCE, to_parquet
-from nanograd.jobs.output import CORRECTIONS, MANIFEST, SUCCESS, Manifest
-from nanograd.jobs.review import REVIEW
+from nanograd.jobs.output import CORRECTIONS, MANIFEST, REVIEW, SUCCESS, Manifest
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import storage
 from nanograd.runtime.json_files import JsonObject

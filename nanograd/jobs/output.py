@@ -37,12 +37,12 @@ RECEIPTS, SUMMARY, METRICS = "_receipts", "_summary.json", "_metrics.jsonl"
 # Types of the values in the lines of METRICS that are read.
 PROGRESS = {"time_s": float | int, "row": int, "quarantined": int, "rows_per_s": float | int}
 MANIFEST, SUCCESS, STAGING = "_manifest.json", "_SUCCESS", "_next"
-CORRECTIONS = "_corrections.pq"
+CORRECTIONS, REVIEW = "_corrections.pq", "_review.pq"
 # The name of a file of a part, which may be in the folders of --partition-by, or of an empty table.
 _FOLDERS = r"(predictions|quarantine|numbers|_quarantine|_review)/([^/=]+=[^/]*/)*"
 _PART_FILE = re.compile(rf"({_FOLDERS})?part-([0-9a-f]{{16}}(-\d+)?|0)\.\w+")
 # Other files of a job, besides receipts, manifest and `_SUCCESS`.
-_OTHERS = {SUMMARY, METRICS, "_review.pq", "report.html"}
+_OTHERS = {SUMMARY, METRICS, REVIEW, "report.html"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,13 +197,11 @@ def find_earlier(
     again = _inputs_of_lost(spec, receipts, gone, listener)
     if spec.sync:
         again |= changed | removed
-    if retry:
-        again |= {
-            file
-            for receipt in receipts
-            if receipt.needs_retry and (gone | again).isdisjoint(receipt.inputs)
-            for file in changed & _quarantined(spec.output, receipt)
-        }
+    if retry and changed:
+        rejected = _quarantined(
+            spec.output, (r for r in receipts if (gone | again).isdisjoint(r.inputs))
+        )
+        again |= {file for file in changed if storage.as_text(file) in rejected}
     others = changed - again
     stale = tuple(receipt for receipt in receipts if again.intersection(receipt.inputs))
     again = {file for receipt in stale for file in receipt.inputs}
@@ -243,13 +241,12 @@ def _renamed_error(output: str, renamed: Mapping[str, str], removed: set[str]) -
     )
 
 
-def _quarantined(output: str, receipt: Receipt) -> set[str]:
-    """Return the input files of a part that have quarantined rows."""
+def _quarantined(output: str, receipts: Iterable[Receipt]) -> set[str]:
+    """Return the input files, as text, that have quarantined rows in parts."""
     found = find_files(output, with_staged=True)
-    names = [name for name in receipt.files if name.startswith("quarantine/") and name in found]
-    tables = [read(found[name][0], QUARANTINE) for name in names]
-    files = {file for table in tables for file in table["source_file"].to_pylist()}
-    return {file for file in receipt.inputs if storage.as_text(file) in files}
+    names = (name for name in files_of(receipts) if name.startswith("quarantine/"))
+    tables = [read(found[name][0], QUARANTINE) for name in names if name in found]
+    return {file for table in tables for file in table["source_file"].to_pylist()}
 
 
 def _inputs_of_lost(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from nanograd.digits.dataset import NUM_PIXELS
 from nanograd.images.columns import fits, rename_taken
 from nanograd.images.writers import PICTURE, read, to_parquet
-from nanograd.jobs.output import SUCCESS, files_of, find_files
+from nanograd.jobs.output import REVIEW, SUCCESS, files_of, find_files
 from nanograd.jobs.part import part_id
 from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of
 from nanograd.pictures.fast_png import encode_plain
@@ -35,7 +35,7 @@ from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
 from nanograd.settings.specs import PredictSpec
 
-REVIEW, OF_PARTS = "_review.pq", "_review"
+OF_PARTS = "_review"
 # Maximum rows of the list, and of a part. A part keeps at least 200 rows if it has them.
 MAX_ROWS, MAX_OF_PART, LEAST_OF_PART = 100_000, 10_000, 200
 # A part keeps up to this multiple of its share, because doubtful rows may be in few parts.

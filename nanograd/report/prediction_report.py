@@ -14,9 +14,9 @@ from nanograd.errors import DataError, StorageError, UnreadableError
 from nanograd.images.inputs import Origin, roots_of
 from nanograd.images.reader import read_pictures
 from nanograd.images.writers import NUMBERS, QUARANTINE, WITHOUT_PROBABILITIES, read
-from nanograd.jobs.output import METRICS, PROGRESS, SUMMARY, Manifest, files_of
+from nanograd.jobs.output import METRICS, PROGRESS, REVIEW, SUMMARY, Manifest, files_of
 from nanograd.jobs.receipts import Detail, PredictionCounts
-from nanograd.jobs.review import IMAGE, OF_PARTS, ORDER, PIXELS, REVIEW
+from nanograd.jobs.review import IMAGE, OF_PARTS, ORDER, PIXELS
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics
 from nanograd.report import accuracy
