@@ -46,6 +46,13 @@ _OPTIONS = {
     socket.TCP_KEEPCNT: 3,
     socket.TCP_USER_TIMEOUT: 11_000,
 }
+# Congestion control, the first that the system allows. In a round, the peers of a slow link take
+# turns. BBR, the default of some systems, measures the share of each connection for seconds, and
+# leaves the link idle while the other peer is silent. With 800 hidden units at 100 Mbit/s, a round
+# takes 284 ms with these, and 313 to 330 ms with BBR; with a queue of 5 ms in the router, 295 and
+# 469 ms. Up to 0.1 % of lost packets, these are as fast as BBR or faster. With 1 %, a round takes
+# 378 and 319 ms (2026-12-03).
+_CONGESTION = (b"cubic", b"reno")
 # Maximum bytes to wait for. A slow link delivers a slice in a hundred pieces, and a wake-up for
 # each piece costs more than the transfer.
 _WAKE_BYTES = 2**18
@@ -205,6 +212,10 @@ class Formation:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _OPTIONS.items():
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        for name in _CONGESTION:
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+                break
         if before := self.sockets.pop(peer, None):  # the peer has closed the earlier connection
             before.close()
         self.sockets[peer] = sock.dup()

@@ -46,6 +46,8 @@ def assert_connected(formed: "list[Future[dict[int, socket.socket]]]") -> None:
         for peer, sock in sockets.items():
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            assert name.rstrip(b"\0") in (b"cubic", b"reno")
             assert not sock.getblocking()
             sock.settimeout(9)
             sock.sendall(struct.pack("<II", me, peer))
