@@ -50,6 +50,8 @@ _LABEL_FIRST = ("label", *map(str, range(NUM_PIXELS)))
 # A column of labels has at least 5 different digits, and no digit is in more than half of the rows.
 # A column of border pixels fails this test, because nearly all of its values are 0.
 _LEAST_DIGITS, _MOST_OF_ONE = 5, 0.5
+# Number of rows that show whether a file without a header has labels.
+_FIRST_ROWS = 11
 # The scale of the pixels is searched in this many rows at a time.
 _SOME_ROWS = 128
 
@@ -71,9 +73,10 @@ class CsvFile:
     def __init__(self, file: str) -> None:
         self._file = file
         self.names: tuple[str, ...] = ()  # all columns
-        line = next(self._rows(), None)
-        if line is None:
+        some = list(islice(self._rows(), _FIRST_ROWS))
+        if not some:
             raise DataError(f"{file} is empty; expected a header or rows of 784 pixels")
+        line = some[0]
         if b"\0" in line[:1000] or line.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise DataError(f"{file}: this is no text in UTF-8 (UTF-16, as of Excel?); {_TAKEN}")
         cells = [each.strip(" \t\r\n") for each in _NAME.findall(line.decode(errors="replace"))]
@@ -90,8 +93,11 @@ class CsvFile:
         self.has_header = not is_row
         if self.has_header and (text := _not_utf8(line)):
             raise DataError(f"{file}: the header has {text}")
-        if is_row and len(cells) in (NUM_PIXELS, NUM_PIXELS + 1):
-            self.names, self.pixels = _LABEL_FIRST[-len(cells) :], _LABEL_FIRST[1:]
+        # The first row may be damaged, so the first rows decide whether there are labels.
+        widths = Counter(len(_CELL.findall(each)) for each in some)
+        width = max(NUM_PIXELS, NUM_PIXELS + 1, key=lambda each: (widths[each], each == len(cells)))
+        if is_row and widths[width]:
+            self.names, self.pixels = _LABEL_FIRST[-width:], _LABEL_FIRST[1:]
         elif is_row:
             raise DataError(
                 f"{file}: the first line has {count(len(cells), 'value')}; expected a header, 784 "

@@ -77,6 +77,17 @@ def test_bad_row_is_an_error_that_names_file_and_line(parse, before, number, bad
         parse(*before, BAD[bad], row())
 
 
+@pytest.mark.parametrize("with_labels", [True, False])
+@pytest.mark.parametrize("bad", ["a value too few", "a value too many", "empty pixel", "open quote"])
+def test_damaged_first_row_does_not_decide_how_the_others_are_read(tmp_path, bad, with_labels):
+    file, start = tmp_path / "digits.csv", 0 if with_labels else 2
+    file.write_text("\n".join(line[start:] for line in (BAD[bad], row(3), row(4))))
+
+    (number, _), found = CsvFile(str(file)).scan(), CsvFile(str(file))
+
+    assert (number, found.has_header, len(found.names)) == (3, False, 784 + with_labels)
+
+
 def test_label_that_is_not_utf_8_is_an_error_that_names_file_and_line(parse):
     with pytest.raises(DataError, match=r"line 2: column 'label' has '.*', which is not in UTF-8"):
         parse(data=f"{row()}\n{row('sëven')}\n".encode("latin-1"))
