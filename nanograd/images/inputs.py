@@ -178,11 +178,11 @@ def expand_all(
     """List all tables and all pictures, as `expand` does.
 
     CSV files in a folder with Parquet files or pictures may be lists of labels or outputs. They are
-    listed only if an input ends with a CSV suffix. A file that is an input itself, and whose type
-    is unknown, counts as a picture. Files of the output (`output` is its absolute path or URI, and
-    `format_` the format of its files) are not listed. Rows of tables may refer to pictures below
-    `image_root`, so pictures there and in a folder with tables are listed only if an input names
-    them. Archives that cannot be read are listed with the tables.
+    listed only if an input with a CSV suffix names them. A file that is an input itself, and whose
+    type is unknown, counts as a picture. Files of the output (`output` is its absolute path or URI,
+    and `format_` the format of its files) are not listed. Rows of tables may refer to pictures
+    below `image_root`, so pictures there and in a folder with tables are listed only if an input
+    names them. Archives that cannot be read are listed with the tables.
 
     Raises:
         UsageError: an input names the output or files in it.
@@ -191,8 +191,9 @@ def expand_all(
     named = {storage.absolute(each) for each in inputs}
     globs = list(filter(_is_glob, named))
 
-    def is_named(file: InputFile) -> bool:
-        return file.place in named or any(_is_named(each, file.place) for each in globs)
+    def is_named(file: InputFile, ending: str | tuple[str, ...] = "") -> bool:
+        some = (glob for glob in globs if glob.lower().endswith(ending))
+        return file.place in named or any(_is_named(each, file.place) for each in some)
 
     hint = "Parquet and CSV files are read, too; check the path"
     tables, texts, pictures = list[InputFile](), list[InputFile](), list[InputFile]()
@@ -211,10 +212,9 @@ def expand_all(
         """Return the folder of the input in which a file was found, the innermost one."""
         return max(folders & _folders(file.place), key=len, default="")
 
-    takes_all = any(each.lower().endswith(CSV) for each in inputs)
-    mixed = {given(file) for file in (*tables, *pictures)} if texts and not takes_all else set()
-    left = [file for file in texts if given(file) in mixed]
-    tables += [file for file in texts if given(file) not in mixed]
+    mixed = {given(file) for file in (*tables, *pictures)} if texts else set()
+    left = [file for file in texts if given(file) in mixed and not is_named(file, CSV)]
+    tables += set(texts).difference(left)
     below = storage.join(output, "predictions")
     own = [output, below, storage.join(below, f"part.{format_}")]
     # Resolve links, because both may name the same folder. The output does not exist yet.

@@ -259,6 +259,17 @@ def test_tables_and_pictures_of_mixed_inputs_are_listed_apart(
     assert bool([event for event in events if "1 CSV file" in str(event)]) is bool(is_left_out)
 
 
+@pytest.mark.parametrize("named", ["b.csv", "b*.CSV.gz", "[ab].csv"])
+def test_only_the_csv_files_that_are_named_are_read_beside_other_files(tmp_path, named):
+    for name in ("a.csv", "b.csv", "b.CSV.gz", "x.parquet"):
+        (tmp_path / name).touch()
+    expected = {"b*.CSV.gz": ["b.CSV.gz"], "[ab].csv": ["a.csv", "b.csv"]}.get(named, [named])
+
+    tables, _ = expand_all([str(tmp_path), f"{tmp_path}/{named}"], "/elsewhere")
+
+    assert [Path(file.place).name for file in tables] == sorted([*expected, "x.parquet"])
+
+
 def test_output_beside_pictures_is_never_input(tmp_path):
     for name in ("1.jpg", "out/predictions/part.parquet", "out/plots/digits.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
