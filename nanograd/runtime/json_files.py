@@ -76,7 +76,8 @@ def read_lines(file: str, types: Mapping[str, Any] = MappingProxyType({})) -> li
         try:
             row = {**dict.fromkeys(types), **json.loads(line)}
         except (TypeError, ValueError, RecursionError) as error:
-            raise DataError(f"{problem} is no JSON object") from error
+            text = "is no JSON object; restore or remove the file"
+            raise DataError(f"{problem} {text}") from error
         for name, type_ in types.items():
             is_number = isinstance(row[name], int | float)
             if not isinstance(row[name], type_) or (is_number and not 0 <= row[name] <= _MOST):

@@ -149,11 +149,11 @@ class TrainingRun:
         found, histories = storage.names(self._folder), list[History]()
         place = open_run().model
         has_card = model_io.CARD in storage.names(place)
-        if "metrics.jsonl" not in found:
+        if not open_run().has_metrics(sum(recipe.epochs for recipe in self.recipes)):
             starts = (open_run().resume(*each, None)[0] for each in enumerate(self.recipes))
             histories = [start.history for start in starts]
             if any(len(h.epochs) < r.epochs for h, r in zip(histories, self.recipes, strict=True)):
-                text = f"{self._folder} has lost metrics.jsonl, and no checkpoint has its lines"
+                text = f"{self._folder} has lost lines of metrics.jsonl, and no checkpoint has them"
                 listener(warning(f"{text}: the report has no curves; --overwrite trains again"))
                 histories = []
         if histories or not has_card or "config.toml" not in found:

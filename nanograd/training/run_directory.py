@@ -13,6 +13,7 @@ If its content does not match its name, it is damaged, and the previous checkpoi
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from time import gmtime, monotonic, sleep, strftime
 
@@ -251,12 +252,30 @@ class RunDirectory:
         storage.remove_leftovers(self.folder)
 
     def is_complete(self) -> bool:
-        """Return whether the model exists; raise OutputExistsError if it belongs to another run."""
+        """Return whether the model exists; raise OutputExistsError if it belongs to another run.
+
+        A model that has lost a file, or is damaged, can be made again from the checkpoints, so it
+        counts as missing. Without checkpoints, DataError is raised.
+        """
         if not storage.exists(storage.join(self.model, model_io.MANIFEST)):
             return False
-        identity = model_io.load(self.model).about["identity"]
+        try:
+            identity = model_io.load(self.model).about["identity"]
+        except DataError:
+            if not storage.names(storage.join(self.folder, "checkpoints")):
+                raise
+            text = "has lost a file or is damaged, and is made again from the checkpoints"
+            self._listener(info(f"{self.model} {text}"))
+            return False
         self.require_same(identity)
         return bool(identity.get("epochs") == self.identity.get("epochs"))
+
+    def has_metrics(self, num_epochs: int) -> bool:
+        """Return whether metrics.jsonl has a line for each of the epochs of all nets."""
+        with suppress(DataError):
+            rows = json_files.read_lines(storage.join(self.folder, "metrics.jsonl"))
+            return len(rows) == num_epochs
+        return False
 
     def require_same(self, identity: JsonObject) -> None:
         """Raise OutputExistsError unless the `identity` found in the directory is that of this run.

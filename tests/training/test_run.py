@@ -85,6 +85,7 @@ def test_stopped_and_resumed_it_ends_as_the_undisturbed_run(
     "missing",
     [
         *([], ["model"], ["model", "metrics.jsonl"], ["config.toml"], ["model/README.md"]),
+        *(["model/config.json"], ["model/model.safetensors"], ["model/manifest.json"]),
         ["config.toml", "checkpoints"],
         *(["metrics.jsonl", "events.jsonl"], ["metrics.jsonl", "checkpoints", "config.toml"]),
     ],
@@ -105,7 +106,7 @@ def test_finished_run_repeats_its_result_without_computing(
         lost = [name for name in before if "/checkpoints/" in name]
         if "metrics.jsonl" in missing:
             lost.append("run/metrics.jsonl")
-            assert "has lost metrics.jsonl, and no checkpoint has" in messages(events)[-1]
+            assert "has lost lines of metrics.jsonl, and no" in messages(events)[-1]
     assert without_times(again) == without_times(undisturbed_run)
     assert left.keys() == before.keys() - lost
     kept = {"run/metrics.jsonl", "run/config.toml", "run/model/README.md"}
@@ -114,6 +115,26 @@ def test_finished_run_repeats_its_result_without_computing(
     if not missing:
         assert contents(tmp_path) == before
         assert len(messages(events)) == 1
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "model/model.safetensors", "model/config.json"])
+@pytest.mark.parametrize("size", [0, 0.9])
+def test_damaged_files_of_a_finished_run_are_made_again_from_the_checkpoints(
+    few_digits, tmp_path, name, size
+):
+    run = tmp_path / "run"
+    train(few_digits, run)
+    before, file = contents(tmp_path), run / name
+    file.write_bytes(file.read_bytes()[: int(size * file.stat().st_size)])
+
+    train(few_digits, run, start_group=runs.refuse_to_compute)
+
+    assert contents(tmp_path)[f"run/{name}"] == before[f"run/{name}"]
+    storage.remove(str(run / "checkpoints"))
+    file.write_bytes(file.read_bytes()[:-9])
+    if name != "metrics.jsonl":
+        with pytest.raises(DataError, match="damaged"):
+            train(few_digits, run, start_group=runs.refuse_to_compute)
 
 
 def test_finished_run_in_a_folder_without_write_permission_repeats_its_result(
