@@ -374,6 +374,8 @@ def _check(found: str, address: str) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with suppress(OSError), socket.create_server((host, 0), family=family):
             return
+    if not hosts:
+        raise ClusterError(f"no host of the Ray cluster at {address} is alive; start Ray again")
     raise ClusterError(
         f"this machine is not a host of the Ray cluster at {address}; run the command on one "
         f"of {', '.join(sorted(hosts))}, or use `ray job submit`"

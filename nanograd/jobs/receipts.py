@@ -86,9 +86,9 @@ class Counts:
         return replace(self, details=_commonest(self.details)[:_DETAILS_OF_PART])
 
     def most_often(self) -> str:
-        """Describe the most frequent detail or reason of quarantine; "" without one."""
+        """Describe the detail or reason of quarantine of most rows; "" without one."""
         if self.details:
-            return str(_commonest(self.details)[0])
+            return str(max(_commonest(self.details), key=lambda each: each.rows))
         return next(iter(dict(self.reasons.most_common(1))), "")
 
     def result(self) -> JsonObject:

@@ -71,10 +71,10 @@ class Digit:
 
     digit: int
     # (10,) float32, of each digit at this place; the rest is no digit
-    probabilities: Floats = field(repr=False)
+    probabilities: Floats = field(repr=False, compare=False)
     unfamiliarity: float  # see `Assessment`
     box: Box
-    image: Bytes = field(repr=False)  # (784,) in MNIST's form
+    image: Bytes = field(repr=False, compare=False)  # (784,) in MNIST's form
 
     @property
     def confidence(self) -> float:

@@ -48,6 +48,17 @@ def test_counts_add_up_to_the_summary(num_parts):
     assert (detail["rows"], detail["source_row"], detail["detail"]) == (num_parts, 5, "no ink")
 
 
+def test_reason_of_most_rows_is_named_before_files_without_a_known_number():
+    broken = UnreadableError(Reason.BROKEN_FILE, "cut")
+    counts = count_quarantine(refuse_rows("a", [None], [broken]), rows=0, files=1)
+    blank = [UnreadableError(Reason.BLANK, "no ink")] * 2
+
+    assert counts.most_often().startswith("broken_file: cut")
+    assert (counts + count_quarantine(refuse_rows("b", [3, 4], blank))).most_often() == (
+        "blank: no ink (first: b, row 3)"
+    )
+
+
 @pytest.mark.parametrize(
     "counts", [Counts(rows=7), counts_of([7, 7], [1, 7])], ids=["any", "digits"]
 )
