@@ -15,13 +15,20 @@ from PIL import Image
 from nanograd.errors import Reason, UnreadableError
 from nanograd.numbers.printed import (
     HALO,
+    PRINT,
     are_rules,
     find_kinds,
     find_printed,
     find_rules,
     with_lines,
 )
-from nanograd.numbers.rows import cut_rows, find_dense, reading_order
+from nanograd.numbers.rows import (
+    are_wires,
+    cut_rows,
+    divide_columns,
+    find_dense,
+    reading_order,
+)
 from nanograd.numbers.seams import LINE, STRONG, Seams, find_seams
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.marks import is_frame, measure
@@ -49,8 +56,9 @@ SHARED, GAP, FAR, REGULAR = 0.35, 2.0, 4.0, 1.4
 # it has MANY rules less than CELL heights apart, of which digits hide some elsewhere, or squares
 # less than SQUARE times as wide as high. A digit may hide a rule, so the distances of the rules
 # around a digit that count are those of the quantile SMALLER. Of 14 tables that fill a picture, 1
-# is right without SQUARE, and 8 with it (2026-12-02).
-CELL, EDGE, TURNED, SQUARE, SMALLER, MANY = 2.0, 4, 0.04, 1.3, 0.25, 6
+# is right without SQUARE, and 8 with it (2026-12-02). Rules that go on to the edge, and of which
+# less than DARK is dark, are creases.
+CELL, EDGE, TURNED, SQUARE, SMALLER, MANY, DARK = 2.0, 4, 0.04, 1.3, 0.25, 6, 0.5
 # A small mark belongs to a line if it is within this many heights above, below or beside it.
 NEAR = 0.35
 # Width / height above which a mark is wide, and the share of the ink below which others are few.
@@ -76,9 +84,6 @@ PART = 0.1
 SHEET, LEAST_SHARE = (0.6, 15), 0.0002
 # Minimum difference of hue between ink and a coloured sheet, as a share of its brightness.
 HUE = 0.12
-# A binding has more than this number of wires. Maximum width / height of a wire, and maximum usual
-# difference between their distances, as a share of the distance.
-WIRES, NARROW, EQUAL = 10, 0.45, 0.05
 # A picture whose sides differ by more than this factor is cropped to a line.
 CROP = 2.5
 # Thinnest pen in pixels of a line.
@@ -126,6 +131,7 @@ class Way:
     weaker: bool = False  # see `normalise.Search`
     cut: bool = False  # whether marks that are taller than a digit are cut between rows
     inner: bool = False  # whether marks that touch the border, such as a pen, are left out
+    printed: bool = True  # whether printed lines are removed; else a table is left out as one mark
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,7 @@ class Found:
     has_sheet: bool  # whether bands along the border were taken for surroundings
     is_dense: bool  # whether marks may be digits of several rows
     has_paler: bool  # whether marks that were left out may be digits in pale ink
+    has_print: bool  # whether printed lines were removed
 
     def moved(self, left: float, top: float) -> "Found":
         """Return the lines with their places in a picture of which this one was a part."""
@@ -165,7 +172,9 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         choose=partial(choose_marks, cut=way.cut, inner=way.inner),
     )
     plain = found = normalise.find(picture, how)
-    printed = None if found.levels is None else find_printed(found, found.levels.weak)
+    printed = None
+    if way.printed and found.levels is not None:
+        printed = find_printed(found, found.levels.weak)
     if printed is not None:
         found = normalise.mark(found, found.paper, printed)
     if found.refused or found.marks is None or found.levels is None:
@@ -192,17 +201,19 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         return replace(closer, has_sheet=has_sheet, is_dense=is_dense).moved(*corner)
     _stack(boxes, mass, usual)
     kinds = find_kinds(whole, is_line, others, plain.strength)
-    groups = _group(boxes, mass, usual_height(boxes, mass), kinds)
+    usual = usual_height(boxes, mass)
+    groups = divide_columns(_group(boxes, mass, usual, kinds), boxes, usual)
     around = np.array([boxes[each].min(0) for each in groups])
     groups = [groups[each] for each in reading_order(around)]
-    groups = [each for each in groups if not _are_wires(boxes[each], boxes[each] - edge)] or groups
+    groups = [each for each in groups if not are_wires(boxes[each], boxes[each] - edge)] or groups
     if max(map(len, groups)) > 1:
         # A single mark at the border is a part of something else.
         groups = [each for each in groups if len(each) > 1 or (boxes[each[0]] > edge).all()]
     lines = [_cut(found, labels, group, boxes) for group in groups]
     lines = [line for line in lines if (line.ink > STRONG).any()]
     has_paler = _has_paler(found, usual)
-    return Found(lines, found.inverted, has_sheet, is_dense, has_paler).moved(*corner)
+    has_print = printed is not None
+    return Found(lines, found.inverted, has_sheet, is_dense, has_paler, has_print).moved(*corner)
 
 
 def _has_paler(found: normalise.Candidate, usual: float) -> bool:
@@ -354,7 +365,7 @@ def _group(boxes: Floats, mass: Floats, usual: float, kinds: Bytes) -> list[Ints
 
 
 def _divide(group: Ints, boxes: Floats, usual: float, kinds: Bytes) -> list[Ints]:
-    """Divide a line into the cells of a table, but not at the rules of squared paper."""
+    """Divide a line into the cells of a table, but not at creases or rules of squared paper."""
     is_tall = 1 - boxes[:, 0] - boxes[:, 2] >= TALL * usual
     tall = group[is_tall[group]]
     rules = find_rules(boxes[tall], kinds)
@@ -366,8 +377,11 @@ def _divide(group: Ints, boxes: Floats, usual: float, kinds: Bytes) -> list[Ints
         starts = np.flatnonzero(np.diff(rows.any(0).view(np.int8)) > 0)
         if len(starts) >= MANY and np.median(np.diff(starts)) < CELL * usual:
             return [group]
-    around = (slice(max(round(x) - reach, 0), round(x) + reach) for x in rules.tolist())
+    around = [slice(max(round(x) - reach, 0), round(x) + reach) for x in rules.tolist()]
     if any(ends[place].any() for place in around):
+        at_ends = (place for place in around if ends[place].any())
+        if any((kinds[:, place] == PRINT).any(1).mean() < DARK for place in at_ends):
+            return [group]
         sides = list[float]()
         for axes, turned in (([0, 1, 2, 3], kinds), ([1, 0, 3, 2], kinds.T)):
             pairs = (find_rules(box[None, axes], turned) for box in boxes[is_tall])
@@ -377,21 +391,6 @@ def _divide(group: Ints, boxes: Floats, usual: float, kinds: Bytes) -> list[Ints
             return [group]
     cells = np.searchsorted(rules, (boxes[group, 1] - boxes[group, 3]) / 2)
     return [group[cells == each] for each in np.unique(cells[np.isin(group, tall)])]
-
-
-def _are_wires(boxes: Floats, inside: Floats) -> bool:
-    """Return whether marks of a line are many, narrow and at equal distances, as in a binding.
-
-    Wires are at most half of their height `inside` the border of the picture.
-    """
-    sizes = 1 - boxes[:, :2] - boxes[:, 2:]
-    steps = np.diff(np.sort((boxes[:, 1] - boxes[:, 3]) / 2))
-    if len(steps) < WIRES or np.median(sizes[:, 1] / sizes[:, 0]) > NARROW:
-        return False
-    if 2 * inside[:, ::2].min() > np.median(sizes[:, 0]):
-        return False
-    usual = np.median(steps)
-    return bool(np.median(np.abs(steps - usual)) <= EQUAL * usual)
 
 
 def _join(boxes: Floats, tall: Ints, reach: Floats) -> tuple[Ints, Floats]:

@@ -21,10 +21,11 @@ FULL, RULE, LONG, SOLID = 0.85, 2.5, 0.25, 0.9
 # A rule between digits is this share of their height longer at both ends, and has ink along the
 # share COVERED of this length.
 LONGER, COVERED = 0.25, 0.9
-# Kinds of pixels. Those up to HALO from a mark may be its faint rim. A rule has FREE of its length
-# elsewhere; a one as tall as its cell has less, with the rules above and below it.
-PAPER, PRINT, MARK = range(3)
-HALO, FREE = 2, 1 / 3
+# Kinds of pixels. Pale print absorbs less than CREASE of the light. Pixels up to HALO from a mark
+# may be its faint rim. A rule has FREE of its length elsewhere; a one as tall as its cell has less,
+# with the rules above and below it.
+PAPER, PALE, PRINT, MARK = range(4)
+CREASE, HALO, FREE = 0.25, 2, 1 / 3
 # A straight mark is at most STRAIGHT of its height wide, apart from its slope. It is a piece of a
 # rule if ink goes on above and below it, along the share COVERED of BEYOND of its height, with more
 # than SAME of its strength: a one that was written on a rule is darker than the rule.
@@ -125,11 +126,12 @@ def with_lines(found: normalise.Candidate, printed: Floats | None) -> tuple[Floa
 
 
 def find_kinds(ink: Floats, is_line: Mask, marks: Mask, strength: float) -> Bytes:
-    """Return for each pixel whether it is paper, print or a mark; see `find_rules`."""
+    """Return for each pixel whether it is paper, pale print, print or a mark."""
     visible = (ink > strength / 2) | (is_line & (ink > tuning.LEAST_LINE))
     is_mark = morphology.running_max(marks.view(np.uint8), HALO) > 0
     wide = morphology.running_max(visible.view(np.uint8), 1)  # a rule may be slanted
-    return np.asarray(np.where(is_mark, np.uint8(MARK), np.uint8(PRINT)) * wide)
+    kinds = np.select([is_mark, ink > CREASE], [np.uint8(MARK), np.uint8(PRINT)], np.uint8(PALE))
+    return np.asarray(kinds * wide)
 
 
 def find_rules(boxes: Floats, kinds: Bytes) -> Floats:
@@ -137,7 +139,7 @@ def find_rules(boxes: Floats, kinds: Bytes) -> Floats:
 
     Args:
         boxes: (n, 4) top, left, -bottom and -right of the marks of a line.
-        kinds: (height, width) uint8, `PAPER`, `PRINT` or `MARK` for each pixel.
+        kinds: (height, width) uint8, the result of `find_kinds`.
 
     Returns:
         The middle of each rule, from left to right.
@@ -151,7 +153,7 @@ def find_rules(boxes: Floats, kinds: Bytes) -> Floats:
         reach = LONGER * (1 - bottom - top)
         rows = slice(max(round(top - reach), 0), min(round(1 - bottom + reach), height))
         free = kinds[rows, left:right] != MARK
-        printed = (kinds[rows, left:right] == PRINT).sum(0)
+        printed = (free & (kinds[rows, left:right] != PAPER)).sum(0)
         is_rule[left:right] = (printed >= COVERED * free.sum(0)) & (free.mean(0) >= FREE)
     edges = np.flatnonzero(np.diff(is_rule, prepend=False, append=False)).reshape(-1, 2)
     found = edges.mean(1)

@@ -4,6 +4,8 @@ A mark that is taller than a digit is cut along a path from its left to its righ
 little of its ink, and goes where the rows around it have little ink.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nanograd.numbers.seams import sweep
@@ -22,6 +24,89 @@ SHARE, SPAN, MOST, LEAST, LOWEST = 0.1, 2.0, 12, 0.6, 8
 # Price of a pixel of the path if it is ink of the mark. A row with the mean ink costs BUSY for each
 # pixel; its ink is counted up to AROUND heights to the left and right of the mark.
 CROSSED, BUSY, AROUND = 3.0, 0.3, 3.0
+
+
+# A binding has more than this number of wires. Maximum width / height of a wire, and maximum usual
+# difference between their distances, as a share of the distance.
+WIRES, NARROW, EQUAL = 10, 0.45, 0.05
+# A gutter between columns is a strip that crosses at least ROWS rows of digits. Each of them has no
+# digit for GUTTER heights there. OPEN times as many rows may have one. A table has gaps inside its
+# cells, too, FEW of those at gutters or more. Gutters are WIDER times as wide as the usual one of
+# these. Marks that are TWO times as wide as high are several digits that touch. Marks of LEAST of
+# the height of their line count. Lines are in one row if their levels differ by less than LEVEL
+# heights. Of 1,532 numbers in 101 pictures of tables and notes, 665 are right without gutters.
+ROWS, GUTTER, OPEN, FEW, WIDER, TWO, LEVEL = 3, 1.0, 3, 0.25, 2.5, 1.1, 0.5
+
+
+def divide_columns(groups: Sequence[Ints], boxes: Floats, usual: float) -> list[Ints]:
+    """Divide the lines of a table without rules at the gutters between its columns.
+
+    Args:
+        groups: the numbers of the marks of each line.
+        boxes: (n, 4) top, left, -bottom and -right of all marks.
+        usual: the usual height of a digit.
+    """
+    heights, widths = (1 - boxes[:, :2] - boxes[:, 2:]).T
+    y, x = ((boxes[:, :2] - boxes[:, 2:]) / 2).T
+    lines = [each[heights[each] >= LEAST * heights[each].max()] for each in groups]
+    slopes = [np.polyfit(x[each], y[each], 1)[0] for each in lines if np.ptp(x[each]) > 4 * usual]
+    # Levels and left ends, as if the picture was level.
+    slope = float(np.median(slopes or [0.0]))
+    level, left = y - slope * x, boxes[:, 1] + slope * y
+    left -= left.min(initial=0)
+    right, place = left + widths, np.arange(round((left + widths).max(initial=0)) + 2)
+    levels = np.array([np.median(level[each]) for each in lines])
+    order = np.argsort(levels)
+    numbers = np.zeros(len(lines), int)
+    numbers[order] = np.cumsum(np.diff(levels[order], prepend=levels[order[:1]]) > LEVEL * usual)
+    opened, closed = np.zeros(len(place), int), np.zeros(len(place), int)
+    wide, inside = list[tuple[float, float]](), list[float]()
+    for number in range(len(groups) and numbers.max() + 1):
+        row = np.concatenate([lines[each] for each in np.flatnonzero(numbers == number)])
+        row = row[np.argsort(left[row])]
+        ends = np.maximum.accumulate(right[row])
+        inside += [0.0] * int((widths[row] > TWO * heights[row]).sum())
+        closed += (place >= left[row[0]]) & (place < ends[-1])
+        for start, end in zip(ends[:-1].tolist(), left[row[1:]].tolist(), strict=True):
+            within = (place >= start) & (place < end)
+            if end - start >= GUTTER * usual:
+                wide.append((start, end))
+                opened += within
+                closed -= within
+            else:
+                inside.append(max(end - start, 0.0))
+    gutters = (opened >= ROWS) & (opened >= OPEN * closed)
+    at_gutter = [gutters[(place >= start) & (place < end)].any() for start, end in wide]
+    inside += [
+        end - start for (start, end), is_cut in zip(wide, at_gutter, strict=True) if not is_cut
+    ]
+    if len(inside) < FEW * sum(at_gutter):
+        return list(groups)
+    least = max(GUTTER * usual, WIDER * float(np.median(inside or [0.0])))
+    divided = list[Ints]()
+    for group, line in zip(groups, lines, strict=True):
+        row = line[np.argsort(left[line])]
+        ends = np.maximum.accumulate(right[row])[:-1]
+        middles = (ends + left[row[1:]]) / 2
+        is_cut = (left[row[1:]] - ends >= least) & gutters[middles.astype(int).clip(0)]
+        cells = np.searchsorted(middles[is_cut], (left + right)[group] / 2)
+        divided += [group[cells == each] for each in np.unique(cells)]
+    return divided
+
+
+def are_wires(boxes: Floats, inside: Floats) -> bool:
+    """Return whether marks of a line are many, narrow and at equal distances, as in a binding.
+
+    Wires are at most half of their height `inside` the border of the picture.
+    """
+    sizes = 1 - boxes[:, :2] - boxes[:, 2:]
+    steps = np.diff(np.sort((boxes[:, 1] - boxes[:, 3]) / 2))
+    if len(steps) < WIRES or np.median(sizes[:, 1] / sizes[:, 0]) > NARROW:
+        return False
+    if 2 * inside[:, ::2].min() > np.median(sizes[:, 0]):
+        return False
+    usual = np.median(steps)
+    return bool(np.median(np.abs(steps - usual)) <= EQUAL * usual)
 
 
 def find_dense(labels: Ints, count: int, ink: Floats, levels: Levels) -> tuple[Ints, float, Floats]:
