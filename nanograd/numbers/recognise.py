@@ -213,7 +213,19 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             break
     if not results[best]:
         raise UnreadableError(*refused)
-    return results[best]
+    return [_clip(number, picture.size) for number in results[best]]
+
+
+def _clip(number: Number, size: tuple[int, int]) -> Number:
+    """Return a number whose boxes do not reach beyond a picture of this width and height."""
+
+    def clip(box: Box) -> Box:
+        left, top, right, bottom = np.clip(box, 0, [*size, *size]).tolist()
+        return left, top, right, bottom
+
+    digits = tuple(replace(each, box=clip(each.box)) for each in number.digits)
+    others = tuple(map(clip, number.left_out))
+    return replace(number, box=clip(number.box), digits=digits, left_out=others)
 
 
 def _value(numbers: Sequence[Number], results: Sequence[Sequence[Number]]) -> float:

@@ -108,8 +108,8 @@ def sweep(price: Floats) -> tuple[Floats, Ints]:
         np.minimum.accumulate(values[y], 1, out=leasts[y])
         least = leasts[y] - way[y]
         costs[y] = above = np.minimum(least, least[mirrored, ::-1])
-    columns = np.arange(width, dtype=np.int16)
-    origins = np.maximum.accumulate(np.where(values == leasts, columns, np.int16(0)), 2)
+    columns = np.arange(width, dtype=np.min_scalar_type(-width))
+    origins = np.maximum.accumulate(np.where(values == leasts, columns, columns[:1]), 2)
     leasts -= way
     is_back = leasts[:, count:, ::-1] < leasts[:, :count]
     origins = np.where(is_back, width - 1 - origins[:, count:, ::-1], origins[:, :count])

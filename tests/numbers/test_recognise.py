@@ -379,6 +379,18 @@ def test_processes_return_the_same_bits() -> None:
     assert len(outputs) == 1
 
 
+def test_boxes_end_at_the_border_of_a_tight_crop() -> None:
+    [_], sheet = sheet_of(1, 5)
+    crop = sheet.crop(ImageOps.invert(sheet).getbbox())
+
+    [number] = nanograd.read_numbers(crop)
+
+    boxes = np.array([number.box, *(digit.box for digit in number.digits), *number.left_out])
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2:] <= crop.size).all()
+    assert (boxes[:, :2] < boxes[:, 2:]).all()
+
+
 LARGE = """
 import resource, sys
 import numpy as np

@@ -35,6 +35,16 @@ def test_sweep_finds_the_shortest_paths_and_their_origins(seed: int) -> None:
     assert ((origins >= 0) & (origins < width)).all()
 
 
+def test_paths_in_a_line_of_more_than_32767_columns_enter_the_row_in_place() -> None:
+    price = np.ones((1, 2, 40_000), np.float32)
+    price[0, 0] = 1000
+    price[0, 0, -1] = 0
+
+    _, origins = seams.sweep(price)
+
+    assert origins[0, 1, -9:].tolist() == [39_999] * 9
+
+
 def test_seams_of_two_bars_divide_them_and_only_them() -> None:
     ink = np.zeros((56, 60), np.float32)
     ink[8:48, 10:14] = ink[8:48, 40:44] = 1
