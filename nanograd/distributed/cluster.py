@@ -316,7 +316,7 @@ def _join(address: str) -> None:
         ClusterError: the cluster does not reply, refuses the connection or has another version of
             Ray or Python, or this machine is not one of its hosts.
     """
-    if "://" in address:
+    if "://" in address or (address != "auto" and not address.rpartition(":")[2].isdigit()):
         raise UsageError(
             f"{address} is not an address of the form host:port, to use on a host of the cluster; "
             "from elsewhere use `ray job submit --address http://...`"

@@ -84,12 +84,19 @@ def read_run(folder: str) -> FinishedRun:
         settings = from_toml(storage.read(config).decode(errors="surrogateescape"), config)
     except UsageError as error:
         raise DataError(f"{error}; restore the file") from error
+    found = model_io.load(model)
+    trained = found.about["identity"].get("epochs")
+    if (planned := settings.get("epochs", trained)) != trained:  # the command that trains more epochs was stopped
+        raise DataError(
+            f"{folder} has a model of {trained} epochs in a run of {planned} that is not finished; "
+            "finish the run with its own command"
+        )
     return FinishedRun(
         folder=folder,
         config=settings,
         epochs=_count_through(epochs, epochs),
         events=_count_through(events, epochs),
-        model=model_io.load(model),
+        model=found,
         versions=json_files.read_manifest(manifest)["versions"],
     )
 

@@ -30,6 +30,8 @@ REFUSED: list[tuple[int, str, str]] = [
     (2, f"{TRAIN} --epochs many", "many --epochs"),
     (2, f"{TRAIN} --workers 9", "--workers --shards"),
     (2, f"{TRAIN} --address ray://127.0.0.1:10001", "submit"),
+    (2, f"{TRAIN} --address 127.0.0.1", "host:port"),
+    (2, f"{TRAIN} --address head:", "host:port"),
     (65, f"{TRAIN} --config none.toml", "none.toml"),
     (2, f"{TRAIN} --config=", "--config is empty; name a TOML file"),
     (65, f"{TRAIN} --data no/such/folder", "no/such/folder"),

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from nanograd.errors import OutputExistsError, StorageError
+from nanograd.errors import DataError, OutputExistsError, StorageError
+from nanograd.report.training_report import read_run
 from nanograd.runtime import json_files, storage
 from nanograd.runtime.events import Event, Level, changed
 from nanograd.runtime.lease import exclusive
@@ -80,6 +81,17 @@ def test_more_epochs_continue_a_run_and_give_the_bits_of_one_that_had_them_from_
     assert train(few_digits, tmp_path / "run", None, refuse_to_compute, epochs=5, **settings)
     with pytest.raises(OutputExistsError, match="a run with epochs 5, not 4; choose"):
         train(few_digits, tmp_path / "run", None, refuse_to_compute, epochs=4, **settings)
+
+
+def test_run_that_is_continued_is_read_only_when_it_is_finished_again(few_digits, tmp_path):
+    train(few_digits, tmp_path / "run", epochs=2, **OPEN)
+    stopped(few_digits, tmp_path / "run", epochs=5, **OPEN)
+
+    with pytest.raises(DataError, match="a model of 2 epochs in a run of 5 that is not finished"):
+        read_run(str(tmp_path / "run"))
+
+    train(few_digits, tmp_path / "run", epochs=5, **OPEN)
+    assert len(read_run(str(tmp_path / "run")).epochs) == 5
 
 
 @pytest.mark.parametrize("settings", [{"cool_down": 0.0}, {"schedule": "constant"}])
