@@ -122,7 +122,7 @@ def test_functions_and_commands_do_the_same(nanograd_, tmp_path, run, sample):
         (lambda: nanograd.read_numbers(b"", modle=None), "'modle'; do you mean model"),
         (lambda: nanograd.train(batch_size=7, shards=8), "^batch_size 7 is less than shards 8"),
         (lambda: nanograd.predict("rows", model=""), "model is empty; name a path or URI"),
-        (lambda: nanograd.predict("rows", output="gs://"), "output is gs://; a URI names"),
+        (lambda: nanograd.predict("rows", output="gs://"), "output is 'gs://'; name a path"),
         (lambda: nanograd.predict("rows", output="a\0b"), r"output is 'a\\x00b'; name a path"),
         (lambda: nanograd.predict(Path().glob("*")), "several in a list, not <generator"),
         (lambda: nanograd.predict(b"rows"), "b'rows' is no path"),

@@ -6,9 +6,9 @@ Precedence: default < preset < config file < environment < flag.
 
 import ast
 import inspect
+import re
 import sys
 import tomllib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
@@ -50,8 +50,8 @@ GROUPS = (
 
 # Values of these types are less than this. A larger number of units or nets would overflow.
 _BELOW: dict[type, int] = {int: 2**48}
-# A URI of a store without a bucket, as of an empty shell variable: s3://$BUCKET
-_NO_BUCKET = re.compile(r"(?!file:)[^/]+://+")
+# Text that is no place. A URI without a bucket may come of an empty variable: s3://$BUCKET
+_NO_PLACE = re.compile(r"|.*\0.*|(?!file:)[^/]+://+", re.DOTALL)
 _TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
@@ -125,10 +125,9 @@ class Setting:
             problem, shown = f": it must be {what}", repr(value)
         elif self.choices and value not in self.choices:
             problem, shown = f": choose {' or '.join(self.choices)}", repr(value)
-        elif self.place and any(not text or "\0" in text for text in texts):
-            problem, shown = "; name a path or URI", "empty" if "" in texts else repr(value)
-        elif self.place and any(_NO_BUCKET.fullmatch(text) for text in texts):
-            problem = "; a URI names a bucket, as in s3://BUCKET/KEY"
+        elif self.place and any(map(_NO_PLACE.fullmatch, texts)):
+            problem = "; name a path or URI, such as s3://BUCKET/KEY"
+            shown = "empty" if "" in texts else repr(value)
         elif value == "" and self.default is None:
             problem, shown = "; leave it out for its default", "empty"
         elif isinstance(value, float) and not isfinite(value):
