@@ -27,14 +27,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from nanograd.errors import DataError, OutputExistsError, StorageError, UsageError
 from nanograd.runtime import machine
 
-# Suffixes of files that hold no data.
-_TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"
+_TEMPORARY, LEASE = ".nanograd-tmp", ".nanograd-lease"  # suffixes of files that hold no data
 # Errors for paths of no file: circular links and names that are too long, too.
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_BYTES = 4 << 30  # of a decompressed file; enough for a million images as CSV
-# Number of calls of `map_all` at the same time.
-NUM_THREADS = 16
+NUM_THREADS = 16  # calls of `map_all` at the same time
 # The `@` of these addresses names a container, or a user without a password.
 _ADDRESS = re.compile(r"((abfs|wasb)s?|hdfs)://[^/:@]*@|gs://anonymous@", re.IGNORECASE)
 # Patterns in pyarrow's error messages, and the likely cause; the first match counts.
@@ -436,6 +434,8 @@ def arrow_filesystem(place: str) -> tuple[Any, str]:
     if scheme == "hf":
         raise UsageError(f"{place}: hf:// is for models alone; get other files by `hf download`")
     uri = f"{scheme}://{bucket}"
+    if scheme in ("gs", "gcs") and "?" not in bucket:
+        uri += "?retry_limit_seconds=100"  # by default, the client repeats a request for 15 minutes
     if scheme == "s3":
         variables = (os.environ.get(f"AWS_ENDPOINT_URL{end}") for end in ("_S3", ""))
         endpoints = [*parse_qs(urlsplit(uri).query).get("endpoint_override", []), *variables]
