@@ -209,7 +209,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
         elif sure and best == number and found and found.has_print and way.printed:
             # The rules of a table in perspective are not straight, so parts of them are left.
             ways.insert(number + 1, (part, replace(way, printed=False)))
-        elif sure and best >= max(number - (not way.printed), 1):
+        elif sure and best >= max(number - (not way.printed), 1):  # this way, or with its print
             break
     if not results[best]:
         raise UnreadableError(*refused)

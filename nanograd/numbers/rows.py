@@ -77,11 +77,9 @@ def divide_columns(groups: Sequence[Ints], boxes: Floats, usual: float) -> list[
             else:
                 inside.append(max(end - start, 0.0))
     gutters = (opened >= ROWS) & (opened >= OPEN * closed)
-    at_gutter = [gutters[(place >= start) & (place < end)].any() for start, end in wide]
-    inside += [
-        end - start for (start, end), is_cut in zip(wide, at_gutter, strict=True) if not is_cut
-    ]
-    if len(inside) < FEW * sum(at_gutter):
+    is_at_gutter = [gutters[(place >= start) & (place < end)].any() for start, end in wide]
+    inside += np.diff(wide)[~np.array(is_at_gutter, bool)].ravel().tolist() if wide else []
+    if len(inside) < FEW * sum(is_at_gutter):
         return list(groups)
     least = max(GUTTER * usual, WIDER * float(np.median(inside or [0.0])))
     divided = list[Ints]()

@@ -86,9 +86,8 @@ def read_run(folder: str) -> FinishedRun:
         raise DataError(f"{error}; restore the file") from error
     found = model_io.load(model)
     trained = found.about["identity"].get("epochs")
-    if (
-        planned := settings.get("epochs", trained)
-    ) != trained:  # the command that trains more epochs was stopped
+    planned = settings.get("epochs", trained)
+    if planned != trained:  # the command that trains more epochs was stopped
         raise DataError(
             f"{folder} has a model of {trained} epochs in a run of {planned} that is not finished; "
             "finish the run with its own command"
