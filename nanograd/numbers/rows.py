@@ -1,4 +1,4 @@
-"""Rows of digits: their order, and cuts where a tail reaches into the row below.
+"""Rows of digits: their order, the columns of a table, and cuts where a row reaches into the next.
 
 A mark that is taller than a digit is cut along a path from its left to its right. The path crosses
 little of its ink, and goes where the rows around it have little ink.
@@ -32,11 +32,11 @@ WIRES, NARROW, EQUAL = 10, 0.45, 0.05
 # A gutter between columns is a strip that crosses at least ROWS rows of digits. Each of them has no
 # digit for GUTTER heights there. OPEN times as many rows may have one. A table has gaps inside its
 # cells, too, FEW of those at gutters or more. Gutters are WIDER times as wide as the usual one of
-# these. Marks that are TWO times as wide as high are several digits that touch. Marks of LEAST of
-# the height of their line count. Lines are in one row if their levels differ by less than LEVEL
+# these. Marks that are TWO times as wide as high are several digits that touch. Only marks of HIGH
+# of the height of their line count. Lines are in one row if their levels differ by less than LEVEL
 # heights. Of 1,484 numbers in 97 pictures, most of them tables, 617 were right without this and
 # `Way.printed`, and 1,146 with both (2026-12-03).
-ROWS, GUTTER, OPEN, FEW, WIDER, TWO, LEVEL = 3, 1.0, 3, 0.25, 2.5, 1.1, 0.5
+ROWS, GUTTER, OPEN, FEW, WIDER, TWO, HIGH, LEVEL = 3, 1.0, 3, 0.25, 2.5, 1.1, 0.6, 0.5
 
 
 def divide_columns(groups: Sequence[Ints], boxes: Floats, usual: float) -> list[Ints]:
@@ -47,22 +47,24 @@ def divide_columns(groups: Sequence[Ints], boxes: Floats, usual: float) -> list[
         boxes: (n, 4) top, left, -bottom and -right of all marks.
         usual: the usual height of a digit.
     """
+    if not groups:
+        return []
     heights, widths = (1 - boxes[:, :2] - boxes[:, 2:]).T
     y, x = ((boxes[:, :2] - boxes[:, 2:]) / 2).T
-    lines = [each[heights[each] >= LEAST * heights[each].max()] for each in groups]
+    lines = [each[heights[each] >= HIGH * heights[each].max()] for each in groups]
     slopes = [np.polyfit(x[each], y[each], 1)[0] for each in lines if np.ptp(x[each]) > 4 * usual]
     # Levels and left ends, as if the picture was level.
     slope = float(np.median(slopes or [0.0]))
     level, left = y - slope * x, boxes[:, 1] + slope * y
-    left -= left.min(initial=0)
-    right, place = left + widths, np.arange(round((left + widths).max(initial=0)) + 2)
+    left -= left.min()
+    right, place = left + widths, np.arange(round((left + widths).max()) + 2)
     levels = np.array([np.median(level[each]) for each in lines])
     order = np.argsort(levels)
     numbers = np.zeros(len(lines), int)
     numbers[order] = np.cumsum(np.diff(levels[order], prepend=levels[order[:1]]) > LEVEL * usual)
     opened, closed = np.zeros(len(place), int), np.zeros(len(place), int)
     wide, inside = list[tuple[float, float]](), list[float]()
-    for number in range(len(groups) and numbers.max() + 1):
+    for number in range(numbers.max() + 1):
         row = np.concatenate([lines[each] for each in np.flatnonzero(numbers == number)])
         row = row[np.argsort(left[row])]
         ends = np.maximum.accumulate(right[row])
@@ -77,9 +79,9 @@ def divide_columns(groups: Sequence[Ints], boxes: Floats, usual: float) -> list[
             else:
                 inside.append(max(end - start, 0.0))
     gutters = (opened >= ROWS) & (opened >= OPEN * closed)
-    is_at_gutter = [gutters[(place >= start) & (place < end)].any() for start, end in wide]
-    inside += np.diff(wide)[~np.array(is_at_gutter, bool)].ravel().tolist() if wide else []
-    if len(inside) < FEW * sum(is_at_gutter):
+    others = [gap for gap in wide if not gutters[(place >= gap[0]) & (place < gap[1])].any()]
+    inside += [end - start for start, end in others]
+    if len(inside) < FEW * (len(wide) - len(others)):
         return list(groups)
     least = max(GUTTER * usual, WIDER * float(np.median(inside or [0.0])))
     divided = list[Ints]()

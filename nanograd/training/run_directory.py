@@ -257,17 +257,19 @@ class RunDirectory:
         A model that has lost a file, or is damaged, can be made again from the checkpoints, so it
         counts as missing. Without checkpoints, DataError is raised.
         """
-        if not storage.exists(storage.join(self.model, model_io.MANIFEST)):
+        manifest = storage.join(self.model, model_io.MANIFEST)
+        if not storage.exists(manifest):
             return False
+        identity = json_files.read_manifest(manifest)["identity"]
+        self.require_same(identity)
         try:
-            identity = model_io.load(self.model).about["identity"]
+            model_io.load(self.model)
         except DataError:
             if not storage.names(storage.join(self.folder, "checkpoints")):
                 raise
             text = "has lost a file or is damaged, and is made again from the checkpoints"
             self._listener(info(f"{self.model} {text}"))
             return False
-        self.require_same(identity)
         return bool(identity.get("epochs") == self.identity.get("epochs"))
 
     def has_metrics(self, num_epochs: int) -> bool:

@@ -133,6 +133,8 @@ def test_damaged_files_of_a_finished_run_are_made_again_from_the_checkpoints(
     storage.remove(str(run / "checkpoints"))
     file.write_bytes(file.read_bytes()[:-9])
     if name != "metrics.jsonl":
+        with pytest.raises(OutputExistsError, match="a run with seed"):
+            train(few_digits, run, start_group=runs.refuse_to_compute, seed=193)
         with pytest.raises(DataError, match="damaged"):
             train(few_digits, run, start_group=runs.refuse_to_compute)
 
