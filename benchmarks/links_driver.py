@@ -52,7 +52,7 @@ def _nanograd(setting: Setting, first: str, rank: int) -> tuple[Run, Run, dict[s
     digits = load_images(setting).train
     recipe = recipe_of(setting, len(digits))
     _connect(first, setting.workers)
-    group = RayGroup(recipe, digits, first_snapshot(recipe)).start()
+    group = RayGroup(recipe, digits, first_snapshot(recipe))
     done = 0
 
     def run(rounds: int) -> None:

@@ -47,7 +47,7 @@ class Trainer:
         train = sources.load([data]).train
         spec = TrainSpec(epochs=1000, workers=2)
         recipe = make_recipe(spec, len(train))
-        self._group = RayGroup(recipe, train, first_snapshot(recipe)).start()
+        self._group = RayGroup(recipe, train, first_snapshot(recipe))
         self._round = 0
         self._victim = 0
         self.advance(2 * _SEGMENT)

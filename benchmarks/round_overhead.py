@@ -97,7 +97,7 @@ def _time_parts(setting: Setting, rounds: int) -> dict[str, NDArray[np.float64]]
     """Return the seconds of each part of each round, after a warm-up."""
     data = load_images(setting)
     recipe = recipe_of(setting, len(data.train))
-    group_ = group.RayGroup(recipe, data.train, first_snapshot(recipe)).start()
+    group_ = group.RayGroup(recipe, data.train, first_snapshot(recipe))
     try:
         group_.advance(_WARM_UP)
         group_.advance(_WARM_UP + rounds)

@@ -121,11 +121,7 @@ def _workers(
 
     with session(spec.address, spec.workers, listener):
         metrics = guarded(RayMetrics("train", place), listener)
-        yield (
-            num_actors(spec.workers, spec.shards),
-            lambda *about: RayGroup(*about).start(),
-            [metrics],
-        )
+        yield num_actors(spec.workers, spec.shards), RayGroup, [metrics]
 
 
 def report(

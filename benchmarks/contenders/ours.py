@@ -74,7 +74,7 @@ class Ours:
             from nanograd.distributed.group import RayGroup
 
             num_actors(setting.workers)  # waits for their CPUs
-            self._group = RayGroup(self._recipe, self._data.train, snapshot).start()
+            self._group = RayGroup(self._recipe, self._data.train, snapshot)
         else:
             self._group = LocalGroup(self._recipe, self._data.train, snapshot)
 

@@ -15,7 +15,6 @@ from contextlib import suppress
 from math import inf
 from threading import Event as StopSignal
 from time import monotonic
-from typing import Self
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -95,12 +94,9 @@ class RayGroup:
         # Membership for which servers, memory and connections are ready; -1 for none.
         self._prepared = -1
         self.servers = Servers(recipe, listener)
-        self.members, self._dataset = Members(recipe, listener, self._stop), dataset
-
-    def start(self) -> Self:
-        """Start workers and servers; replace any that are killed during the start."""
-        try:
-            self.members.start(self._dataset)
+        self.members = Members(recipe, listener, self._stop)
+        try:  # replace workers and servers that are killed during the start, too
+            self.members.start(dataset)
             self.advance(self._round)
         except BaseException:
             self.close()
@@ -110,7 +106,6 @@ class RayGroup:
         self._listener(
             changed("started", workers=count(workers, "worker"), hosts=count(hosts, "host"))
         )
-        return self
 
     def advance(self, until: int, *, is_copied: bool = False) -> None:
         """Compute all rounds before `until`; replace workers and servers that fail.

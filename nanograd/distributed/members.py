@@ -159,11 +159,13 @@ def end_actor(actor: Any, identity: ActorIdentity | None, how: FailureKind | Non
     ray.kill(actor)
 
 
-def actor_options(recipe: Recipe) -> dict[str, Any]:
-    """Return options for all actors: the environment that selects the kernel of the run."""
-    if recipe.spec.kernel != kernel.PORTABLE:
-        return {}
-    return {"runtime_env": {"env_vars": kernel.variables()}}
+def start_actor(kind: type, recipe: Recipe, *rest: object, **options: Any) -> tuple[Any, Any]:
+    """Start a worker or server with the kernel of the run; return it and its first call."""
+    if recipe.spec.kernel == kernel.PORTABLE:
+        options["runtime_env"] = {"env_vars": kernel.variables()}
+    remote: Any = ray.remote  # its type annotations lack concurrency groups
+    actor = remote(**options)(kind).remote(recipe, *rest)
+    return actor, actor.identify.remote()
 
 
 @dataclass
@@ -211,12 +213,10 @@ class Members:
         return found
 
     def _start(self, rank: int) -> None:
-        options = {**actor_options(self._recipe), "num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        options: dict[str, Any] = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
         if self._excluded:
             options["label_selector"] = on_host(f"!in({','.join(self._excluded)})")
-        remote: Any = ray.remote
-        actor = remote(**options)(WorkerActor).remote(self._recipe)
-        self.starting[rank] = (actor, actor.identify.remote())
+        self.starting[rank] = start_actor(WorkerActor, self._recipe, **options)
 
     def collect(self, round_: int, *, wait: bool) -> bool:
         """Add workers that have started, without shards; return whether any were added.

@@ -12,15 +12,15 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from nanograd.distributed import members
 from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait, this_process
 from nanograd.distributed.all_reduce import ExchangeFailed, MeshPlan
 from nanograd.distributed.members import (
+    START_TIMEOUT_S,
     Member,
-    actor_options,
     await_transfers,
     end_actor,
     on_host,
+    start_actor,
 )
 from nanograd.distributed.mesh import FORMATION_S, KEY_BYTES, MeshError
 from nanograd.errors import ClusterError
@@ -30,7 +30,6 @@ from nanograd.training.recipe import Recipe
 from nanograd.training.server import Snapshot
 from nanograd.training.tree import cover
 
-START_S = members.START_TIMEOUT_S
 # Seconds to wait for a reply between two segments; a server with a large state may need longer.
 REPLY_S = 10.0
 # Seconds after which the transfer of a whole state counts as failed.
@@ -86,15 +85,15 @@ class Servers:
             for host in new:
                 is_here = host == self._here.host
                 neighbour = self._here if is_here else hosts[host][0].identity
-                remote: Any = ray.remote  # its type annotations lack concurrency groups
-                actor = remote(
-                    **actor_options(self._recipe),
+                actor, ready = start_actor(
+                    ServerActor,
+                    self._recipe,
+                    snapshot,
                     num_cpus=0,
                     # One thread for each worker that calls, one for `stop` and one for `waiting`.
                     concurrency_groups={CONCURRENT: (self._recipe.spec.workers or 1) + 2},
                     label_selector=on_host(host),
-                )(ServerActor).remote(self._recipe, snapshot)
-                ready = actor.identify.remote()
+                )
                 self.present[host] = Server(actor, ready, neighbour, began=monotonic())
             for host in [host for host in self.present if host not in groups]:
                 self.drop(host)
@@ -202,10 +201,10 @@ class Servers:
         return self.present.get(host) or self.present[self._here.host]
 
     def identity(self, host: str) -> ActorIdentity:
-        """Wait until a server has started, at most START_S in all, and return its identity."""
+        """Wait until a server has started, at most START_TIMEOUT_S; return its identity."""
         server = self.present[host]
         if server.identity is None:
-            left_s = max(0.0, server.began + START_S - monotonic())
+            left_s = max(0.0, server.began + START_TIMEOUT_S - monotonic())
             server.identity = ray.get(server.ready, timeout=left_s)
         return server.identity
 

@@ -69,7 +69,7 @@ def start_group(ray_cpus: int, digits: Dataset, events: list[Event]) -> Iterator
         begin, spec = snapshot or first_snapshot(recipe), recipe.spec
         recipe = replace(recipe, spec=replace(spec, workers=num_workers, **options))
         made.append(RayGroup(recipe, digits, begin, listener, stop))
-        return made[-1].start()
+        return made[-1]
 
     yield start
     for each in made:

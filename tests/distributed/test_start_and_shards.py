@@ -36,7 +36,7 @@ def test_workers_that_never_start_end_the_run_with_the_cause(
 
 
 def test_server_that_does_not_start_in_time_is_a_cluster_error(start_group, recipe, monkeypatch):
-    monkeypatch.setattr(servers, "START_S", 0.001)
+    monkeypatch.setattr(servers, "START_TIMEOUT_S", 0.001)
 
     with pytest.raises(ClusterError, match="server did not start"):
         start_group(recipe, 1)

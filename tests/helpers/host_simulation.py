@@ -247,7 +247,7 @@ class Simulation:
     def _drive(self) -> None:
         try:
             recipe = replace(self.recipe, spec=replace(self.recipe.spec, workers=self.num_workers))
-            made = RayGroup(recipe, Images(), self.history[0], self._listen).start()
+            made = RayGroup(recipe, Images(), self.history[0], self._listen)
             for until in self.ends:
                 self.is_started = True
                 made.advance(until)
