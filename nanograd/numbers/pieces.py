@@ -69,7 +69,7 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
         for seam in found:
             labels = _label([*cuts[:place], seam, *cuts[place + 1 :]], ink)
             pair = labels[row, middles[number : number + 2]]
-            images += [_image(np.where(labels == own, ink, 0)) for own in pair]
+            images += [_cut(labels == own, ink)[1] for own in pair]
         shares = model.probabilities(np.array(images)).reshape(-1, 2, NUM_CLASSES)
         fits = shares[:, 0, digits[number]] * shares[:, 1, digits[number + 1]]
         cuts[place] = found[int(fits.argmax())]
@@ -83,10 +83,10 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
             labels[labels == piece] = own[distances.argmin()]
         elif mark.sum() >= LEAST * line.pen**2:
             marks.append(box)
-    pieces = [np.where(labels == each, ink, 0) for each in own]
+    pieces = [_cut(labels == each, ink) for each in own]
     return Pieces(
-        boxes=np.array(list(map(_box, pieces))),
-        images=np.array(list(map(_image, pieces))),
+        boxes=np.array([box for box, _ in pieces]),
+        images=np.array([image for _, image in pieces]),
         others=np.array(marks, int).reshape(-1, 4),
         apart=apart,
     )
@@ -94,15 +94,19 @@ def divide(line: Line, digits: Sequence[int], columns: Floats, model: Model) -> 
 
 def _label(cuts: Sequence[Ints], ink: Floats) -> Ints:
     """Return the number of each pixel's piece between cuts, from left to right, (height, width)."""
-    columns, number = np.arange(ink.shape[1]), np.zeros(ink.shape, int)
-    for cut in cuts:
-        number += columns > cut[:, None]
-    return number
+    height, width = ink.shape
+    number = np.zeros((height, width + 2), int)  # a cut is at -1 to the width
+    np.add.at(number, (np.arange(height), np.reshape(cuts, (-1, height)).astype(int) + 1), 1)
+    return np.asarray(number[:, :width].cumsum(1))
 
 
-def _image(ink: Floats) -> Bytes:
-    """Return the ink of a piece in MNIST's form, (784,)."""
-    return form.centre(form.shrink(ink / ink.max())).ravel()
+def _cut(piece: Mask, ink: Floats) -> tuple[Ints, Bytes]:
+    """Return the box of a piece, and its ink in MNIST's form, (784,)."""
+    columns = np.flatnonzero(piece.any(0))
+    place = slice(columns[0], columns[-1] + 1)
+    part = np.where(piece[:, place], ink[:, place], 0)
+    image = form.centre(form.shrink(part / part.max())).ravel()
+    return _box(part) + np.array([1, 0, 1, 0]) * place.start, image
 
 
 def _box(ink: Floats) -> Ints:

@@ -35,11 +35,12 @@ def find_lines(
     """
     if min(ink.shape) < tuning.STRIPS:
         return None
-    across = list(trace(ink, most, covered))
-    down = [line.T for line in trace(ink.T.copy(), most, covered)]
-    if not _is_pattern(len(down), len(across)):
-        return None
-    return np.asarray(np.max([*across, *down], axis=0))
+    found, counts = np.zeros(ink.shape, np.float32), [0, 0]
+    for axis, part in enumerate((ink.T.copy(), ink)):
+        for line in trace(part, most, covered):
+            np.maximum(found, line if axis else line.T, out=found)
+            counts[axis] += 1
+    return found if _is_pattern(*counts) else None
 
 
 def find_sides(ink: Floats, covered: float) -> Floats | None:
@@ -97,8 +98,11 @@ def trace(ink: Floats, most: float, least_covered: float) -> Iterator[Floats]:
         covered = (core > 0.5 * profile.max()).mean()
         if not least <= profile.max() <= most or covered < least_covered:
             continue
-        away = np.arange(height)[:, None] - rows
-        yield np.interp(away, offsets, profile, left=0, right=0).astype(np.float32)
+        first, last = int(rows.min()) - tuning.HALF_LINE, int(rows.max()) + tuning.HALF_LINE + 2
+        near = np.arange(max(first, 0), min(last, height))
+        line = np.zeros(ink.shape, np.float32)
+        line[near] = np.interp(near[:, None] - rows, offsets, profile, left=0, right=0)
+        yield line
 
 
 def _candidates(strips: Floats, places: Floats, least: float) -> Iterator[tuple[float, float]]:

@@ -1,5 +1,7 @@
 """Lines of known text, divided into their digits."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -77,3 +79,21 @@ def test_model_classifies_the_images_as_the_digits_of_the_line(gap: int, most_wr
         wrong = model.probabilities(pieces.images).argmax(1) != sample.labels[chosen]
         most_wrong -= int(wrong.sum())
     assert most_wrong >= 0
+
+
+def peak_of_ones(count: int) -> int:
+    """Return the maximum memory in bytes while a line of `count` ones is divided."""
+    columns, ink = 30 * np.arange(count) + 15.0, np.zeros((56, 30 * count))
+    for column in columns.astype(int).tolist():
+        ink[8:48, column - 2 : column + 3] = 1
+    line, model = line_of(ink), load_model()
+    tracemalloc.start()
+    try:
+        divide(line, [1] * count, columns, model)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_grows_with_the_width_of_a_line_and_not_faster() -> None:
+    assert peak_of_ones(240) < 5 * peak_of_ones(60)
