@@ -48,8 +48,9 @@ def validate(net: Net, dataset: Dataset) -> tuple[float | None, float | None]:
 
 
 def as_net(recipe: Recipe, snapshot: Snapshot) -> Net:
-    """Return the net of a snapshot."""
-    params = Params(snapshot.final_vector(), recipe.architecture)
+    """Return the net of a snapshot, with the average of the parameters, if there is one."""
+    vector = snapshot.arrays.get("average", snapshot.vector)
+    params = Params(vector, recipe.architecture)
     return Net(params=params, preparation=recipe.preparation)
 
 

@@ -5,10 +5,10 @@ the same bits as if it were trained alone.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from threading import Event as StopSignal
 
 from nanograd.digits.dataset import Mnist, split
@@ -30,11 +30,6 @@ from nanograd.training.recipe import make_recipe
 from nanograd.training.run_directory import History, RunDirectory
 
 
-def _is_in(place: str, folder: str) -> bool:
-    inner, outer = (os.path.realpath(storage.absolute(each)) for each in (place, folder))
-    return f"{inner}/".startswith(f"{outer}/")
-
-
 def load_initial(spec: TrainSpec) -> Model | None:
     """Load the model whose weights a run starts from; None for random weights.
 
@@ -47,11 +42,14 @@ def load_initial(spec: TrainSpec) -> Model | None:
     """
     if spec.resume_from is None:
         return None
-    if spec.overwrite and spec.output and _is_in(spec.resume_from, spec.output):
-        raise UsageError(
-            f"--overwrite removes --output {spec.output}, and with it --resume-from "
-            f"{spec.resume_from}; choose another --output"
-        )
+    if spec.overwrite and spec.output:
+        places = (storage.absolute(each) for each in (spec.resume_from, spec.output))
+        inner, outer = map(os.path.realpath, places)
+        if Path(inner).is_relative_to(outer):
+            raise UsageError(
+                f"--overwrite removes --output {spec.output}, and with it --resume-from "
+                f"{spec.resume_from}; choose another --output"
+            )
     try:
         model = model_io.load(spec.resume_from)
     except DataError:
@@ -120,12 +118,11 @@ class TrainingRun:
             StorageError: the directory cannot be written.
         """
         folder = self._folder
-        open_run = partial(RunDirectory, folder, self._identity, len(self.recipes), listener)
-        directory = open_run()
+        directory = RunDirectory(folder, self._identity, len(self.recipes), listener)
         directory.require_own_files()
         if not self._spec.overwrite and directory.is_complete():  # the folder may be read-only
             listener(info(f"the run in {folder} is complete; --overwrite trains it again"))
-            self._restore(open_run, listener)
+            self._restore(directory, listener)
             return model_io.load(directory.model)
         if self._spec.resume_from and not self._initial:
             raise DataError(
@@ -133,7 +130,7 @@ class TrainingRun:
                 f"continue the run in {folder}"
             )
         with exclusive(folder, listener) as lease:
-            directory = open_run(check=lease.check)
+            directory.check = lease.check
             directory.prepare(overwrite=self._spec.overwrite)
             try:
                 model = self._train_nets(directory, start_group, listener, stop)
@@ -144,13 +141,12 @@ class TrainingRun:
             model_io.save(model, directory.model)
             return model_io.load(directory.model)
 
-    def _restore(self, open_run: Callable[..., RunDirectory], listener: Listener) -> None:
+    def _restore(self, directory: RunDirectory, listener: Listener) -> None:
         """Write lost files of a complete run again, or warn that no checkpoint has its metrics."""
         found, histories = storage.names(self._folder), list[History]()
-        place = open_run().model
-        has_card = model_io.CARD in storage.names(place)
-        if not open_run().has_metrics(sum(recipe.epochs for recipe in self.recipes)):
-            starts = (open_run().resume(*each, None)[0] for each in enumerate(self.recipes))
+        has_card = model_io.CARD in storage.names(directory.model)
+        if not directory.has_metrics(sum(recipe.epochs for recipe in self.recipes)):
+            starts = (directory.resume(*each, None)[0] for each in enumerate(self.recipes))
             histories = [start.history for start in starts]
             if any(len(h.epochs) < r.epochs for h, r in zip(histories, self.recipes, strict=True)):
                 text = f"{self._folder} has lost lines of metrics.jsonl, and no checkpoint has them"
@@ -158,13 +154,13 @@ class TrainingRun:
                 histories = []
         if histories or not has_card or "config.toml" not in found:
             with exclusive(self._folder, listener) as lease:
-                directory = open_run(check=lease.check)
+                directory.check = lease.check
                 directory.write_config(self._spec)
                 if histories:
                     directory.write_metrics(histories)
                 if not has_card:
-                    card = model_io.model_card(model_io.load(place))
-                    storage.commit(storage.join(place, model_io.CARD), card)
+                    card = model_io.model_card(model_io.load(directory.model))
+                    storage.commit(storage.join(directory.model, model_io.CARD), card)
 
     def _train_nets(
         self,

@@ -214,15 +214,11 @@ class RunDirectory:
     """
 
     def __init__(
-        self,
-        folder: str,
-        identity: JsonObject,
-        num_nets: int,
-        listener: Listener = ignore,
-        check: Callable[[], None] = lambda: None,
+        self, folder: str, identity: JsonObject, num_nets: int, listener: Listener = ignore
     ) -> None:
         self.folder, self.identity, self._num_nets = folder, identity, num_nets
-        self._listener, self._check = listener, check
+        self._listener = listener
+        self.check: Callable[[], None] = lambda: None
         self.model = storage.join(folder, "model")
         # Lines of events.jsonl from earlier commands (None until they are read), and from this one.
         self._earlier: list[JsonObject] | None = None
@@ -325,11 +321,11 @@ class RunDirectory:
             done = f"{start.snapshot.round:,} of {recipe.num_rounds:,} rounds"
             self._listener(info(f"continuing after {done}"))
             start = replace(start, identity=self.identity)
-        return start, CheckpointSaver(folder, start, self._listener, self._check)
+        return start, CheckpointSaver(folder, start, self._listener, self.check)
 
     def write_config(self, spec: TrainSpec) -> None:
         """Write config.toml, the settings of the run."""
-        self._check()
+        self.check()
         toml = spec.to_toml().encode(errors="surrogateescape")
         storage.commit(storage.join(self.folder, "config.toml"), toml)
 
@@ -359,7 +355,7 @@ class RunDirectory:
 
     def _write_lines(self, name: str, rows: list[JsonObject]) -> None:
         try:
-            self._check()
+            self.check()
             storage.commit(storage.join(self.folder, name), json_files.encode_lines(rows))
         except StorageError as error:
             self._warn(error)

@@ -38,9 +38,6 @@ class LossSum:
     loss: float = 0.0
     num_images: int = 0
 
-    def __add__(self, other: "LossSum") -> "LossSum":
-        return LossSum(self.loss + other.loss, self.num_images + other.num_images)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
@@ -54,10 +51,6 @@ class Snapshot:
     def vector(self) -> Vector:
         """The parameters."""
         return self.arrays["vector"]
-
-    def final_vector(self) -> Vector:
-        """Return the parameters of the trained net: the average, if there is one."""
-        return self.arrays.get("average", self.vector)
 
 
 def first_snapshot(recipe: Recipe, initial: Vector | None = None) -> Snapshot:
@@ -138,7 +131,7 @@ class Update:
         if not np.isfinite(loss) or num_images != plan.round_size(round_):
             return None
         before = progress if round_ % plan.rounds_per_epoch else LossSum()
-        return before + LossSum(loss, num_images)
+        return LossSum(before.loss + loss, before.num_images + num_images)
 
 
 class ParameterServer:

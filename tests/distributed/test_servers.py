@@ -14,7 +14,6 @@ from nanograd.distributed.servers import Server, Servers
 from nanograd.errors import ClusterError
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import make_recipe
-from nanograd.training.server import LossSum
 from tests.helpers.runs import train_locally
 
 
@@ -34,7 +33,7 @@ def test_state_that_differs_between_servers_is_not_copied_and_its_host_is_named(
     for vector in ("progress", *sorted(good.arrays)):
         names = "ab" if vector == "vector" else "abc"
         if vector == "progress":
-            bad = replace(good, progress=good.progress + LossSum(loss=1e-9))
+            bad = replace(good, progress=replace(good.progress, loss=good.progress.loss + 1e-9))
         else:
             changed = good.arrays[vector].copy()
             changed.view(np.uint32)[193] ^= 1

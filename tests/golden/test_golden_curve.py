@@ -26,6 +26,7 @@ from nanograd.images import sources
 from nanograd.runtime import storage
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.local import LocalGroup
+from nanograd.training.loop import as_net
 from nanograd.training.recipe import make_recipe
 from nanograd.training.server import LossSum, first_snapshot
 from tests.helpers.processes import run
@@ -58,7 +59,7 @@ def record(name: str, sample: Mnist) -> dict[str, Any]:
         now = group.snapshot().progress
         losses.append((now.loss - before.loss) / (now.num_images - before.num_images))
         before = now
-    vector = group.snapshot().final_vector()
+    vector = as_net(recipe, group.snapshot()).params.vector
     return {"losses": losses, "params_sha256": storage.checksum(vector.tobytes())}
 
 

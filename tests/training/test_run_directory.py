@@ -183,7 +183,9 @@ def test_nothing_is_recorded_in_a_directory_that_was_taken_over(tmp_path):
     def taken_over() -> None:
         raise OutputExistsError("it is another's")
 
+    directory = RunDirectory(str(tmp_path), {}, 1)
+    directory.check = taken_over
     with pytest.raises(OutputExistsError):
-        record(RunDirectory(str(tmp_path), {}, 1, check=taken_over), 1)
+        record(directory, 1)
 
     assert contents(tmp_path) == {}
