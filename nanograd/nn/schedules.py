@@ -10,11 +10,6 @@ Schedule: TypeAlias = Callable[[int], float]
 COOLING = 0.8
 
 
-def constant(peak: float) -> Schedule:
-    """Return a schedule with the same rate in every round."""
-    return lambda round_: peak
-
-
 def cosine(peak: float, num_rounds: int) -> Schedule:
     """Return half a cosine from the peak at round 0 to zero after the last round.
 
@@ -33,7 +28,7 @@ def warm_up(schedule: Schedule, num_rounds: int) -> Schedule:
     References:
         Goyal et al. (2017), "Accurate, large minibatch SGD", section 2.2.
 
-    >>> [warm_up(constant(1.0), 4)(k) for k in range(5)]
+    >>> [warm_up(lambda round_: 1.0, 4)(k) for k in range(5)]
     [0.25, 0.5, 0.75, 1.0, 1.0]
     """
     return lambda round_: schedule(round_) * min((round_ + 1) / max(num_rounds, 1), 1.0)
@@ -41,7 +36,7 @@ def warm_up(schedule: Schedule, num_rounds: int) -> Schedule:
 
 def by_name(name: str, peak: float, num_rounds: int, num_warm_up: int) -> Schedule:
     """Return the schedule constant or cosine, with its warm-up."""
-    schedules = {"constant": constant(peak), "cosine": cosine(peak, num_rounds)}
+    schedules = {"constant": lambda round_: peak, "cosine": cosine(peak, num_rounds)}
     return warm_up(schedules[name], num_warm_up)
 
 
