@@ -25,15 +25,7 @@ from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.models import model as model_io
 from nanograd.nn.optimizers import Vector
 from nanograd.runtime import json_files, storage
-from nanograd.runtime.events import (
-    EpochMetrics,
-    GroupEvent,
-    Listener,
-    count,
-    ignore,
-    info,
-    warning,
-)
+from nanograd.runtime.events import EpochMetrics, GroupEvent, Listener, count, info, warning
 from nanograd.runtime.json_files import JsonObject
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe
@@ -214,7 +206,7 @@ class RunDirectory:
     """
 
     def __init__(
-        self, folder: str, identity: JsonObject, num_nets: int, listener: Listener = ignore
+        self, folder: str, identity: JsonObject, num_nets: int, listener: Listener
     ) -> None:
         self.folder, self.identity, self._num_nets = folder, identity, num_nets
         self._listener = listener

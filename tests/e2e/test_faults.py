@@ -22,7 +22,7 @@ from nanograd.errors import DataError, StorageError
 from nanograd.images.inputs import TABLES, expand
 from nanograd.models import model as model_io
 from nanograd.runtime import machine, storage
-from nanograd.runtime.events import Event
+from nanograd.runtime.events import Event, ignore
 from nanograd.runtime.signals import Terminated, signals_raise
 from nanograd.training.run_directory import CheckpointSaver, RunDirectory, newest, save
 from tests.e2e.conftest import make_bucket, only_swift
@@ -139,11 +139,11 @@ def removal(folder: Path) -> Work:
         save(f"{place}/checkpoints", some_checkpoint(1))
 
     def act(place: str) -> bool:
-        RunDirectory(place, {}, 1).prepare(overwrite=True)
+        RunDirectory(place, {}, 1, ignore).prepare(overwrite=True)
         return True
 
     def check(place: str, said: bool) -> None:
-        is_complete = RunDirectory(place, {}, 1).is_complete()  # raises if it is damaged
+        is_complete = RunDirectory(place, {}, 1, ignore).is_complete()  # raises if it is damaged
         assert not (said and is_complete)
 
     return Work(begin, act, check)

@@ -6,7 +6,7 @@ import pytest
 from nanograd.errors import DataError, OutputExistsError, StorageError
 from nanograd.report.training_report import read_run
 from nanograd.runtime import json_files, storage
-from nanograd.runtime.events import Event, Level, changed
+from nanograd.runtime.events import Event, Level, changed, ignore
 from nanograd.runtime.lease import exclusive
 from nanograd.training.run_directory import RunDirectory
 from tests.helpers.folders import contents
@@ -144,7 +144,7 @@ def record(directory: RunDirectory, *rounds: int) -> list[int]:
 
 @pytest.mark.parametrize(("num_nets", "net"), [(1, {}), (2, {"net": 1})])
 def test_recorded_event_of_an_ensemble_has_the_number_of_its_net(tmp_path, num_nets, net):
-    record(RunDirectory(str(tmp_path), {}, num_nets), 3)
+    record(RunDirectory(str(tmp_path), {}, num_nets, ignore), 3)
 
     [row] = json_files.read_lines(str(tmp_path / "events.jsonl"))
     sentence = "worker 0 joined at round 3"
@@ -159,7 +159,7 @@ def test_event_that_cannot_be_recorded_is_a_warning_and_written_with_the_next(
     def fail(*about: object) -> None:
         raise StorageError("the store is down")
 
-    record(RunDirectory(str(tmp_path), {}, 1), 1)
+    record(RunDirectory(str(tmp_path), {}, 1, ignore), 1)
     events: list[Event] = []
     directory = RunDirectory(str(tmp_path), {}, 1, events.append)
     with monkeypatch.context() as patch:
@@ -183,7 +183,7 @@ def test_nothing_is_recorded_in_a_directory_that_was_taken_over(tmp_path):
     def taken_over() -> None:
         raise OutputExistsError("it is another's")
 
-    directory = RunDirectory(str(tmp_path), {}, 1)
+    directory = RunDirectory(str(tmp_path), {}, 1, ignore)
     directory.check = taken_over
     with pytest.raises(OutputExistsError):
         record(directory, 1)
