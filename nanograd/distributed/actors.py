@@ -55,6 +55,17 @@ class ActorIdentity:
         return f"{self.name} at {self.address}"
 
 
+def this_process() -> ActorIdentity:
+    """Return the identity of this process."""
+    return ActorIdentity(
+        host=ray.get_runtime_context().get_node_id(),
+        process=machine.owner(),
+        name=gethostname(),
+        address=str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
+        fingerprint=process.fingerprint(),
+    )
+
+
 class Wait(NamedTuple):
     """What a round waits for."""
 
@@ -80,15 +91,13 @@ SegmentFailure: TypeAlias = Refusal | LateShards | ExchangeFailed
 class WorkerActor(Worker):
     """A worker as a Ray actor; `take` gives it its shards."""
 
+    identify = staticmethod(this_process)
+
     def __init__(self, recipe: Recipe) -> None:
         process.prepare_actor()
         super().__init__(recipe, {})
         self._update = Update(recipe)
         self._memory: MemorySegment | None = None
-
-    def identify(self) -> ActorIdentity:
-        """Return the identity of this process."""
-        return this_process()
 
     def take(self, shard_ids: Sequence[int], *shards: Dataset) -> list[TreeNode]:
         """Hold these shards; return the tree nodes whose sums the worker will send.
@@ -152,6 +161,8 @@ class WorkerActor(Worker):
 class ServerActor(ParameterServer):
     """A parameter server that runs segments of rounds, alone or with servers of other hosts."""
 
+    identify = staticmethod(this_process)
+
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
         process.prepare_actor()
         super().__init__(recipe, snapshot)
@@ -161,10 +172,6 @@ class ServerActor(ParameterServer):
         self._began: float | None = None  # time when the current round began
         # Held while the memory is replaced or filled; notified when parameters are published.
         self._changed = Condition()
-
-    def identify(self) -> ActorIdentity:
-        """Return the identity of this process."""
-        return this_process()
 
     def open(self, nodes: tuple[TreeNode, ...], is_alone: bool) -> MemoryAddress:
         """Replace the memory by one for the tree nodes that workers send; return its address."""
@@ -322,7 +329,7 @@ class ServerActor(ParameterServer):
         self, mesh: Mesh, memory: MemorySegment, deadline: float
     ) -> SegmentFailure | None:
         """Apply a round together with the servers of the other hosts."""
-        mesh.machine.start_round(deadline)
+        mesh.machine.deadline = deadline
         is_sent = False
         while (total := mesh.machine.ready) is None:
             if not is_sent and memory.late_slot(self.round) is None:
@@ -348,17 +355,6 @@ class ServerActor(ParameterServer):
             if each is not None:
                 each.close()
         self._listener = self._mesh = None
-
-
-def this_process() -> ActorIdentity:
-    """Return the identity of this process."""
-    return ActorIdentity(
-        host=ray.get_runtime_context().get_node_id(),
-        process=machine.owner(),
-        name=gethostname(),
-        address=str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
-        fingerprint=process.fingerprint(),
-    )
 
 
 def _present(thing: _Thing | None) -> _Thing:

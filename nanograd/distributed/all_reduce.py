@@ -166,6 +166,7 @@ class AllReduce:
     The same hosts take part from the beginning to the end (a generation).
 
     Attributes:
+        deadline: monotonic time when the round fails; set when it begins, None after it.
         ready: total of the round over all hosts; None until it is complete.
         failure: why the exchange failed; None if it has not failed.
     """
@@ -178,13 +179,9 @@ class AllReduce:
         self._first_round, self._num_frames = first_round, dict.fromkeys(plan.peers, 0)
         self._own: Mapping[TreeNode, Contribution] | None = None
         self._total: Contribution | None = None
-        self._deadline: float | None = None
+        self.deadline: float | None = None
         self.ready: Contribution | None = None
         self.failure: ExchangeFailed | None = None
-
-    def start_round(self, deadline: float) -> None:
-        """Set the deadline of a round."""
-        self._deadline = deadline
 
     def add_local(self, sums: Sequence[Contribution]) -> None:
         """Send each host its slice of this host's sums; they must not change before `applied`."""
@@ -222,8 +219,6 @@ class AllReduce:
 
     def receive(self, header: Header) -> None:
         """Process an expected frame, whose payload is in the memory from `expect`."""
-        if self.failure:
-            return
         sender, node, inbox = header.sender, header.node, self._inbox(header.round)
         self._num_frames[sender] += 1
         if header.type is FrameType.SUM:
@@ -238,11 +233,11 @@ class AllReduce:
         """Continue with the next round; to call after the update of this round."""
         self._inbox(self.round).reset()
         self.round += 1
-        self._own = self._total = self._deadline = self.ready = None
+        self._own = self._total = self.deadline = self.ready = None
 
     def tick(self, now: float) -> None:
         """Fail if the deadline of the round has passed."""
-        if self._deadline is not None and now >= self._deadline:
+        if self.deadline is not None and now >= self.deadline:
             self.fail(FailureCause.LATE)
 
     def fail(self, cause: FailureCause, peer: int | None = None) -> None:
@@ -252,7 +247,7 @@ class AllReduce:
 
     def waiting_for(self) -> frozenset[int]:
         """Return the hosts whose frames of this round are missing; none between two rounds."""
-        if self._deadline is None:
+        if self.deadline is None:
             return frozenset()
         inbox, nodes, peers = self._inbox(self.round), self.plan.nodes, self.plan.peers
         if self._total is None:

@@ -69,13 +69,8 @@ class Endpoint(NamedTuple):
     address: str
     port: int
 
-    @property
-    def name(self) -> str:
-        """Host and address, for messages."""
-        return f"{self.host} at {self.address}"
-
     def __str__(self) -> str:
-        return f"{self.name} port {self.port}"
+        return f"{self.host} at {self.address} port {self.port}"
 
 
 class MeshError(Exception):

@@ -149,7 +149,7 @@ class Servers:
             plan = MeshPlan(
                 generation=generation,
                 me=index,
-                hosts=[each.name for each in endpoints],
+                hosts=[str(self.identity(each)) for each in groups],
                 nodes=tuple(tuple(cover(root, shards)) for shards in held),
                 root=root,
                 num_parameters=self._recipe.architecture.num_parameters,

@@ -33,6 +33,7 @@ import os
 import platform
 import secrets
 import select
+import struct
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -60,13 +61,7 @@ _CHECK_S = 20e-3
 _WORD_BYTES, _FLOAT_BYTES = 8, 4
 _CAN_SHARE = platform.machine() == "x86_64"
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE, _ALL = 202, 0, 1, 2**31 - 1
-
-
-class _Timespec(ctypes.Structure):
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-_CHECK = ctypes.byref(_Timespec(0, int(_CHECK_S * 1e9)))
+_CHECK = struct.pack("@ll", 0, int(_CHECK_S * 1e9))  # a timespec: seconds and nanoseconds
 _syscall = ctypes.CDLL(None).syscall
 
 

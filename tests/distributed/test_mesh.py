@@ -91,7 +91,7 @@ def test_hosts_apply_the_sum_along_the_tree(stack, number, size):
         round_ = mesh.machine.round
         if started[me] < round_ < until:
             started[me] = round_
-            mesh.machine.start_round(FAR)
+            mesh.machine.deadline = FAR
             mesh.machine.add_local([node_sum(round_, n, size) for n in mesh.machine.plan.nodes[me]])
         mesh.poll(0)
         assert mesh.machine.failure is None
@@ -113,7 +113,7 @@ class Peer:
         self._theirs.setblocking(True)
 
     def start(self, deadline: float = FAR) -> None:
-        self.mesh.machine.start_round(deadline)
+        self.mesh.machine.deadline = deadline
         self.mesh.machine.add_local([node_sum(FIRST_ROUND, n, SIZE) for n in self.plan.nodes[0]])
 
     def frame(self, kind: FrameType, **changes: Any) -> bytes:
