@@ -28,7 +28,7 @@ References:
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
 
@@ -39,28 +39,20 @@ from nanograd.training.tree import TreeNode, tree_sum
 from nanograd.training.worker import Contribution, add
 
 MAGIC = b"ngr3"
-# magic, type, sender, generation, round, tree node (first, end), offset and length of the slice,
-# loss, number of images; little endian. The plan determines all but the last two.
-_HEADER, _NUMBERS = struct.Struct("<4sBxHI4xqiiIIdq"), struct.Struct("<dq")
+# magic, sender, generation, round, tree node (first, end), offset and length of the slice, loss,
+# number of images; little endian. The plan determines all but the last two.
+_HEADER, _NUMBERS = struct.Struct("<4sHIqiiIIdq"), struct.Struct("<dq")
 HEADER_BYTES = _HEADER.size
 _PLANNED_BYTES = HEADER_BYTES - _NUMBERS.size
-
-
-class FrameType(IntEnum):
-    """Type of a frame."""
-
-    SUM = 1
-    TOTAL = 2
 
 
 class Header(NamedTuple):
     """The fixed part of a frame."""
 
-    type: FrameType
     sender: int  # index of the host
     generation: int  # number of the membership; a frame of another generation is refused
     round: int  # counted over all epochs
-    node: TreeNode  # tree node of a sum; the root for a total
+    node: TreeNode  # tree node of a sum; the root for a total, because no host has all shards
     offset: int  # first parameter of the slice
     length: int  # parameters in the slice
     loss: float = 0.0  # of a sum: summed over the images of the node
@@ -68,8 +60,8 @@ class Header(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the bytes of the header."""
-        kind, sender, generation, round_, node, *rest = self
-        return _HEADER.pack(MAGIC, kind, sender, generation, round_, *node, *rest)
+        sender, generation, round_, node, *rest = self
+        return _HEADER.pack(MAGIC, sender, generation, round_, *node, *rest)
 
     def read(self, data: bytes) -> "Header":
         """Return this planned header with the numbers in `data`; FrameError: it is another one."""
@@ -191,7 +183,7 @@ class AllReduce:
         for peer in self.plan.peers:
             part = self._slices[peer]
             for each in sums:
-                header = self._header(FrameType.SUM, each.node, part)
+                header = self._header(each.node, part)
                 header = header._replace(loss=each.loss, number=each.num_images)
                 self._send(peer, header, each.gradient[part])
         self._advance()
@@ -209,24 +201,24 @@ class AllReduce:
             raise FrameError(f"frame of round {round_} in round {self.round}")
         inbox = self._inbox(round_)
         if index < len(nodes):
-            kind, node, part = FrameType.SUM, nodes[index], self._mine
+            node, part = nodes[index], self._mine
             buffer = inbox.sums[node]
         else:
-            kind, node, part = FrameType.TOTAL, plan.root, self._slices[peer]
+            node, part = plan.root, self._slices[peer]
             buffer = inbox.total[part]
         size = part.stop - part.start
-        return Header(kind, peer, plan.generation, round_, node, part.start, size), buffer
+        return Header(peer, plan.generation, round_, node, part.start, size), buffer
 
     def receive(self, header: Header) -> None:
         """Process an expected frame, whose payload is in the memory from `expect`."""
         sender, node, inbox = header.sender, header.node, self._inbox(header.round)
         self._num_frames[sender] += 1
-        if header.type is FrameType.SUM:
+        if node == self.plan.root:
+            inbox.totals.add(sender)
+        else:
             inbox.counts[node] = Contribution(
                 header.round, node, inbox.sums[node], header.loss, header.number
             )
-        else:
-            inbox.totals.add(sender)
         self._advance()
 
     def applied(self) -> None:
@@ -257,9 +249,9 @@ class AllReduce:
     def _inbox(self, round_: int) -> _Inbox:
         return self._inboxes[round_ % 2]
 
-    def _header(self, kind: FrameType, node: TreeNode, part: slice) -> Header:
-        me, generation, size = self.plan.me, self.plan.generation, part.stop - part.start
-        return Header(kind, me, generation, self.round, node, part.start, size)
+    def _header(self, node: TreeNode, part: slice) -> Header:
+        plan, size = self.plan, part.stop - part.start
+        return Header(plan.me, plan.generation, self.round, node, part.start, size)
 
     def _advance(self) -> None:
         """Add this host's slice when all sums have arrived; set `ready` when all totals have."""
@@ -273,7 +265,7 @@ class AllReduce:
             total = tree_sum(root, known.get, add)
             inbox.total[mine] = total.gradient
             self._total = replace(total, gradient=inbox.total)
-            header = self._header(FrameType.TOTAL, root, mine)
+            header = self._header(root, mine)
             for peer in self.plan.peers:
                 self._send(peer, header, inbox.total[mine])
         if len(inbox.totals) == len(self.plan.peers) and self.failure is None:

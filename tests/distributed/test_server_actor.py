@@ -14,7 +14,7 @@ import pytest
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import shared_memory
 from nanograd.distributed.actors import LateShards, ServerActor
-from nanograd.distributed.all_reduce import FrameType, Header, MeshPlan
+from nanograd.distributed.all_reduce import Header, MeshPlan
 from nanograd.distributed.shared_memory import MemorySegment
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
@@ -237,13 +237,10 @@ def test_server_whose_peer_does_not_read_ends_its_segment_when_it_is_stopped(rec
         ours.setblocking(False)
         ours.setsockopt(SOL_SOCKET, SO_SNDBUF, 1)  # the kernel gives 4,608 bytes
         server.connect(plan, {1: ours})
-        for kind, node, host, values in (
-            (FrameType.SUM, (1, 2), 0, other[0]),
-            (FrameType.TOTAL, plan.root, 1, total),
-        ):
+        for node, host, values in (((1, 2), 0, other[0]), (plan.root, 1, total)):
             part = plan.slice_of(host)
             place = part.start, part.stop - part.start
-            header = Header(kind, 1, 1, 0, node, *place, values.loss, values.num_images)
+            header = Header(1, 1, 0, node, *place, values.loss, values.num_images)
             theirs.sendall(header.pack() + values.gradient[part].tobytes())
         served, end = pool.submit(server.run, 1, 60), monotonic() + 30
         server.exchange(token, [], 0)
