@@ -221,9 +221,7 @@ class Members:
     def collect(self, round_: int, *, wait: bool) -> bool:
         """Add workers that have started, without shards; return whether any were added.
 
-        Args:
-            round_: the current round.
-            wait: wait until all workers have started, a minute has passed or the run should end.
+        With `wait`, wait until all have started, a minute has passed or the run should end.
         """
         refs = [ready for _, ready in self.starting.values()]
         end, late = monotonic() + START_TIMEOUT_S * wait, refs

@@ -221,9 +221,7 @@ class Formation:
 class _Connection:
     """A socket to a peer, with the frame that is arriving and the frames to send.
 
-    Args:
-        sock: the socket.
-        usual: minimum number of bytes of the peer's frames.
+    The peer's frames have at least `usual` bytes.
     """
 
     def __init__(self, sock: socket.socket, usual: int) -> None:

@@ -74,7 +74,7 @@ class MemoryAddress:
     bell: int  # file descriptor of the pipe in that process
     token: int  # random; proves that the right file was opened
     num_parameters: int  # P
-    num_vectors: int  # of a state
+    num_vectors: int  # of a state: parameters, optimizer state, average of parameters
     nodes: tuple[TreeNode, ...]  # the tree nodes that workers send, in the order of their slots
     spins: int  # how often a worker polls for parameters before it sleeps
 
@@ -236,14 +236,10 @@ class MemorySegment:
     def update(self, slot: int, round_: int, update: Update) -> bool:
         """Compute one slice of the next state from the sums of a round.
 
-        Return whether all numbers of the slice are finite. The sums must be in the shared memory.
-        If a number is not finite, the slice is not marked as complete, and the server repeats the
-        round to find the worker that sent this number.
-
-        Args:
-            slot: number of the slice, and of the tree node whose sums this worker sends.
-            round_: the round.
-            update: computes the next state from the sums.
+        `slot` is the number of the slice, and of the tree node whose sums this worker sends. Return
+        whether all numbers of the slice are finite. The sums must be in the shared memory. If a
+        number is not finite, the slice is not marked as complete, and the server repeats the round
+        to find the worker that sent this number.
         """
         sums = self.all_sent()
         before, after = self.states[round_ % 2], self.states[(round_ + 1) % 2]
@@ -305,14 +301,9 @@ class MemorySegment:
 def create(
     num_parameters: int, num_vectors: int, nodes: tuple[TreeNode, ...], *, is_alone: bool = True
 ) -> MemorySegment:
-    """Create the block of memory in the server's process.
+    """Create the block of memory in the server's process; see `MemoryAddress`.
 
-    Args:
-        num_parameters: number of parameters of the net, P.
-        num_vectors: number of vectors of a state: parameters, optimizer state, average of
-            parameters.
-        nodes: the nodes of the tree of sums that workers send.
-        is_alone: whether this is the only server of the run.
+    Workers poll for parameters only if this is the only server of the run (`is_alone`).
     """
     bell = os.pipe()
     os.set_blocking(bell[1], False)

@@ -60,7 +60,7 @@ class History:
 class Checkpoint:
     """Everything that another process needs to continue the training of a net."""
 
-    identity: JsonObject  # settings and data that determine the bits of the run
+    identity: JsonObject  # of the run
     snapshot: Snapshot
     history: History
 
@@ -200,9 +200,8 @@ def _names(folder: str) -> list[str]:
 class RunDirectory:
     """The files of a run.
 
-    `identity` has the settings and data that determine the bits of the run. If there are several
-    nets, each record contains the number of its net. `check` is called before each write, and
-    raises if another process has taken over the run.
+    If there are several nets, each record contains the number of its net. `check` is called before
+    each write, and raises if another process has taken over the run.
     """
 
     def __init__(
