@@ -132,6 +132,7 @@ class Way:
     cut: bool = False  # whether marks that are taller than a digit are cut between rows
     inner: bool = False  # whether marks that touch the border, such as a pen, are left out
     printed: bool = True  # whether printed lines are removed; else a table is left out as one mark
+    most: float = np.inf  # maximum number of lines
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,7 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         choose=partial(choose_marks, cut=way.cut, inner=way.inner),
     )
     plain = found = normalise.find(picture, how)
-    printed = None
-    if way.printed and found.levels is not None:
-        printed = find_printed(found, found.levels.weak)
+    printed = find_printed(found, found.levels.weak) if way.printed and found.levels else None
     if printed is not None:
         found = normalise.mark(found, found.paper, printed)
     if found.refused or found.marks is None or found.levels is None:
@@ -209,6 +208,8 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     if max(map(len, groups)) > 1:
         # A single mark at the border is a part of something else.
         groups = [each for each in groups if len(each) > 1 or (boxes[each[0]] > edge).all()]
+    if len(groups) > way.most:
+        raise UnreadableError(Reason.TOO_MANY_MARKS, f"marks form {len(groups)} lines")
     lines = [_cut(found, labels, group, boxes) for group in groups]
     lines = [line for line in lines if (line.ink > STRONG).any()]
     has_paler = _has_paler(found, usual)

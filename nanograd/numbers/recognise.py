@@ -41,6 +41,10 @@ _SURE_BESIDE, _SURE_ONE = 0.86, 0.12
 # right with _SURE 0.5 and _LEAST 0, and 657 with 0.7 and 1 (2026-11-29). With _DOUBTFUL 0.3, fields
 # whose ticks are read as ones won, because a long text was worth more (2026-12-01).
 _SURE, _DOUBTFUL, _LEAST, _OTHER_SIDES = 0.7, 0.5, 1.0, (240, 960)
+# Pages of text and textures have hundreds of lines, which take seconds. After _MANY lines without a
+# number, no further way is tried. A way fails if it finds _MANY lines more than twice those of the
+# first way. Of 150 photos, one has more than 25 lines without a number: 879 (2026-12-03).
+_MANY = 200
 # If marks are no digits in the first way, another result needs this value: two digits with 0.8.
 _LEAST_AGAIN = -0.4
 # A digit of another result is no part of a number whose digits are more than this times as tall.
@@ -182,7 +186,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
     """
     results = list[list[Number]]()
     refused = (Reason.BLANK, "no mark in the picture is a digit")
-    ways, least, best = [(picture, Way(polarity))], -np.inf, 0
+    ways, least, best, wasted = [(picture, Way(polarity))], -np.inf, 0, 0
     for number, (part, way) in enumerate(ways):
         found = None
         try:
@@ -190,6 +194,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
         except UnreadableError as error:
             refused = refused if number else (error.reason, error.detail)
         numbers = read_lines(found.lines, model) if found else []
+        wasted += len(found.lines) - len(numbers) if found else 0
         results.append(numbers)
         values = [_value(each, results) for each in results]
         values[0] = max(values[0], least)
@@ -203,13 +208,16 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             is_stroke = [each.text for each in numbers] == ["1"]
             least = _LEAST_AGAIN if found and (is_stroke or not numbers) else least
             others = _other_ways(polarity, found, bool(numbers), sure)
-            ways += [(picture, each) for each in others]
+            most = _MANY + 2 * len(found.lines) if found else np.inf
+            ways += [(picture, replace(each, most=most)) for each in others]
             if not sure:
-                ways += [(each, Way(polarity)) for each in _channels(picture)]
+                ways += [(each, Way(polarity, most=most)) for each in _channels(picture)]
         elif sure and best == number and found and found.has_print and way.printed:
             # The rules of a table in perspective are not straight, so parts of them are left.
             ways.insert(number + 1, (part, replace(way, printed=False)))
         elif sure and best >= max(number - (not way.printed), 1):  # this way, or with its print
+            break
+        if wasted > _MANY:
             break
     if not results[best]:
         raise UnreadableError(*refused)

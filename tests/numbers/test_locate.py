@@ -65,6 +65,15 @@ def test_lines_are_in_reading_order() -> None:
         assert place == pytest.approx(corner, abs=15)
 
 
+def test_way_with_too_many_lines_fails() -> None:
+    picture = draw_bars([box for top in (20, 80, 140) for box in row_of(3, top)])
+
+    assert len(find_lines(picture, Way(most=3)).lines) == 3
+    with pytest.raises(UnreadableError) as caught:
+        find_lines(picture, Way(most=2))
+    assert caught.value.reason is Reason.TOO_MANY_MARKS
+
+
 def test_rows_that_tails_join_are_cut_apart() -> None:
     rows = [row_of(4, top) for top in (20, 66, 112)]
     picture = draw_bars([box for row in rows for box in row])
