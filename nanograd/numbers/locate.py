@@ -51,14 +51,14 @@ LEAST_INK = 0.02
 # or FAR heights if it is at most REGULAR times the usual gap of their row.
 SHARED, GAP, FAR, REGULAR = 0.35, 2.0, 4.0, 1.4
 # Rules from top to bottom that are at least CELL heights apart divide a row into the cells of a
-# table. Boxes of a form, with a digit each, are narrower. Rules of squared paper go on to the EDGE
-# rows at the top or the bottom of the picture, at most TURNED times its height to the side. There,
-# it has MANY rules less than CELL heights apart, of which digits hide some elsewhere, or squares
-# less than SQUARE times as wide as high. A digit may hide a rule, so the distances of the rules
-# around a digit that count are those of the quantile SMALLER. Of 14 tables that fill a picture, 1
-# is right without SQUARE, and 8 with it (2026-12-02). Rules that go on to the edge, and of which
-# less than DARK is dark, are creases.
-CELL, EDGE, TURNED, SQUARE, SMALLER, MANY, DARK = 2.0, 4, 0.04, 1.3, 0.25, 6, 0.5
+# table. Boxes of a form, with a digit each, are narrower, and LIKELY of a rule is enough. Rules of
+# squared paper go on to the EDGE rows at the top or the bottom of the picture, at most TURNED times
+# its height to the side. There, it has MANY rules less than CELL heights apart, of which digits
+# hide some elsewhere, or squares less than SQUARE times as wide as high. A digit may hide a rule,
+# so the distances of the rules around a digit that count are those of the quantile SMALLER. Of 14
+# tables that fill a picture, 1 is right without SQUARE, and 8 with it (2026-12-02). Rules that go
+# on to the edge, and of which less than DARK is dark, are creases.
+CELL, EDGE, TURNED, SQUARE, SMALLER, MANY, DARK, LIKELY = 2.0, 4, 0.04, 1.3, 0.25, 6, 0.5, 0.6
 # A small mark belongs to a line if it is within this many heights above, below or beside it.
 NEAR = 0.35
 # Width / height above which a mark is wide, and the share of the ink below which others are few.
@@ -370,7 +370,8 @@ def _divide(group: Ints, boxes: Floats, usual: float, kinds: Bytes) -> list[Ints
     is_tall = 1 - boxes[:, 0] - boxes[:, 2] >= TALL * usual
     tall = group[is_tall[group]]
     rules = find_rules(boxes[tall], kinds)
-    if len(rules) < 2 or np.diff(rules).min() < CELL * usual:
+    likely = np.diff(find_rules(boxes[tall], kinds, LIKELY))  # boxes may be turned
+    if len(rules) < 2 or likely.min(initial=np.diff(rules).min()) < CELL * usual:
         return [group]
     reach, ends = max(2, round(TURNED * len(kinds))), np.zeros(kinds.shape[1], bool)
     for rows in (kinds[:EDGE], kinds[-EDGE:]):

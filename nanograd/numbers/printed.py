@@ -134,12 +134,13 @@ def find_kinds(ink: Floats, is_line: Mask, marks: Mask, strength: float) -> Byte
     return np.asarray(kinds * wide)
 
 
-def find_rules(boxes: Floats, kinds: Bytes) -> Floats:
+def find_rules(boxes: Floats, kinds: Bytes, covered: float = COVERED) -> Floats:
     """Find the columns of rules from top to bottom between marks, and of the next on both sides.
 
     Args:
         boxes: (n, 4) top, left, -bottom and -right of the marks of a line.
         kinds: (height, width) uint8, the result of `find_kinds`.
+        covered: minimum share of the length of a rule that has ink.
 
     Returns:
         The middle of each rule, from left to right.
@@ -154,7 +155,7 @@ def find_rules(boxes: Floats, kinds: Bytes) -> Floats:
         rows = slice(max(round(top - reach), 0), min(round(1 - bottom + reach), height))
         free = kinds[rows, left:right] != MARK
         printed = (free & (kinds[rows, left:right] != PAPER)).sum(0)
-        is_rule[left:right] = (printed >= COVERED * free.sum(0)) & (free.mean(0) >= FREE)
+        is_rule[left:right] = (printed >= covered * free.sum(0)) & (free.mean(0) >= FREE)
     edges = np.flatnonzero(np.diff(is_rule, prepend=False, append=False)).reshape(-1, 2)
     found = edges.mean(1)
     first, last = np.searchsorted(found, middles[[0, -1]])
