@@ -45,8 +45,9 @@ LEAST_HEIGHT = 8
 # A mark is as tall as a digit if it has at least TALL of the usual height. A digit may be that much
 # smaller than its neighbours, and a zero even more.
 TALL = 0.5
-# Minimum ink of a mark that is no speck, as a share of a usual digit's.
-LEAST_INK = 0.02
+# Minimum ink of a mark that is no speck, and of a part of a broken digit, as shares of a usual
+# digit's.
+LEAST_INK, PART = 0.02, 0.1
 # Neighbours on a line share this part of the lower one's height. Their gap is at most GAP heights,
 # or FAR heights if it is at most REGULAR times the usual gap of their row.
 SHARED, GAP, FAR, REGULAR = 0.35, 2.0, 4.0, 1.4
@@ -77,15 +78,13 @@ ROUND = 0.6
 # share SLIM, and at most 1, of their height as width. With 1/4 for PALEST, 5 of 719
 # pictures have a line more that is right, and none has one less (2026-12-02).
 PALEST, SLIM = 1 / 3, 0.3
-# Minimum ink of a part of a broken digit, as a share of a usual digit's.
-PART = 0.1
 # Surroundings of a sheet cover more of a side than a digit at the border, or have more rings than
 # eight lines have digits above each other. Minimum share of the pixels that is ink.
 SHEET, LEAST_SHARE = (0.6, 15), 0.0002
 # Minimum difference of hue between ink and a coloured sheet, as a share of its brightness.
 HUE = 0.12
-# A picture whose sides differ by more than this factor is cropped to a line.
-CROP = 2.5
+# A picture whose sides differ by more than CROP is cropped to a line. Faint ink is below FAINT_INK.
+CROP, FAINT_INK = 2.5, 0.11
 # Thinnest pen in pixels of a line.
 THINNEST = 2.0
 _MARGIN = 2
@@ -145,6 +144,7 @@ class Found:
     is_dense: bool  # whether marks may be digits of several rows
     has_paler: bool  # whether marks that were left out may be digits in pale ink
     has_print: bool  # whether printed lines were removed
+    is_faint: bool  # whether the ink is faint
 
     def moved(self, left: float, top: float) -> "Found":
         """Return the lines with their places in a picture of which this one was a part."""
@@ -212,9 +212,8 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         raise UnreadableError(Reason.TOO_MANY_MARKS, f"marks form {len(groups)} lines")
     lines = [_cut(found, labels, group, boxes) for group in groups]
     lines = [line for line in lines if (line.ink > STRONG).any()]
-    has_paler = _has_paler(found, usual)
-    has_print = printed is not None
-    return Found(lines, found.inverted, has_sheet, is_dense, has_paler, has_print).moved(*corner)
+    kind = has_sheet, is_dense, _has_paler(found, usual), printed is not None
+    return Found(lines, found.inverted, *kind, found.strength < FAINT_INK).moved(*corner)
 
 
 def _has_paler(found: normalise.Candidate, usual: float) -> bool:

@@ -19,6 +19,7 @@ from nanograd.models.model import Model
 from nanograd.numbers.line_net import STRIDE, load_line_net, shrink, slant
 from nanograd.numbers.locate import SEARCH_SIDE, TALL, Found, Line, Way, find_lines
 from nanograd.numbers.pieces import Pieces, divide
+from nanograd.numbers.strokes import draw_strokes
 from nanograd.numbers.texts import find_frames, find_shares, find_texts
 from nanograd.pictures.paper import reduce
 from nanograd.runtime.arrays import Bytes, Doubles, Floats, Ints
@@ -187,6 +188,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
     results = list[list[Number]]()
     refused = (Reason.BLANK, "no mark in the picture is a digit")
     ways, least, best, wasted = [(picture, Way(polarity))], -np.inf, 0, 0
+    strokes = None  # the drawing of them, which loses thick ink, so it does not end the search
     for number, (part, way) in enumerate(ways):
         found = None
         try:
@@ -195,6 +197,8 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             refused = refused if number else (error.reason, error.detail)
         numbers = read_lines(found.lines, model) if found else []
         wasted += len(found.lines) - len(numbers) if found else 0
+        if part is strokes:  # the edge of a shadow looks like a one
+            numbers = [each for each in numbers if each.text.strip("1")] or numbers
         results.append(numbers)
         values = [_value(each, results) for each in results]
         values[0] = max(values[0], least)
@@ -209,14 +213,17 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             least = _LEAST_AGAIN if found and (is_stroke or not numbers) else least
             others = _other_ways(polarity, found, bool(numbers), sure)
             most = _MANY + 2 * len(found.lines) if found else np.inf
+            if polarity != "light-on-dark" and (found is None or found.is_faint):
+                strokes = draw_strokes(picture, SEARCH_SIDE)
+                ways.append((strokes, Way("dark-on-light", most=most)))
             ways += [(picture, replace(each, most=most)) for each in others]
             if not sure:
                 ways += [(each, Way(polarity, most=most)) for each in _channels(picture)]
         elif sure and best == number and found and found.has_print and way.printed:
             # The rules of a table in perspective are not straight, so parts of them are left.
             ways.insert(number + 1, (part, replace(way, printed=False)))
-        elif sure and best >= max(number - (not way.printed), 1):  # this way, or with its print
-            break
+        elif sure and best >= max(number - (not way.printed), 1) and ways[best][0] is not strokes:
+            break  # this way, or with its print, was the best
         if wasted > _MANY:
             break
     if not results[best]:
