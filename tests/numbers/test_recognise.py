@@ -419,6 +419,15 @@ def test_photo_of_40_megapixels_needs_less_than_1_gib(tmp_path: Path) -> None:
     assert int(peak) * 1024 < 2**30
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (600, 400), (5000, 60)])
+@pytest.mark.parametrize("tone", [0, 128, 255])
+def test_picture_of_one_tone_is_blank(size: tuple[int, int], tone: int) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        nanograd.read_numbers(Image.new("L", size, tone))
+
+    assert caught.value.reason is Reason.BLANK
+
+
 @pytest.mark.parametrize("file", sorted(Path(__file__).with_name("pictures").iterdir()))
 def test_numbers_beside_a_pen_or_on_a_narrow_sheet_are_read(file: Path) -> None:
     """Drawn by another program: each way finds the pen, or a first digit without a neighbour."""
