@@ -197,8 +197,13 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             refused = refused if number else (error.reason, error.detail)
         numbers = read_lines(found.lines, model) if found else []
         wasted += len(found.lines) - len(numbers) if found else 0
-        if part is strokes:  # the edge of a shadow looks like a one
-            numbers = [each for each in numbers if each.text.strip("1")] or numbers
+        if part is strokes:  # the edge of a shadow looks like a one, and noise like a digit
+            likely = [
+                each
+                for each in numbers
+                if each.text.strip("1") and (len(each.text) > 1 or each.confidence > _SURE_BESIDE)
+            ]
+            numbers = likely or numbers
         results.append(numbers)
         values = [_value(each, results) for each in results]
         values[0] = max(values[0], least)
