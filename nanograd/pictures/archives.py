@@ -41,7 +41,8 @@ def list_members(archive: str) -> list[tuple[str, int]]:
         if len(end := storage.read(archive, _END_BYTES)) == _END_BYTES and end.startswith(_EMPTY):
             return []
         with _open(archive) as found:
-            infos = [info for info in found.infolist() if not info.is_dir()]
+            # A damaged name may be empty, for which `is_dir` of Python 3.11 fails.
+            infos = [info for info in found.infolist() if not info.filename.endswith("/")]
     except (UnreadableError, DataError, StorageError) as error:
         if isinstance(error, StorageError) and not isinstance(error.__cause__, PermissionError):
             raise
