@@ -38,7 +38,7 @@ from nanograd.nn.optimizers import Vector
 from nanograd.training.tree import TreeNode, tree_sum
 from nanograd.training.worker import Contribution, add
 
-MAGIC = b"ngr3"
+MAGIC = b"ngr4"
 # magic, sender, generation, round, tree node (first, end), offset and length of the slice, loss,
 # number of images; little endian. The plan determines all but the last two.
 _HEADER, _NUMBERS = struct.Struct("<4sHIqiiIIdq"), struct.Struct("<dq")

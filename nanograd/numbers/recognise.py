@@ -188,7 +188,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
     results = list[list[Number]]()
     refused = (Reason.BLANK, "no mark in the picture is a digit")
     ways, least, best, wasted = [(picture, Way(polarity))], -np.inf, 0, 0
-    strokes = None  # the drawing of them, which loses thick ink, so it does not end the search
+    strokes = None  # a drawing of thin strokes; it loses thick ink, so it does not end the search
     for number, (part, way) in enumerate(ways):
         found = None
         try:
@@ -219,7 +219,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             others = _other_ways(polarity, found, bool(numbers), sure)
             most = _MANY + 2 * len(found.lines) if found else np.inf
             if polarity != "light-on-dark" and (found is None or found.is_faint):
-                strokes = draw_strokes(picture, SEARCH_SIDE)
+                strokes = draw_strokes(picture)
                 ways.append((strokes, Way("dark-on-light", most=most)))
             ways += [(picture, replace(each, most=most)) for each in others]
             if not sure:
@@ -228,7 +228,7 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             # The rules of a table in perspective are not straight, so parts of them are left.
             ways.insert(number + 1, (part, replace(way, printed=False)))
         elif sure and best >= max(number - (not way.printed), 1) and ways[best][0] is not strokes:
-            break  # this way, or with its print, was the best
+            break  # the best way is this one, or this one with its print
         if wasted > _MANY:
             break
     if not results[best]:

@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 from PIL import Image
 
+from nanograd.numbers.locate import SEARCH_SIDE
 from nanograd.pictures.morphology import label_marks, running_max
 from nanograd.pictures.paper import reduce
 from nanograd.pictures.tuning import DARKEST
@@ -33,12 +34,12 @@ _BLOCK, _NOISIEST, _LEAST_NOISE = 80, 2.0, 1e-3
 _WEAK, _STRONG, _INK, _LEAST_PIXELS = 2.5, 7.0, (1.5, 6.0), 40
 
 
-def draw_strokes(picture: Image.Image, side: int) -> Image.Image:
+def draw_strokes(picture: Image.Image) -> Image.Image:
     """Return the thin, dark strokes of a picture, mode L, on white.
 
-    They are found in a copy of this longest side, and drawn in the size of the picture.
+    They are found in a copy with the longest side SEARCH_SIDE, and drawn in the picture's size.
     """
-    grey = np.asarray(reduce(picture.convert("L"), side), np.float32)
+    grey = np.asarray(reduce(picture.convert("L"), SEARCH_SIDE), np.float32)
     responses = _compare(np.log(np.maximum(grey, DARKEST)))
     noise = np.abs(responses - np.median(responses))
     blocks = [max(1, length // _BLOCK) for length in reversed(noise.shape)]

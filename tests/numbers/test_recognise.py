@@ -429,8 +429,8 @@ def test_picture_of_one_tone_is_blank(size: tuple[int, int], tone: int) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(Path(__file__).with_name("pictures").iterdir()))
-def test_numbers_beside_a_pen_or_on_a_narrow_sheet_are_read(file: Path) -> None:
-    """Drawn by another program: each way finds the pen, or a first digit without a neighbour."""
+def test_numbers_in_pictures_that_once_failed_are_read(file: Path) -> None:
+    """The name of a file says what is difficult, and the numbers."""
     numbers = nanograd.read_numbers(file)
 
     assert [each.text for each in numbers] == [e for e in file.stem.split("-") if e.isdigit()]
