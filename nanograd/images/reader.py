@@ -197,11 +197,10 @@ def read_rows(
     `unfinished`.
     """
     if not file.lower().endswith(CSV):
-        yield from read_parquet(file, rows, choose, {} if unfinished is None else unfinished)
-        return
+        return read_parquet(file, rows, choose, {} if unfinished is None else unfinished)
     table = CsvFile(file)
     skip, num_rows = (rows.skip, rows.num_rows) if rows else (0, None)
-    yield from table.read(skip, num_rows, choose(table.schema))
+    return table.read(skip, num_rows, choose(table.schema))
 
 
 def read_pictures(
