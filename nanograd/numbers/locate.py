@@ -13,18 +13,11 @@ import numpy as np
 from PIL import Image
 
 from nanograd.errors import Reason, UnreadableError
-from nanograd.numbers.printed import (
-    HALO,
-    PRINT,
-    are_rules,
-    find_kinds,
-    find_printed,
-    find_rules,
-    with_lines,
-)
+from nanograd.numbers.printed import HALO, are_rules, find_kinds, find_printed, with_lines
 from nanograd.numbers.rows import (
     are_wires,
     cut_rows,
+    divide_cells,
     divide_columns,
     find_dense,
     reading_order,
@@ -51,15 +44,6 @@ LEAST_INK, PART = 0.02, 0.1
 # Neighbours on a line share this part of the lower one's height. Their gap is at most GAP heights,
 # or FAR heights if it is at most REGULAR times the usual gap of their row.
 SHARED, GAP, FAR, REGULAR = 0.35, 2.0, 4.0, 1.4
-# Rules from top to bottom that are at least CELL heights apart divide a row into the cells of a
-# table. Boxes of a form, with a digit each, are narrower, and LIKELY of a rule is enough. Rules of
-# squared paper go on to the EDGE rows at the top or the bottom of the picture, at most TURNED times
-# its height to the side. There, it has MANY rules less than CELL heights apart, of which digits
-# hide some elsewhere, or squares less than SQUARE times as wide as high. A digit may hide a rule,
-# so the distances of the rules around a digit that count are those of the quantile SMALLER. Of 14
-# tables that fill a picture, 1 is right without SQUARE, and 8 with it (2026-12-02). Rules that go
-# on to the edge, and of which less than DARK is dark, are creases.
-CELL, EDGE, TURNED, SQUARE, SMALLER, MANY, DARK, LIKELY = 2.0, 4, 0.04, 1.3, 0.25, 6, 0.5, 0.6
 # A small mark belongs to a line if it is within this many heights above, below or beside it.
 NEAR = 0.35
 # Width / height above which a mark is wide, and the share of the ink below which others are few.
@@ -346,7 +330,8 @@ def _group(boxes: Floats, mass: Floats, usual: float, kinds: Bytes) -> list[Ints
         middle = (boxes[:, :2] + 1 - boxes[:, 2:]) / 2 - 0.5
         inside = (middle >= box[:2] - reach).all(1) & (middle <= reach - box[2:]).all(1)
         members |= inside & (line < 0) & (heights < TALL * usual) & (mass > 0)
-        groups += _divide(np.flatnonzero(members), boxes, usual, kinds)
+        whole, own = np.flatnonzero(members), np.flatnonzero(line == number)
+        groups += divide_cells(whole, own, boxes, usual, kinds)
     # The marks that are left may be smaller digits, on lines of their own or with the lowest ones.
     # What touches the border is a part of another line.
     touches = (boxes <= np.array([0, 0, 1, 1]) - [0, 0, *kinds.shape]).any(1)
@@ -362,36 +347,6 @@ def _group(boxes: Floats, mass: Floats, usual: float, kinds: Bytes) -> list[Ints
     return [each for each, low in zip(groups, is_low, strict=True) if not low] + [
         each for each in below if len(each) > 1 or heights[each[0]] >= TALL * usual
     ]
-
-
-def _divide(group: Ints, boxes: Floats, usual: float, kinds: Bytes) -> list[Ints]:
-    """Divide a line into the cells of a table, but not at creases or rules of squared paper."""
-    is_tall = 1 - boxes[:, 0] - boxes[:, 2] >= TALL * usual
-    tall = group[is_tall[group]]
-    rules = find_rules(boxes[tall], kinds)
-    likely = np.diff(find_rules(boxes[tall], kinds, LIKELY))  # boxes may be turned
-    if len(rules) < 2 or likely.min(initial=np.diff(rules).min()) < CELL * usual:
-        return [group]
-    reach, ends = max(2, round(TURNED * len(kinds))), np.zeros(kinds.shape[1], bool)
-    for rows in (kinds[:EDGE], kinds[-EDGE:]):
-        ends |= rows.any(0)
-        starts = np.flatnonzero(np.diff(rows.any(0).view(np.int8)) > 0)
-        if len(starts) >= MANY and np.median(np.diff(starts)) < CELL * usual:
-            return [group]
-    around = [slice(max(round(x) - reach, 0), round(x) + reach) for x in rules.tolist()]
-    if any(ends[place].any() for place in around):
-        at_ends = (place for place in around if ends[place].any())
-        if any((kinds[:, place] == PRINT).any(1).mean() < DARK for place in at_ends):
-            return [group]
-        sides = list[float]()
-        for axes, turned in (([0, 1, 2, 3], kinds), ([1, 0, 3, 2], kinds.T)):
-            pairs = (find_rules(box[None, axes], turned) for box in boxes[is_tall])
-            found = [float(np.ptp(pair)) for pair in pairs if len(pair) > 1]
-            sides.append(float(np.quantile(found or [1.0], SMALLER)))
-        if 1 / SQUARE < sides[0] / sides[1] < SQUARE:
-            return [group]
-    cells = np.searchsorted(rules, (boxes[group, 1] - boxes[group, 3]) / 2)
-    return [group[cells == each] for each in np.unique(cells[np.isin(group, tall)])]
 
 
 def _join(boxes: Floats, tall: Ints, reach: Floats) -> tuple[Ints, Floats]:

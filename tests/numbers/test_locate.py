@@ -287,6 +287,14 @@ def test_cells_of_a_table_that_fills_the_picture_are_lines(top: int) -> None:
     assert [len(starts) for starts in found] == [count for cells in rows for count in cells]
 
 
+def test_narrow_cells_with_several_digits_are_lines() -> None:
+    rows = [[2, 2, 2, 2], [2, 2, 1, 2], [1, 2, 2, 2]]
+
+    found = starts_of(draw_table(rows, 57))
+
+    assert [len(starts) for starts in found] == [count for cells in rows for count in cells]
+
+
 def test_numbers_across_large_squares_are_lines() -> None:
     picture = draw_bars([*row_of(7, 18), *row_of(6, 90)])
     canvas = ImageDraw.Draw(picture)
