@@ -44,9 +44,9 @@ ROWS, GUTTER, OPEN, FEW, WIDER, TWO, HIGH, LEVEL = 3, 1.0, 3, 0.25, 2.5, 1.1, 0.
 # squared paper, or of a table that fills the picture, go on to the EDGE rows at the top or the
 # bottom of the picture, at most TURNED times its height to the side. There, squared paper has MANY
 # rules less than CELL heights apart, of which digits hide some elsewhere. Rules divide such rows,
-# too, if the widest cell is less than EVEN times as wide as the narrowest, and a cell has SEVERAL
-# digits on average, and room for them. Rules that go on to the edge, and of which less than DARK is
-# dark, are creases. Of the 1,484 numbers, 1,225 are right (2026-12-03).
+# too, if the widest cell is less than EVEN times as wide as the narrowest, and a cell has more than
+# SEVERAL digits on average, and room for them. Rules that go on to the edge, and of which less than
+# DARK is dark, are creases. Of the 1,484 numbers, 1,225 are right (2026-12-03).
 CELL, LIKELY, EDGE, TURNED, MANY, EVEN, SEVERAL, DARK = 2.0, 0.6, 4, 0.04, 6, 1.25, 1.5, 0.5
 
 
@@ -70,7 +70,7 @@ def divide_cells(group: Ints, tall: Ints, boxes: Floats, usual: float, kinds: By
     num_digits = len(tall) + (lengths > TWO * heights).sum()
     is_even = len(widths) > 1 and widths.max() < EVEN * widths.min()
     has_room = widths.min() > TWO * usual
-    is_table = is_even and has_room and num_digits >= SEVERAL * num_cells
+    is_table = is_even and has_room and num_digits > SEVERAL * num_cells
     is_form = np.diff(likely).min(initial=widths.min()) < CELL * usual
     reach, ends = max(2, round(TURNED * len(kinds))), np.zeros(kinds.shape[1], bool)
     for rows in (kinds[:EDGE], kinds[-EDGE:]):
