@@ -4,7 +4,7 @@ import numpy as np
 
 from nanograd.pictures import morphology, normalise, tuning
 from nanograd.pictures.lines import find_lines, find_sides, trace
-from nanograd.pictures.marks import measure
+from nanograd.pictures.marks import is_frame, measure
 from nanograd.pictures.paper import ink_strength
 from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 
@@ -43,7 +43,7 @@ def find_printed(found: normalise.Candidate, weak: float) -> Floats | None:
     """
     ink = found.ink
     labels, count = morphology.label_marks(ink > weak)
-    _, _, boxes = measure(ink, labels, count, weak)
+    mass, _, boxes = measure(ink, labels, count, weak)
     printed = np.zeros_like(ink)
     heights, widths = 1 - boxes[:, 0] - boxes[:, 2], 1 - boxes[:, 1] - boxes[:, 3]
     # A mark of `found` may touch a line, and with it all lines of the picture.
@@ -57,6 +57,11 @@ def find_printed(found: normalise.Candidate, weak: float) -> Floats | None:
         top, left, bottom, right = boxes[mark].astype(int).tolist()
         place = slice(top, 1 - bottom), slice(left, 1 - right)
         own = labels[place] == mark + 1
+        rims = [max(2, round(RIM * length)) for length in own.shape]
+        inner = tuple(slice(rim, length - rim) for rim, length in zip(rims, own.shape, strict=True))
+        if not own[inner].any() and is_frame(labels, mark, boxes, mass, axes=1):
+            printed[place] = np.maximum(printed[place], ink[place] * own)
+            continue
         # Make a wide mark level, and turn back what was found in it, a pixel wider.
         slope = _slope(own) if widths[mark] > TURNED else 0.0
         rows, columns = _level(own, slope)

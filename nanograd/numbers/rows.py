@@ -33,7 +33,7 @@ WIRES, NARROW, EQUAL = 10, 0.45, 0.05
 # A gutter between columns is a strip that crosses at least ROWS rows of digits. Each of them has no
 # digit for GUTTER heights there. OPEN times as many rows may have one. A table has gaps inside its
 # cells, too, FEW of those at gutters or more. Gutters are WIDER times as wide as the usual one of
-# these. Marks that are TWO times as wide as high are several digits that touch. Only marks of HIGH
+# these. Marks that are wider than TWO heights are several digits that touch. Only marks of HIGH
 # of the height of their line count. Lines are in one row if their levels differ by less than LEVEL
 # heights. Of 1,484 numbers in 97 pictures, most of them tables, 617 were right without this and
 # `Way.printed`, and 1,146 with both (2026-12-03).
@@ -46,7 +46,7 @@ ROWS, GUTTER, OPEN, FEW, WIDER, TWO, HIGH, LEVEL = 3, 1.0, 3, 0.25, 2.5, 1.1, 0.
 # rules less than CELL heights apart, of which digits hide some elsewhere. Rules divide such rows,
 # too, if the widest cell is less than EVEN times as wide as the narrowest, and a cell has more than
 # SEVERAL digits on average, and room for them. Rules that go on to the edge, and of which less than
-# DARK is dark, are creases. Of the 1,484 numbers, 1,225 are right (2026-12-03).
+# DARK is dark, are creases. Of the 1,484 numbers, 1,234 are right (2026-12-03).
 CELL, LIKELY, EDGE, TURNED, MANY, EVEN, SEVERAL, DARK = 2.0, 0.6, 4, 0.04, 6, 1.25, 1.5, 0.5
 
 
@@ -66,8 +66,7 @@ def divide_cells(group: Ints, tall: Ints, boxes: Floats, usual: float, kinds: By
     widths, likely = np.diff(rules), find_rules(boxes[tall], kinds, LIKELY)  # boxes may be turned
     middles = (boxes[:, 1] - boxes[:, 3]) / 2
     num_cells = len(np.unique(np.searchsorted(likely, middles[tall])))
-    heights, lengths = (1 - boxes[tall, :2] - boxes[tall, 2:]).T
-    num_digits = len(tall) + (lengths > TWO * heights).sum()
+    num_digits = len(tall) + (1 - boxes[tall, 1] - boxes[tall, 3] > TWO * usual).sum()
     is_even = len(widths) > 1 and widths.max() < EVEN * widths.min()
     has_room = widths.min() > TWO * usual
     is_table = is_even and has_room and num_digits > SEVERAL * num_cells
@@ -116,7 +115,7 @@ def divide_columns(groups: Sequence[Ints], boxes: Floats, usual: float) -> list[
         row = np.concatenate([lines[each] for each in np.flatnonzero(numbers == number)])
         row = row[np.argsort(left[row])]
         ends = np.maximum.accumulate(right[row])
-        inside += [0.0] * int((widths[row] > TWO * heights[row]).sum())
+        inside += [0.0] * int((widths[row] > TWO * usual).sum())
         closed += (place >= left[row[0]]) & (place < ends[-1])
         for start, end in zip(ends[:-1].tolist(), left[row[1:]].tolist(), strict=True):
             within = (place >= start) & (place < end)
