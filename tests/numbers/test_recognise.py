@@ -436,3 +436,11 @@ def test_numbers_in_pictures_that_once_failed_are_read(file: Path) -> None:
 
     assert [each.text for each in numbers] == [e for e in file.stem.split("-") if e.isdigit()]
     assert min(each.confidence for each in numbers) > 0.9
+
+
+def test_frames_of_a_turned_form_are_no_digits() -> None:
+    file = next(Path(__file__).parent.glob("turned-form-*"))
+
+    numbers = nanograd.read_numbers(file)
+
+    assert [each.text for each in numbers] == file.stem.split("-")[2:]
