@@ -1,6 +1,6 @@
 """`nanograd.Predictor` in Ray Data: read_parquet, map_batches, write_parquet, as documented.
 
-As in `ray_data.py`, each of two actors gets half a CPU, and blocks have 10,000 rows.
+As in `ray_data.py`, each of two actors gets half a CPU. Blocks are as large as Ray Data makes them.
 """
 
 import json
@@ -16,8 +16,6 @@ from ray.data import ActorPoolStrategy, DataContext
 
 import nanograd
 from nanograd.runtime import process
-
-_BLOCK_ROWS = 10_000
 
 
 class Noting(nanograd.Predictor):
@@ -48,11 +46,11 @@ def main(rows: str, model: str, output: str, _: str) -> None:
         )
         DataContext.get_current().enable_progress_bars = False
         images = ray.data.read_parquet(rows)
-        images.repartition(target_num_rows_per_block=_BLOCK_ROWS).map_batches(
+        images.map_batches(
             Noting,
             fn_constructor_args=(model, notes),
             batch_format="pyarrow",
-            batch_size=None,
+            batch_size=4096,
             compute=ActorPoolStrategy(size=2),
             num_cpus=0.5,
         ).write_parquet(output)

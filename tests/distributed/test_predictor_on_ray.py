@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from nanograd import batch
 from nanograd.digits.form import to_png
@@ -18,6 +19,8 @@ PAGE = (ROOT / "docs/ray-data.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
+# A user with so few rows sees this warning of Ray Data, too.
+@pytest.mark.filterwarnings("ignore:The minimum number of concurrent actors")
 def test_documented_pipeline_has_the_predictions_of_the_command(
     sample, tmp_path, hold, ray_cpus, capsys
 ):
