@@ -1,15 +1,16 @@
 """Conversion of numbers of any type to grey levels 0..255, by one rule for tables and arrays.
 
-The rule is applied to each image alone, so that an image does not depend on other images:
+The rule is applied to each image alone, apart from an exception below:
 
     largest pixel at most 1       pixels are shares of full ink; 1 becomes 255
     largest pixel above 16        pixels are levels, at most 255; they are unchanged
     otherwise                     the image is refused, because its scale is unclear
 
-An image that has only zeros and ones may be black and white, or may have a speck of level 1. For
-such an image, the rule is applied to the largest pixel of its column. If that is unknown, booleans,
-floats and decimals are shares, and whole numbers are refused. The limits 0, 1 and 255 are widened
-by half a level, because of rounding errors.
+The exception: an image that has only zeros and ones may be black and white, or may have a speck of
+level 1. For such an image, the rule uses the largest pixel of the whole column of a table, or of
+the whole array. If that pixel is unknown, booleans, floats and decimals are shares, and whole
+numbers are refused. The limits 0, 1 and 255 are widened by half a level, because of rounding
+errors.
 """
 
 from collections.abc import Iterable

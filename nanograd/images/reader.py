@@ -100,12 +100,14 @@ def read(
 
     `files` are paths or URIs of Parquet and CSV files with the range of rows to read (None: all).
     The columns `keep` are copied, and are null in rows of files without them. Damaged rows have
-    only those of folder names. `convert` makes images of pictures, by default `rows.to_form`.
+    only the columns of folder names. `convert` turns pictures into images, by default into
+    images in MNIST's form (`rows.to_form`).
 
-    If `again` is given, only its rows of quarantine are read, by file in order. If the columns of
-    such a file do not fit the options, the rows are quarantined as before.
+    If `again` is given, only the rows that it lists are read. It has the quarantined rows of each
+    file, in the order of the file. If the columns of a file do not fit the options, its rows are
+    quarantined as before.
 
-    `unfinished` keeps the decoder of a file whose next rows another call will read.
+    If a later call will read more rows of a file, `unfinished` keeps its decoder.
 
     Raises:
         DataError: the columns of a file do not fit the options, a file was changed after the job

@@ -149,13 +149,14 @@ def scan_files(
     *,
     some_usable: bool = False,
 ) -> list[ScannedFile]:
-    """Read the footers of Parquet files, and whole CSV files; a ZIP archive among them is damaged.
+    """Read the footers of Parquet files, and whole CSV files; report ZIP archives as damaged.
 
-    `all_files` are the tables of the job, and `some_usable` says that it has other input, too.
+    `files` may be some of the tables of the job; `all_files` are all of them. `some_usable` says
+    that the job has other input, too.
 
     Raises:
-        UsageError: `files` are `all_files`, and no file has a column that an option names.
-        DataError: `files` are `all_files`, none is usable, and the job has no other input.
+        UsageError: all tables were read, and none has a column that an option names.
+        DataError: all tables were read, none is usable, and the job has no other input.
     """
 
     def scan(file: InputFile) -> ScannedFile:

@@ -4,10 +4,11 @@ A part of a prediction is one table, some rows of a large table, several small t
 pictures. A part of an ingestion is some pictures.
 
 With `--retry-quarantine`, the quarantined rows of a part become a new part, which has its own
-predictions and quarantine. The old part keeps its predictions. A file that could not be used at all
-is divided into parts again. Receipts store the options of all retries. If rows must be read again,
-for example because an output file was damaged, they are read with the first options, and
-quarantined rows with the next ones.
+predictions and quarantine. The old part keeps its predictions. But a file that could not be used at
+all is divided into parts again. A retry may have other options, so receipts store the options of
+the first command and of each retry. If an output file is damaged, its rows are read again with the
+first options. The rows that are then quarantined are read with the options of the first retry, and
+so on.
 """
 
 import json

@@ -203,8 +203,8 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
     """Read the lines of digits in a picture, from top to bottom, then from left to right.
 
     If the result is doubtful, the picture is searched in other ways, for example in a smaller copy.
-    The result with the largest value is returned, which grows with the number of its digits and
-    with their confidence.
+    Each result has a value, which grows with the number of its digits and with their confidence.
+    The result with the largest value is returned.
 
     Raises:
         UnreadableError: no mark is a digit, or marks cannot be distinguished from the paper.

@@ -66,7 +66,7 @@ class Checkpoint:
 
 
 class CheckpointSaver:
-    """Writer of the checkpoints of a net, which only warns of the first two failures in a row.
+    """Writer of the checkpoints of a net. The third failure in a row is an error; others warn.
 
     `start` is the newest checkpoint, or the first state. `check` is called before each save, and
     raises if another process has taken over the run.
@@ -242,7 +242,7 @@ class RunDirectory:
         """Return whether the model exists; raise OutputExistsError if it belongs to another run.
 
         A model that has lost a file, or is damaged, can be made again from the checkpoints, so it
-        counts as missing. Without checkpoints, DataError is raised.
+        counts as missing. If it is damaged and has no checkpoints, DataError is raised.
         """
         manifest = storage.join(self.model, model_io.MANIFEST)
         if not storage.exists(manifest):
