@@ -58,8 +58,9 @@ def find_printed(found: normalise.Candidate, weak: float) -> Floats | None:
         place = slice(top, 1 - bottom), slice(left, 1 - right)
         own = labels[place] == mark + 1
         rims = [max(2, round(RIM * length)) for length in own.shape]
-        inner = tuple(slice(rim, length - rim) for rim, length in zip(rims, own.shape, strict=True))
-        if not own[inner].any() and is_frame(labels, mark, boxes, mass, axes=1):
+        middle = tuple(slice(rim, size - rim) for rim, size in zip(rims, own.shape, strict=True))
+        # No digit touches this frame. The corners of a turned frame would look like ones.
+        if not own[middle].any() and is_frame(labels, mark, boxes, mass, axes=1):
             printed[place] = np.maximum(printed[place], ink[place] * own)
             continue
         # Make a wide mark level, and turn back what was found in it, a pixel wider.

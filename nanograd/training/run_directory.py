@@ -66,7 +66,7 @@ class Checkpoint:
 
 
 class CheckpointSaver:
-    """Writer of the checkpoints of a net. The third failure in a row is an error; others warn.
+    """Writer of the checkpoints of a net. It warns of a failure, and raises the third in a row.
 
     `start` is the newest checkpoint, or the first state. `check` is called before each save, and
     raises if another process has taken over the run.

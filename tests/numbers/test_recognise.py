@@ -145,6 +145,7 @@ def test_ones_that_are_alone_are_read(text: str, touching: bool, least: int) -> 
             read += [number.text for number in nanograd.read_numbers(Image.fromarray(255 - ink))]
 
     assert read.count(text) >= least
+    assert touching or set(read) == {text}
 
 
 @pytest.mark.parametrize("index", [178, 228, 319, 361, 595, 731])
