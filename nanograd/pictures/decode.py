@@ -96,7 +96,7 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
             elif data.startswith(_ARCHIVES) or data[257:262] == _TAR:
                 detail = "of all archives only ZIP files are read; pack the pictures into one"
             elif data.startswith(b"PAR1"):
-                detail = "this is a Parquet file; rename it to .parquet to read its rows"
+                detail = "this is a Parquet file; train and predict read tables named *.parquet"
             elif data.startswith(b"PK\3\4"):
                 detail = (
                     "this is a ZIP file; rename it to .zip unless its name ends so, or name a "

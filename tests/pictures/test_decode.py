@@ -110,7 +110,7 @@ def test_more_pixels_than_pillow_decodes_are_refused_with_the_number_of_the_sett
         (b"%PDF-1.7", "the picture as JPEG or PNG"),
         (b"\x1f\x8b\x08", "only ZIP files"),
         (bytes(257) + b"ustar", "only ZIP files"),
-        (b"PAR1", "rename it to .parquet"),
+        (b"PAR1", "train and predict read tables"),
         (b"PK\3\4", "rename it to .zip"),
     ],
 )
