@@ -305,6 +305,16 @@ def test_numbers_across_large_squares_are_lines() -> None:
     assert [len(starts) for starts in starts_of(picture)] == [7, 6]
 
 
+def test_number_across_large_squares_is_no_row_of_cells() -> None:
+    picture = draw_bars(row_of(5, 80))
+    canvas = ImageDraw.Draw(picture)
+    for place in range(31, 400, 90):  # between digits, and equally far apart
+        canvas.line((place, 0, place, 199), fill=150, width=2)
+        canvas.line((0, place, 399, place), fill=150, width=2)
+
+    assert [len(starts) for starts in starts_of(picture)] == [5]
+
+
 @pytest.mark.parametrize("down", [36, 60])
 def test_number_whose_digits_hide_rules_of_squared_paper_is_a_line(down: int) -> None:
     picture = Image.new("L", (400, 200), 240)
