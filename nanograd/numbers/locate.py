@@ -16,6 +16,7 @@ from nanograd.errors import Reason, UnreadableError
 from nanograd.numbers.printed import HALO, are_rules, find_kinds, find_printed, with_lines
 from nanograd.numbers.rows import (
     are_wires,
+    count_boxes,
     cut_rows,
     divide_cells,
     divide_columns,
@@ -84,6 +85,7 @@ class Line:
     origin: tuple[float, float]  # position of the upper left corner in the picture
     step: tuple[float, float]  # pixels of the picture for each column and row
     slope: float  # rows for each column by which the line falls in the picture
+    num_boxes: int = 0  # boxes of a form with its marks; 0 if it is not in boxes
 
     @cached_property
     def pen(self) -> float:
@@ -194,7 +196,8 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
         groups = [each for each in groups if len(each) > 1 or (boxes[each[0]] > edge).all()]
     if len(groups) > way.most:
         raise UnreadableError(Reason.TOO_MANY_MARKS, f"marks form {len(groups)} lines")
-    lines = [_cut(found, labels, group, boxes) for group in groups]
+    nums = [count_boxes(each, boxes, kinds) if printed is not None else 0 for each in groups]
+    lines = [_cut(found, labels, *each, boxes) for each in zip(groups, nums, strict=True)]
     lines = [line for line in lines if (line.ink > STRONG).any()]
     kind = has_sheet, is_dense, _has_paler(found, usual), printed is not None
     return Found(lines, found.inverted, *kind, found.strength < FAINT_INK).moved(*corner)
@@ -370,7 +373,9 @@ def _join(boxes: Floats, tall: Ints, reach: Floats) -> tuple[Ints, Floats]:
     return line, gap
 
 
-def _cut(found: normalise.Candidate, labels: Ints, group: Ints, boxes: Floats) -> Line:
+def _cut(
+    found: normalise.Candidate, labels: Ints, group: Ints, num_boxes: int, boxes: Floats
+) -> Line:
     """Cut a line from the picture, level, and so that the usual digit is LINE pixels high."""
     heights = 1 - boxes[group, 0] - boxes[group, 2]
     tall = group[heights >= TALL * heights.max()]
@@ -402,4 +407,5 @@ def _cut(found: normalise.Candidate, labels: Ints, group: Ints, boxes: Floats) -
         origin=(left * step[0], (above - shift * pixel) * step[1]),
         step=(pixel * step[0], pixel * step[1]),
         slope=slope,
+        num_boxes=num_boxes,
     )

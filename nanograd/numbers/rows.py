@@ -51,6 +51,9 @@ ROWS, GUTTER, OPEN, FEW, WIDER, TWO, HIGH, LEVEL = 3, 1.0, 3, 0.25, 2.5, 1.1, 0.
 # that go on to the edge, and of which less than DARK is dark, are creases.
 CELL, LIKELY, EDGE, TURNED, MANY, EVEN, SEVERAL, DARK = 2.0, 0.6, 4, 0.04, 6, 1.25, 1.5, 0.5
 CLOSE = 0.1
+# A row of a form has BOXES boxes or more, each at most WIDEST heights wide. A mark reaches out of
+# its box by less than OUT of it, and is a dash if it is DASH times as wide as high.
+BOXES, WIDEST, OUT, DASH = 3, 3.0, 0.15, 2.5
 
 
 def divide_cells(group: Ints, tall: Ints, boxes: Floats, usual: float, kinds: Bytes) -> list[Ints]:
@@ -94,6 +97,30 @@ def divide_cells(group: Ints, tall: Ints, boxes: Floats, usual: float, kinds: By
         return [group]
     cells = np.searchsorted(rules, middles[group])
     return [group[cells == each] for each in np.unique(cells[np.isin(group, tall)])]
+
+
+def count_boxes(group: Ints, boxes: Floats, kinds: Bytes) -> int:
+    """Return how many boxes of a form have marks of a line; 0 if it is not in such boxes.
+
+    A form has a digit in each box: the boxes are equally wide, no mark reaches out of its box, and
+    no box has two marks that are as tall as a digit. The arguments are those of `divide_cells`.
+    """
+    heights, widths = (1 - boxes[group, :2] - boxes[group, 2:]).T
+    is_tall = heights > heights.max() / 2
+    rules = find_rules(boxes[group[is_tall]], kinds, LIKELY)
+    cells = np.searchsorted(rules, (boxes[group, 1] - boxes[group, 3]) / 2)
+    used = np.unique(cells)
+    if len(used) < BOXES or used[0] == 0 or used[-1] == len(rules):
+        return 0
+    sides = rules[used] - rules[used - 1]
+    reach = OUT * sides.max()
+    is_inside = rules[cells - 1] - reach < boxes[group, 1]
+    is_inside &= 1 - boxes[group, 3] < rules[cells] + reach
+    is_one = len(np.unique(cells[is_tall])) == is_tall.sum()
+    is_narrow = sides.max() < min(EVEN * sides.min(), WIDEST * np.median(heights[is_tall]))
+    is_dash = widths > DASH * heights
+    is_form = is_one and is_narrow and is_inside.all()
+    return len(np.unique(cells[~is_dash])) if is_form else 0
 
 
 def divide_columns(groups: Sequence[Ints], boxes: Floats, usual: float) -> list[Ints]:

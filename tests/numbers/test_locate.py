@@ -346,6 +346,31 @@ def test_boxes_of_a_form_are_one_line() -> None:
     assert [len(starts) for starts in found] == [6, 6]
 
 
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([], 5),
+        ([(153, 96, 163, 104)], 6),  # a low digit, or what is left of a faint one
+        ([(145, 98, 171, 101)], 5),  # a dash
+        ([(130, 80, 156, 120)], 0),  # a digit across a side: the boxes are squared paper
+        ([(143, 80, 155, 120), (161, 80, 173, 120)], 0),  # two digits in a cell of a table
+    ],
+)
+def test_boxes_with_marks_are_counted(
+    others: list[tuple[int, int, int, int]], expected: int
+) -> None:
+    picture = draw_bars([])
+    canvas = ImageDraw.Draw(picture)
+    for left in range(36, 336, 50):
+        canvas.rectangle((left, 68, left + 44, 132), outline=150, width=2)
+    for box in [*(box for box in row_of(6, 80, left=45, step=50) if box[0] != 145), *others]:
+        canvas.ellipse(box, outline=20, width=5)
+
+    (line,) = find_lines(picture).lines
+
+    assert line.num_boxes == expected
+
+
 def test_margin_between_digits_is_no_end_of_a_line() -> None:
     picture = draw_bars(row_of(6, 80))
     for x in (167, 171):

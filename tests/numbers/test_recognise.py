@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import nanograd
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import Reason, UnreadableError
 from nanograd.images import sources
+from nanograd.numbers.locate import find_lines
+from nanograd.numbers.recognise import read_line
 from simulators.own_numbers import draw_numbers, write_digits
 from simulators.photos import photograph
 from simulators.strings import HEIGHT, Style, write
@@ -445,3 +448,19 @@ def test_frames_of_a_turned_form_are_no_digits() -> None:
     numbers = nanograd.read_numbers(file)
 
     assert [each.text for each in numbers] == file.stem.split("-")[2:]
+
+
+@pytest.mark.parametrize("seed", [7, 10, 11, 19])
+def test_text_with_a_digit_for_each_box_is_more_probable(sample: Mnist, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    images = sample.test.images.reshape(-1, 28, 28)[draw.integers(1000, size=5)]
+    ink = write(images, Style(touching=True), draw)
+    (line,) = find_lines(Image.fromarray(255 - ink)).lines
+
+    free, fitting, other = (
+        read_line(replace(line, num_boxes=number), some_model()) for number in (0, 5, 6)
+    )
+
+    assert free and fitting and other
+    assert free.text == fitting.text and len(free.text) == 5
+    assert other.confidence < free.confidence < fitting.confidence
