@@ -54,7 +54,8 @@ def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> DoneParts:
     Args:
         work: runs one part; pickled for each actor, so it should be small.
         num_actors: maximum size of the pool.
-        parts: the parts, in the order in which to start them.
+        parts: the parts, in the order in which to submit them. An actor that has several of
+            them may run a later one first.
 
     Raises:
         ClusterError: Ray fails, or a part ends its process repeatedly.
