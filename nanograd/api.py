@@ -20,16 +20,15 @@ from nanograd.numbers import recognise
 from nanograd.numbers.recognise import Number
 from nanograd.pictures import decode, normalise
 from nanograd.runtime import process, storage
-from nanograd.settings.arguments import known_arguments, resolved
+from nanograd.settings.arguments import resolved
 from nanograd.settings.fields import Place
 from nanograd.settings.specs import Polarity, ReadOptions
 
-load_model = known_arguments(model_io.load)
+load_model = model_io.load
 Picture: TypeAlias = Place | bytes | IO[bytes] | Image.Image | ArrayLike
 Found = TypeVar("Found")
 
 
-@known_arguments
 def read_picture(picture: Picture, *, polarity: Polarity = "auto") -> NDArray[np.uint8]:
     """Convert a photo, scan or drawing of one digit to 28 x 28 pixels, as `ingest` does.
 
@@ -49,7 +48,6 @@ def read_picture(picture: Picture, *, polarity: Polarity = "auto") -> NDArray[np
     return _convert(picture, partial(normalise.normalise, polarity=polarity), polarity)
 
 
-@known_arguments
 def read_numbers(
     picture: Picture, model: Model | Place | None = None, *, polarity: Polarity = "auto"
 ) -> list[Number]:

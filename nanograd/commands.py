@@ -36,7 +36,7 @@ from nanograd.runtime.json_files import JsonObject
 from nanograd.runtime.lease import exclusive
 from nanograd.runtime.signals import stop_signals
 from nanograd.settings import specs
-from nanograd.settings.arguments import known_arguments, places, resolved, takes, takes_input
+from nanograd.settings.arguments import places, resolved, takes, takes_input
 from nanograd.settings.fields import Place
 from nanograd.settings.specs import ReadOptions
 from nanograd.settings.train_spec import TrainSpec
@@ -153,7 +153,6 @@ def report(
     return Done(summary=f"written in {seconds:.1f} s: {written}", values=values)
 
 
-@known_arguments
 def compare(
     runs: Place | Sequence[Place], *, listener: Listener = log_warnings
 ) -> results.Comparison:
@@ -224,7 +223,6 @@ def evaluate(
         )
 
 
-@known_arguments
 def export(
     model: Place | None = None,
     output: Place | None = None,

@@ -4,12 +4,11 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from os import PathLike, fsdecode
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from nanograd.errors import ArgumentError, NanogradError, UsageError
-from nanograd.settings.fields import Place, Spec, require_known
+from nanograd.settings.fields import Place, Spec
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -49,21 +48,6 @@ def method_takes(
 ) -> Callable[[Callable[Concatenate[A, B, ...], R]], Callable[Concatenate[A, B, P], R]]:
     """Decorate a method as `takes` does, if it has one positional argument besides `self`."""
     return takes(spec_class)  # type: ignore[arg-type]
-
-
-def known_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function without settings to raise ArgumentError for an unknown argument."""
-    known = list(inspect.signature(function).parameters)
-
-    @wraps(function)
-    def call(*positional: P.args, **arguments: P.kwargs) -> R:
-        try:
-            require_known(arguments, known)
-        except UsageError as error:
-            raise ArgumentError(str(error)) from error
-        return function(*positional, **arguments)
-
-    return call
 
 
 @contextmanager

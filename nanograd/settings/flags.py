@@ -40,18 +40,6 @@ class Places(Texts):
         return [CompletionItem(incomplete, type="file")]
 
 
-class Switch(click.types.BoolParamType):
-    """True or false, as environment variables give it; click's own message lists "" as a value."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value; raise BadParameter if it is neither."""
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter as error:
-            text = f"{value!r} is neither true nor false"
-            raise click.BadParameter(text, ctx, param) from error
-
-
 class Flag(click.Option):
     """The flag of a setting."""
 
@@ -64,8 +52,6 @@ class Flag(click.Option):
         elif default not in (None, ()) and default is not False:
             help_ += f" [default: {' '.join(default) if many else default}]"
         type_: Any = click.Choice(setting.choices) if setting.choices else setting.kind
-        if setting.kind is bool:
-            type_ = Switch()
         if setting.place or many:
             type_ = Places() if setting.place else Texts()
         super().__init__(
@@ -79,16 +65,8 @@ class Flag(click.Option):
 
 
 def _switch(name: str, help_: str, callback: Callable[..., None], **more: Any) -> click.Option:
-    words = [f"--{name}"]
-    return click.Option(
-        words,
-        type=Switch(),
-        is_flag=True,
-        expose_value=False,
-        callback=callback,
-        help=help_,
-        **more,
-    )
+    words, more = [f"--{name}"], {"is_flag": True, "expose_value": False, **more}
+    return click.Option(words, callback=callback, help=help_, **more)
 
 
 class Command(click.Command):

@@ -93,7 +93,7 @@ def test_mistake_is_refused_with_its_code_and_leaves_nothing(
         ("predict rows", IN_A_JOB, "--output predictions is relative"),
         (INFO, {"NANOGRAD_TRAIN_EPOCH": "3"}, "do you mean NANOGRAD_TRAIN_EPOCHS?"),
         (INFO, {"NANOGRAD_X": "3"}, "NANOGRAD_X"),
-        ("predict rows", {"NANOGRAD_PREDICT_QUIET": "maybe"}, "'maybe' is neither true nor false"),
+        ("predict rows", {"NANOGRAD_PREDICT_QUIET": "maybe"}, "'maybe' is not a valid boolean"),
         # Kubernetes makes these for a service with such a name.
         (INFO, {"NANOGRAD_PORT": "3"}, ""),
         (INFO, {"NANOGRAD_TRAIN_HEAD_SVC_SERVICE_HOST": "10.0.0.1"}, ""),
