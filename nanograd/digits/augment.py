@@ -156,10 +156,9 @@ def vary_stroke(images: Bytes, by: Floats) -> Floats:
 def _make_basis() -> Floats:
     """Compute the functions of `field_weights` at each pixel, (3 + F, 784) float32.
 
-    They are 1, x and y from the centre of the image, and F cosine waves. A sum of these waves with
-    random weights is like white noise that was smoothed by a Gaussian, if the amplitudes of the
-    waves follow the spectrum of the Gaussian. So a few dozen random numbers are needed instead of
-    one per pixel.
+    They are 1, x and y from the centre of the image, and F cosine waves. The amplitudes follow the
+    spectrum of a Gaussian, so a random sum is like white noise smoothed by this Gaussian, and takes
+    a few dozen random numbers instead of one per pixel.
     """
     wave = np.arange(SIDE)
     cosines = np.cos(np.pi * wave[:, None] * (np.arange(SIDE) + 0.5) / SIDE)

@@ -226,20 +226,13 @@ def resample_rows(
 
 
 def _mix_pieces(canvas: Bytes, starts: Ints, share: Floats, down: Floats) -> tuple[Bytes, Ints]:
-    """Interpolate n rows whose adjacent pixels come from adjacent columns of the source.
+    """Interpolate n rows, (n, SIDE) uint8, whose adjacent pixels come from adjacent columns.
 
-    So all pixels of a row have the same two weights, `share` and `down`.
+    So all pixels of a row have the same weights: `share` of the right neighbour, and `down` of the
+    lower source row. `starts` are the indices in the canvas of the first pixels of the upper rows.
 
-    Args:
-        canvas: padded images, (B, ROW, _CANVAS_ROW) uint8.
-        starts: (n,) index in the canvas of the first pixel of the upper source row.
-        share: (n,) weight of the right neighbour of each pixel.
-        down: (n,) weight of the lower source row.
-
-    Returns:
-        The rows, (n, SIDE) uint8; and the pixels whose value may be wrong by 1, because
-        before it is rounded it is within _MARGIN of a half. These are indices in a flat array of
-        (n, _PIECE) pixels: the last pixel of each piece is computed, too, and not used.
+    Also return the indices, in (n, _PIECE) pixels, of those that may be wrong by 1, because their
+    value before rounding is within _MARGIN of a half.
     """
     # A view in which item i is the piece that begins at pixel i.
     pieces = np.ndarray((canvas.size - _PIECE,), f"V{_PIECE}", canvas, strides=(1,))
@@ -257,16 +250,10 @@ def _mix_pieces(canvas: Bytes, starts: Ints, share: Floats, down: Floats) -> tup
 
 
 def _mix_pixels(canvas: Bytes, first: Ints, x: Doubles, down: Floats) -> Bytes:
-    """Interpolate pixels of n rows.
+    """Interpolate pixels of n rows, (n, m) uint8, at the source columns x, (n, m).
 
-    Args:
-        canvas: padded images, (B, ROW, _CANVAS_ROW) uint8.
-        first: (n,) index in the canvas of the pixel on the left of the upper source row.
-        x: (n, m) source column of each pixel, with a fraction; column 0 is the first of the image.
-        down: (n,) weight of the lower source row.
-
-    Returns:
-        (n, m) uint8.
+    `first` are the indices in the canvas of the pixels on the left of the upper source rows, and
+    `down` the weights of the lower ones.
     """
     share = x.astype(np.float32)
     share += 1

@@ -315,8 +315,7 @@ def _places(
 
     Returns:
         The indices of their leaf columns (see `leaf_places`).
-        For each column with pixels as numbers, the indices of its leaf columns. 784 columns with a
-        pixel each are one entry, under the name of the first.
+        The same of each column with pixels as numbers; 784 flat columns have the name of the first.
         The schema of the columns with plain types (see `plain_type`); None if all are plain.
     """
     schema = pa.ipc.read_schema(pa.BufferReader(serialized))

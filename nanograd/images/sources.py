@@ -257,7 +257,7 @@ def _find_files(source: str, listener: Listener, *, by_name: bool = False) -> di
     """List the `train` and `test` files of a source; none for `mnist` and `auto`.
 
     With `by_name`, all files of a source whose own name begins with `test` are `test` files.
-    Without `by_name`, `test` files are `train` files if the source has no other files.
+    Otherwise, these are `train` files if the source has no others.
     """
     if not source:
         raise UsageError("--data is empty; name a data set")
@@ -398,10 +398,9 @@ def _collect(
     missing: int = 0,
     table: CsvFile | None = None,
 ) -> Dataset:
-    """Join labelled images, and warn of what is left out.
+    """Join labelled `rows` or `pictures`, and warn of what is left out.
 
-    Messages name the `source` of the images, and `what` they are, `rows` or `pictures`. `missing`
-    images without a label were not read. `table` is the CSV file of all rows, if every row must be
+    `missing` images without a label were not read. Every row of `table`, a CSV file, must be
     readable.
     """
 

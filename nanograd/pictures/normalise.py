@@ -152,8 +152,7 @@ def find(picture: Image.Image, how: Search) -> Candidate:
 def _find(picture: Image.Image, reduced: Image.Image, how: Search) -> Candidate:
     """Return the first candidate with a score of CLEAR, otherwise the one with the highest score.
 
-    If no candidate is CLEAR, and the marks of the best one are fainter than noise or wider than a
-    pen, it is returned as refused.
+    The latter is refused if its marks are fainter than noise or wider than a pen.
     """
     plain = _locate(picture, reduced, how)
     is_bitmap = max(picture.size) <= tuning.BITMAP_SIDE
@@ -279,10 +278,10 @@ def _is_grey(picture: Image.Image) -> bool:
 
 
 def _mnist_like(picture: Image.Image, polarity: str) -> Bytes | None:
-    """Return the image of a picture in MNIST's form, light on dark; None for another form.
+    """Return the image of a picture in MNIST's form, as light ink; None for others.
 
-    Dark ink is made light. A picture whose ink contradicts `polarity` gives None. An empty border
-    is cut off, for example of digits stored as 32 x 32.
+    An empty border is cut off, for example of digits stored as 32 x 32. None also if the ink
+    contradicts `polarity`.
     """
     width, height = picture.size
     if min(width, height) < SIDE or max(width, height) > tuning.MAX_BORDERED_SIDE:
