@@ -72,6 +72,7 @@ def test_data_set_named_test_is_not_trained_on_beside_others(parts, tmp_path, na
     data = sources.load(places)
 
     assert has(data, *parts)
+    assert len(sources.load_test(places)) == 80  # all images, whatever the names
     about = {"data": data.sources, "identity": {"data_sha256": data.sha256}}
     again = sources.reload_test([], {**about, "data": list(data.sources)}, {}, ignore)
     assert again.sha256() == data.test.sha256()
@@ -97,13 +98,6 @@ def test_data_sets_with_names_of_tests_alone_are_split(parts, tmp_path):
     assert len(alone.train) + len(alone.test) == 60
     assert len(both.train) + len(both.test) == 80
     assert min(len(alone.train), len(both.train)) > len(both.test) > 0
-
-
-def test_evaluation_uses_every_data_set_whatever_its_name(parts, tmp_path):
-    names = ("train.parquet", "test.parquet")
-    places = [write(each, tmp_path / name) for each, name in zip(parts, names, strict=True)]
-
-    assert len(sources.load_test(places)) == 80
 
 
 def test_model_that_has_seen_the_sample_is_not_measured_on_it_without_a_warning():
