@@ -197,6 +197,6 @@ def are_rules(ink: Floats, labels: Ints, boxes: Floats) -> Mask:
         inside = (rows >= 0) & (rows < len(ink)) & (columns > 0) & (columns < ink.shape[1] - 1)
         rows, columns = np.where(inside, rows, 0), np.where(inside, columns, 1)
         around = np.max([ink[rows, columns + step] for step in (-1, 0, 1)], axis=0)
-        covered = (around > SAME * np.median(ink[part][own])) | ~inside
-        found[mark] = (covered.mean(1) >= COVERED).all() and inside.any()
+        covered = inside & (around > SAME * np.median(ink[part][own]))
+        found[mark] = inside.any() and (covered.sum(1) >= COVERED * inside.sum(1)).all()
     return found

@@ -40,3 +40,15 @@ def test_piece_of_a_margin_is_a_rule_and_a_one_on_a_pale_rule_is_not(slope: floa
     found = are_rules(ink, labels, boxes)
 
     assert boxes[found, 1].tolist() == [20 + round(30 * slope)]
+
+
+@pytest.mark.parametrize("margins", [(2, 2), (5, 1), (0, 6), (12, 3)])
+def test_one_is_no_rule_however_closely_the_picture_is_cut(margins: tuple[int, int]) -> None:
+    above, below = margins
+    ink = np.zeros((above + 60 + below, 40), np.float32)
+    ink[above : above + 60, 18:22] = 0.8
+    labels, count = label_marks(ink > 0.5)
+
+    found = are_rules(ink, labels, measure(ink, labels, count, 0.5)[2])
+
+    assert not found.any()
