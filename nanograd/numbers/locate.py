@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from itertools import compress
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from nanograd.errors import Reason, UnreadableError
 from nanograd.numbers.printed import HALO, are_rules, find_kinds, find_printed, with_lines
@@ -68,6 +68,11 @@ PALEST, SLIM = 1 / 3, 0.3
 SHEET, LEAST_SHARE = (0.6, 15), 0.0002
 # Minimum difference of hue between ink and a coloured sheet, as a share of its brightness.
 HUE = 0.12
+# A picture is cut closely around digits if they have more than TIGHT of its height. Then digits at
+# its border look like surroundings, so paper is added: PADDING of its shorter side. The paper is
+# found in a copy whose shorter side has PAPER_SIDE pixels, by a median over STROKES pixels and a
+# blur with the standard deviation SMOOTH.
+TIGHT, PADDING, PAPER_SIDE, STROKES, SMOOTH = 0.5, 0.3, 40, 25, 4
 # A picture whose sides differ by more than CROP is cropped to a line. Faint ink is below FAINT_INK.
 CROP, FAINT_INK = 2.5, 0.11
 # Thinnest pen in pixels of a line.
@@ -116,6 +121,7 @@ class Way:
     weaker: bool = False  # see `normalise.Search`
     cut: bool = False  # whether marks that are taller than a digit are cut between rows
     inner: bool = False  # whether marks that touch the border, such as a pen, are left out
+    padded: bool = False  # whether paper is added around the picture, for digits at its border
     printed: bool = True  # whether printed lines are removed; else a table is left out as one mark
     most: float = np.inf  # maximum number of lines
 
@@ -130,6 +136,7 @@ class Found:
     is_dense: bool  # whether marks may be digits of several rows
     has_paler: bool  # whether marks that were left out may be digits in pale ink
     has_print: bool  # whether printed lines were removed
+    is_tight: bool  # whether the picture may be cut closely around digits
     is_faint: bool  # whether the ink is faint
 
     def moved(self, left: float, top: float) -> "Found":
@@ -147,6 +154,9 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     """
     way = way or Way()
     picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+    if way.padded:
+        padded, edge = _pad(picture)
+        return find_lines(padded, replace(way, padded=False)).moved(-edge, -edge)
     how = normalise.Search(
         polarity=way.polarity,
         side=way.side,
@@ -182,8 +192,10 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     has_sheet = found.box is not None or found.spread
     near = morphology.running_max((found.ink > found.levels.weak).view(np.uint8), 1) > 0
     is_dense = len(find_dense(*morphology.label_marks(near), found.ink, found.levels)[0]) > 0
+    is_tight = usual > TIGHT * len(near)
     if 0 < usual < LOW and (closer := _look_closer(found, way, boxes.min(0), usual)):
-        return replace(closer, has_sheet=has_sheet, is_dense=is_dense).moved(*corner)
+        closer = replace(closer, has_sheet=has_sheet, is_dense=is_dense, is_tight=is_tight)
+        return closer.moved(*corner)
     _stack(boxes, mass, usual)
     kinds = find_kinds(whole, is_line, others, plain.strength)
     usual = usual_height(boxes, mass)
@@ -199,8 +211,33 @@ def find_lines(picture: Image.Image, way: Way | None = None) -> Found:
     nums = [count_boxes(each, boxes, kinds) if printed is not None else 0 for each in groups]
     lines = [_cut(found, labels, *each, boxes) for each in zip(groups, nums, strict=True)]
     lines = [line for line in lines if (line.ink > STRONG).any()]
-    kind = has_sheet, is_dense, _has_paler(found, usual), printed is not None
-    return Found(lines, found.inverted, *kind, found.strength < FAINT_INK).moved(*corner)
+    return Found(
+        lines=lines,
+        inverted=found.inverted,
+        has_sheet=has_sheet,
+        is_dense=is_dense,
+        has_paler=_has_paler(found, usual),
+        has_print=printed is not None,
+        is_tight=is_tight,
+        is_faint=found.strength < FAINT_INK,
+    ).moved(*corner)
+
+
+def _pad(picture: Image.Image) -> tuple[Image.Image, int]:
+    """Add paper around a picture; return the result, and the width of the added edge in pixels.
+
+    The paper is that at the border, without strokes: a median removes them.
+    """
+    scale = PAPER_SIDE / min(picture.size)
+    size = [max(PAPER_SIDE // 4, round(side * scale)) for side in picture.size]
+    paper = picture.resize(size, Image.Resampling.BOX).filter(ImageFilter.MedianFilter(STROKES))
+    paper = paper.filter(ImageFilter.GaussianBlur(SMOOTH)).resize(picture.size)
+    edge = round(PADDING * min(picture.size))
+    around = [(edge, edge), (edge, edge), (0, 0)]
+    pixels = np.asarray(paper)
+    padded = Image.fromarray(np.pad(pixels, around[: pixels.ndim], mode="edge"))
+    padded.paste(picture, (edge, edge))
+    return padded, edge
 
 
 def _has_paler(found: normalise.Candidate, usual: float) -> bool:

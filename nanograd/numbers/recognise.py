@@ -248,6 +248,8 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
             # doubts in another: in a tight crop, the paper around a one looks like a light zero.
             is_stroke = len(numbers) == 1 and not numbers[0].text.strip("1")
             least = _LEAST_AGAIN if found and (is_stroke or not numbers) else least
+            if found is None or found.is_tight:
+                ways.append((picture, Way(polarity, padded=True)))
             others = _other_ways(polarity, found, bool(numbers), sure)
             most = _MANY + 2 * len(found.lines) if found else np.inf
             if polarity != "light-on-dark" and (found is None or found.is_faint):

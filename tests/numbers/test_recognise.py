@@ -56,6 +56,26 @@ def test_own_numbers_depend_on_the_seed_alone() -> None:
     assert first != other
 
 
+def test_digits_at_the_border_of_a_closely_cut_picture_are_read() -> None:
+    random, right = np.random.default_rng(4), 0
+    texts = ["".join(map(str, random.integers(0, 10, 5))) for _ in range(12)]
+    for text in texts:
+        ink = write(write_digits(text, random), Style(), random)
+        cut = Image.fromarray(ink).crop(Image.fromarray(ink).getbbox())
+        small = np.asarray(cut.resize((cut.width * 3 // 5, cut.height * 3 // 5)))
+        paper = 190 + 6 * random.normal(size=small.shape)
+        picture = Image.fromarray(np.uint8(paper * (1 - small / 510)))
+
+        with suppress(UnreadableError):
+            numbers = nanograd.read_numbers(picture)
+            right += [each.text for each in numbers] == [text]
+            boxes = np.array([digit.box for each in numbers for digit in each.digits])
+            assert boxes.min() >= 0
+            assert (boxes[:, 2:] <= picture.size).all()
+
+    assert right >= 10
+
+
 def sheet_of(rows: int, columns: int) -> tuple[list[str], Image.Image]:
     """Draw lines of digits below each other."""
     random = np.random.default_rng(8)
