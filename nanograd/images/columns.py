@@ -23,8 +23,7 @@ import pyarrow as pa
 
 from nanograd.digits.dataset import NUM_PIXELS, WORDS
 from nanograd.errors import DataError
-from nanograd.images import tensors
-from nanograd.images.tensors import BINARY, NUMBERS, TEXT, is_any, is_list, leaf
+from nanograd.images.tensors import is_any, is_list, leaf, picture_axes, tensor_of
 from nanograd.runtime.events import count
 from nanograd.settings.specs import NO_LABELS, ReadOptions
 
@@ -118,7 +117,7 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
         raise DataError(f"there is no column {name!r} among {listed}")
     fields = schema if name is None else [schema.field(name)]
     found = {field.name: kind for field in fields if (kind := _kind(field, name is not None))}
-    flat = flat_columns([field.name for field in schema if is_any(field.type, *NUMBERS)])
+    flat = flat_columns([field.name for field in schema if _is_number(field.type)])
     features = _features(schema)
     featured = [each for each in found if features.get(each, {}).get("_type") in _IMAGE_FEATURES]
     if flat and name in (None, flat[0]) and not featured:
@@ -139,7 +138,7 @@ def find_image_column(schema: pa.Schema, name: str | None = None) -> ImageColumn
         if name:
             about = f"column {name!r} holds {schema.field(name).type}, which cannot be images"
             about += "; choose another with --image-column"
-        elif any(is_any(field.type, *TEXT) for field in schema):
+        elif any(is_text(field.type) for field in schema):
             about += " (a column of paths of pictures also needs --image-root)"
         raise DataError(about)
     [chosen] = candidates
@@ -250,18 +249,18 @@ def _kind(field: pa.Field, is_named: bool) -> ImageKind | None:
     if is_any(type_, "struct"):
         fields = {each.name: each.type for each in type_.fields}
         if set(SPARK_FIELDS) <= set(fields):
-            return ImageKind.SPARK if is_any(fields["data"], *BINARY) else None
-        if "bytes" in fields or (set(fields) == {"path"} and is_any(fields["path"], *TEXT)):
+            return ImageKind.SPARK if is_binary(fields["data"]) else None
+        if "bytes" in fields or (set(fields) == {"path"} and is_text(fields["path"])):
             data = fields.get("bytes", pa.null())
-            return ImageKind.ENCODED if is_any(data, *BINARY) or is_any(data, "null") else None
+            return ImageKind.ENCODED if is_binary(data) or is_any(data, "null") else None
         is_tensor = set(fields) == {"data", "shape"} and all(map(is_list, fields.values()))
         return ImageKind.TENSOR if is_tensor else None
-    if is_any(type_, *BINARY) or (is_named and is_any(type_, *TEXT)):
+    if is_binary(type_) or (is_named and is_text(type_)):
         fixed = is_any(type_, "fixed_size_binary")
         return None if fixed and type_.byte_width != NUM_PIXELS else ImageKind.ENCODED
-    if is_list(type_) and is_any(leaf(type_), *NUMBERS):
-        tensor = tensors.tensor_of(field)
-        known = tensor.shape is None or tensors.picture_axes(tensor.shape, tensor.permutation)
+    if is_list(type_) and _is_number(leaf(type_)):
+        tensor = tensor_of(field)
+        known = tensor.shape is None or picture_axes(tensor.shape, tensor.permutation)
         return ImageKind.NUMBERS if known else None
     return None
 
@@ -275,7 +274,7 @@ def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
-        if not is_any(column.type, *TEXT):
+        if not is_text(column.type):
             raise
     found = column.cast(pa.large_binary()).to_pylist()
     return [None if each is None else each.decode(errors="backslashreplace") for each in found]
@@ -290,6 +289,16 @@ def valid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def is_text(type_: pa.DataType) -> bool:
+    """Test whether a type is one of Arrow's text types."""
+    return is_any(type_, "string", "large_string", "string_view")
+
+
+def is_binary(type_: pa.DataType) -> bool:
+    """Test whether a type is one of Arrow's binary types."""
+    return is_any(type_, "binary", "large_binary", "fixed_size_binary", "binary_view")
+
+
 def fits(type_: pa.DataType, format_: str) -> bool:
     """Return whether a format can hold a type: only Parquet holds bytes and tensors."""
     if format_ == "parquet":
@@ -297,7 +306,11 @@ def fits(type_: pa.DataType, format_: str) -> bool:
     if is_any(type_, "nested"):
         children = (type_.field(index).type for index in range(type_.num_fields))
         return format_ == "jsonl" and all(fits(each, format_) for each in children)
-    return not (isinstance(type_, pa.BaseExtensionType) or is_any(type_, *BINARY))
+    return not (isinstance(type_, pa.BaseExtensionType) or is_binary(type_))
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return is_any(type_, "integer", "floating", "decimal", "boolean")
 
 
 # pyarrow.dataset.HivePartitioning is not used: it parses only the names in a given schema, and it

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from nanograd.digits.levels import scale_of
 from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.images.columns import flat_columns
-from nanograd.images.tensors import NUMBERS, SCALE, is_any, is_list, leaf, plain_type
+from nanograd.images.tensors import SCALE, is_any, is_list, leaf, plain_type
 from nanograd.runtime import storage
 from nanograd.runtime.events import count
 
@@ -43,7 +43,6 @@ _NOTHING = pa.record_batch([], names=[])
 _MAGIC = b"PAR1"  # a Parquet file begins and ends with these bytes
 # In a footer, the key of Arrow's schema, the type and length of its value, and the value in base64.
 _SCHEMA = re.compile(rb"(ARROW:schema\x18[\x80-\xff]*[\x00-\x7f])([A-Za-z0-9+/]+=*)")
-_RAY_TYPES = "ray.data.arrow_"  # how the names of Ray's types begin
 
 
 class RowRange(NamedTuple):
@@ -120,7 +119,7 @@ class _ParquetFile(pq.ParquetFile):  # type: ignore[misc]
         footer, self.schema_arrow = self.metadata, self.reader.schema_arrow
         self.groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
         self.serialized = self.schema_arrow.serialize().to_pybytes()
-        self.is_of_ray, self.has_lists = _find_types(self.serialized)
+        self.is_special, self.has_lists = _find_types(self.serialized)
 
 
 def open_parquet(file: str) -> _ParquetFile:
@@ -147,14 +146,15 @@ def open_parquet(file: str) -> _ParquetFile:
 
 
 def _open(file: str) -> _ParquetFile:
-    """Open a Parquet file; Ray's types are read as their storage.
+    """Open a Parquet file; Ray's types are read as their storage, and dictionaries as their values.
 
-    In a process that has imported Ray Data, Arrow leaves Ray's types to Ray, which refuses tensors
-    that Ray 2.49 to 2.54 wrote. So `nanograd.images.tensors` reads Ray's types in every process.
+    Arrow refuses a dictionary if some of its text is not UTF-8. In a process that has imported Ray
+    Data, Arrow leaves Ray's types to Ray, which refuses tensors that Ray 2.49 to 2.54 wrote. So
+    `nanograd.images.tensors` reads all of Ray's types in every process.
     """
     try:
         parquet = _ParquetFile(storage.open_file(file))
-        if not parquet.is_of_ray:
+        if not parquet.is_special:
             return parquet
     except ValueError as error:
         if isinstance(error, pa.ArrowException):
@@ -162,15 +162,24 @@ def _open(file: str) -> _ParquetFile:
     stream = storage.open_file(file)
     # The last 8 bytes are the length of the footer and "PAR1".
     length = int.from_bytes(stream.read_at(4, stream.size() - 8), "little")
-    footer = _SCHEMA.sub(_without_ray, stream.read_at(length, stream.size() - length - 8))
+    footer = _SCHEMA.sub(_plain_schema, stream.read_at(length, stream.size() - length - 8))
     whole = b"".join([_MAGIC, footer, len(footer).to_bytes(4, "little"), _MAGIC])
     return _ParquetFile(stream, pq.read_metadata(pa.BufferReader(whole)))
 
 
-def _without_ray(stored: re.Match[bytes]) -> bytes:
-    """Return a stored schema of the same length, with Ray's types under names of no type."""
-    name = _RAY_TYPES.encode()
-    return stored[1] + b64encode(b64decode(stored[2]).replace(name, name.upper()))
+def _plain_schema(stored: re.Match[bytes]) -> bytes:
+    """Return a stored schema without dictionaries, with Ray's types under names of no type."""
+    data = b64decode(stored[2]).replace(b"ray.data.arrow_", b"RAY.DATA.ARROW_")
+    schema = pa.ipc.read_schema(pa.py_buffer(data))
+    for place, field in enumerate(schema):
+        if is_any(field.type, "dictionary"):
+            schema = schema.set(place, field.with_type(field.type.value_type))
+    text = b64encode(schema.serialize())
+    digits, left = bytearray(), len(text)  # the length in base 128, the lowest digit first
+    while left > 127:
+        digits.append(left % 128 + 128)
+        left //= 128
+    return b"ARROW:schema\x18" + bytes([*digits, left]) + text
 
 
 def check_storage(file: str, error: Exception, num_bytes: int | None = None) -> None:
@@ -292,7 +301,7 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
 
 @lru_cache(maxsize=32)
 def _find_types(serialized: bytes) -> tuple[bool, bool]:
-    """Return whether a schema has types of Ray, and whether it may have lists.
+    """Return whether a schema has types that `_open` replaces, and whether it may have lists.
 
     Raises:
         UnicodeDecodeError: the name of a column is not UTF-8.
@@ -302,9 +311,8 @@ def _find_types(serialized: bytes) -> tuple[bool, bool]:
     for field in fields:
         field.name  # noqa: B018 - it is decoded here
         fields += map(field.type.field, range(field.type.num_fields))
-    extensions = [each for each in types if isinstance(each, pa.BaseExtensionType)]
-    is_of_ray = any(each.extension_name.startswith(_RAY_TYPES) for each in extensions)
-    return is_of_ray, bool(extensions) or any(each.num_fields for each in types)
+    special = any(isinstance(each, pa.ExtensionType | pa.DictionaryType) for each in types)
+    return special, special or any(each.num_fields for each in types)
 
 
 @lru_cache(maxsize=32)
@@ -315,8 +323,10 @@ def _places(
 
     Returns:
         The indices of their leaf columns (see `leaf_places`).
-        The same of each column with pixels as numbers; 784 flat columns have the name of the first.
-        The schema of the columns with plain types (see `plain_type`); None if all are plain.
+        For each column with pixels as numbers, the indices of its leaf columns. 784 columns with a
+        pixel each are one entry, under the name of the first.
+        The schema of the columns with plain types instead of view types (see `plain_type`); None if
+        no column has a view type.
     """
     schema = pa.ipc.read_schema(pa.BufferReader(serialized))
     places, scaled = leaf_places(schema), dict[str, list[int]]()
@@ -326,7 +336,7 @@ def _places(
             inner = leaf_places(pa.schema(type_.fields))["data"]  # tensors beside their shapes
             scaled[name] = [places[name][place] for place in inner]
         elif isinstance(type_, pa.BaseExtensionType) or (
-            is_list(type_) and is_any(leaf(type_), *NUMBERS)
+            is_list(type_) and is_any(leaf(type_), "integer", "floating", "decimal", "boolean")
         ):
             scaled[name] = list(places[name])
     if flat := flat_columns(names):

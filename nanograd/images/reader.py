@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nanograd.errors import DataError, UnreadableError
-from nanograd.images.columns import Partitions, choose, valid_text
+from nanograd.images.columns import Partitions, choose, is_text, valid_text
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.labels import Label
 from nanograd.images.parquet import BATCH_BYTES, MAX_ROWS, Decoder, RowRange, read_parquet
 from nanograd.images.rows import Convert, attempt, new_images, read_images, read_labels, to_form
-from nanograd.images.tensors import TEXT, Refused, is_any
+from nanograd.images.tensors import Refused
 from nanograd.images.writers import beside, quarantine_table, refuse_rows, source_table
 from nanograd.pictures import decode
 from nanograd.pictures.archives import Archives
@@ -322,7 +322,7 @@ def _keep(table: pa.Table, keep: Keep) -> dict[str, pa.ChunkedArray]:
             column = table.column(name)
         try:
             column = column if column.type == field.type else column.cast(field.type)
-            columns[field.name] = valid_text(column) if is_any(field.type, *TEXT) else column
+            columns[field.name] = valid_text(column) if is_text(field.type) else column
         except pa.ArrowInvalid as error:
             raise DataError(
                 f"--keep {name}: a value does not fit {field.type}, the type of other files "

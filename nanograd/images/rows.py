@@ -22,7 +22,7 @@ from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
 from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.images import columns, tensors
 from nanograd.images.columns import ImageColumn, ImageKind, to_python
-from nanograd.images.tensors import TEXT, Pictures, Refused, is_any, tensor_of
+from nanograd.images.tensors import Pictures, Refused, is_any, tensor_of
 from nanograd.pictures import decode, fast_png, normalise
 from nanograd.pictures.archives import SUFFIX, Archives
 from nanograd.runtime import storage
@@ -87,7 +87,7 @@ def _read_paths(array: pa.Array, kind: ImageKind) -> pa.Array:
     """
     name = "origin" if kind is ImageKind.SPARK else "path"
     has_path = is_any(array.type, "struct") and name in array.type.names
-    if not has_path or not is_any(array.type.field(name).type, *TEXT):
+    if not has_path or not columns.is_text(array.type.field(name).type):
         return pa.nulls(len(array), pa.string())
     paths = to_python(_child(array, name))
     return pa.array([path or None for path in paths], pa.string())
@@ -123,7 +123,7 @@ def read_images(
 
     arrays = [_to_array(table.column(name)) for name in column.names]
     array, tensor = arrays[0], tensor_of(table.schema.field(column.names[0]))
-    if is_any(array.type, *TEXT):
+    if columns.is_text(array.type):
         array = pa.StructArray.from_arrays([array], ["path"])
     paths = _read_paths(array, column.kind)
     pictures: Iterable[Pictures] = ()
@@ -143,7 +143,7 @@ def read_images(
             data = array
             if is_any(array.type, "struct"):
                 has_bytes, nothing = "bytes" in array.type.names, pa.nulls(len(array), pa.binary())
-                data = tensors.as_plain(_child(array, "bytes")) if has_bytes else nothing
+                data = tensors.without_views(_child(array, "bytes")) if has_bytes else nothing
             raw, named = _find_raw(data), paths.to_pylist()
             pictures = [tensors.from_raw(data, np.flatnonzero(raw), refused)]
             files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
@@ -184,7 +184,9 @@ def _to_array(column: pa.ChunkedArray) -> pa.Array:
         array = pa.concat_arrays(array.chunks)
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
-    return tensors.as_plain(array)
+    if is_any(array.type, "dictionary"):
+        array = array.cast(tensors.plain_type(array.type)).dictionary_decode()
+    return tensors.without_views(array)
 
 
 def _child(array: pa.StructArray, name: str) -> pa.Array:
@@ -205,9 +207,9 @@ def _find_raw(array: pa.Array) -> Mask:
 
 def _as_grey(pictures: Bytes) -> Bytes:
     """Return pictures as (n, 784) if all are 28 x 28 and grey; otherwise (0, 784)."""
-    _, height, width, channels = pictures.shape
-    is_coloured = channels == 4 or (channels == 3 and (pictures != pictures[..., :1]).any())
-    if (height, width) != (SIDE, SIDE) or is_coloured:
+    if pictures.shape[1:3] != (SIDE, SIDE) or pictures.shape[3] == 4:
+        return np.zeros((0, NUM_PIXELS), np.uint8)
+    if pictures.shape[3] == 3 and (pictures != pictures[..., :1]).any():
         return np.zeros((0, NUM_PIXELS), np.uint8)
     return pictures[..., 0].reshape(len(pictures), NUM_PIXELS)
 

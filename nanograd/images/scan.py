@@ -28,7 +28,7 @@ from nanograd.images.columns import (
 from nanograd.images.csv import CSV, CsvFile
 from nanograd.images.inputs import InputFile, Version, kind_of
 from nanograd.images.parquet import open_parquet
-from nanograd.images.tensors import is_any, plain_type
+from nanograd.images.tensors import is_any, is_list, plain_type
 from nanograd.pictures.archives import Archives, possible_archives
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, count, warning
@@ -296,14 +296,39 @@ def kept_columns(
 def _common_type(types: Sequence[pa.DataType]) -> pa.DataType:
     """Return a type that holds the values of all types; raise ArrowTypeError if there is none.
 
-    Decimals are joined with null only: Arrow would round them to floats without an error, and give
-    whole numbers too few digits.
+    Arrow rounds decimals to floats without an error, and joins decimals and whole numbers to a
+    decimal with too few digits for the latter.
     """
+
+    def join(types: Sequence[pa.DataType]) -> pa.DataType:
+        schemas = [pa.schema([("", type_)]) for type_ in types]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
     types = [each for each in types if not is_any(each, "null")] or types
-    if len(types) > 1 and any("decimal" in str(each) for each in types):
+    if len(set(types)) == 1:
+        return types[0]
+    joined = join(types)
+    if is_any(joined, "struct"):
+        inner = {
+            name: [each.field(name).type for each in types if name in each.names]
+            for name in joined.names
+        }
+        return pa.struct([(name, _common_type(found)) for name, found in inner.items()])
+    if is_list(joined):
+        value = _common_type([each.value_type for each in types])
+        if is_any(joined, "large_list"):
+            return pa.large_list(value)
+        return pa.list_(value, getattr(joined, "list_size", -1))
+    if not any(is_any(each, "decimal") for each in types):
+        return joined
+    if is_any(joined, "floating"):
         raise pa.ArrowTypeError
-    schemas = [pa.schema([("", type_)]) for type_ in types]
-    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    return join(
+        [
+            pa.decimal128(len(str(2**each.bit_width))) if is_any(each, "integer") else each
+            for each in types
+        ]
+    )
 
 
 def _names_of(scanned: Sequence[ScannedFile]) -> list[str]:

@@ -33,12 +33,6 @@ Refused: TypeAlias = dict[int, UnreadableError]
 SCALE = b"nanograd.scale"
 
 
-# Names of Arrow's types, for `is_any`.
-TEXT = ("string", "large_string", "string_view")
-BINARY = ("binary", "large_binary", "fixed_size_binary", "binary_view")
-NUMBERS = ("integer", "floating", "decimal", "boolean")
-
-
 class Tensor(NamedTuple):
     """What type and metadata of a column say about its tensors."""
 
@@ -54,7 +48,8 @@ def is_any(type_: pa.DataType, *names: str) -> bool:
 
 def is_list(type_: pa.DataType) -> bool:
     """Test whether a type is one of Arrow's list types."""
-    return is_any(type_, "list", "large_list", "fixed_size_list")
+    kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+    return is_any(type_, *kinds)
 
 
 def leaf(type_: pa.DataType) -> pa.DataType:
@@ -63,13 +58,13 @@ def leaf(type_: pa.DataType) -> pa.DataType:
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """Replace views and dictionaries in a type, which many of Arrow's functions do not take."""
+    """Replace views of text and bytes in a type, which many of Arrow's functions do not take."""
     if is_any(type_, "string_view"):
         return pa.large_string()
     if is_any(type_, "binary_view"):
         return pa.large_binary()
     if is_any(type_, "dictionary"):
-        return plain_type(type_.value_type)
+        return pa.dictionary(type_.index_type, plain_type(type_.value_type), type_.ordered)
     if is_any(type_, "struct"):
         return pa.struct([each.with_type(plain_type(each.type)) for each in type_.fields])
     if is_any(type_, "list"):
@@ -77,12 +72,22 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
     return type_
 
 
-def as_plain(array: pa.Array) -> pa.Array:
-    """Convert an array to its `plain_type`."""
-    type_ = plain_type(array.type)
-    if is_any(array.type, "dictionary"):  # Arrow does not look up views in a dictionary
-        array = array.cast(pa.dictionary(array.type.index_type, type_))
-    return array if type_ == array.type else array.cast(type_)
+def without_views(array: pa.Array) -> pa.Array:
+    """Replace views of text, bytes or lists, at any depth, by plain types.
+
+    List views are made anew from their values and lengths, because pyarrow 26's cast empties the
+    last list.
+    """
+    if (type_ := plain_type(array.type)) != array.type:
+        array = array.cast(type_)
+    while is_list(type_) and not is_any(type_, "list_view", "large_list_view"):
+        type_ = type_.value_type
+    if not is_list(type_):
+        return array
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    values = without_views(array.flatten())
+    return pa.LargeListArray.from_arrays(offsets, values, mask=array.is_null())
 
 
 def tensor_of(field: pa.Field) -> Tensor:

@@ -83,6 +83,10 @@ NUMBER_COLUMNS: dict[str, Callable[[Pixels], pa.Array]] = {
     "half floats": lambda images: pa.array(list(images.astype(np.float16))),
     "28 x 28 lists": lambda images: pa.array(images.reshape(-1, 28, 28).tolist()),
     "1 x 28 x 28 lists": lambda images: pa.array(images.reshape(-1, 1, 28, 28).tolist()),
+    "list views": lambda images: pa.array(images.tolist(), pa.list_view(pa.uint8())),
+    "28 x 28 list views": lambda images: pa.array(
+        images.reshape(-1, 28, 28).tolist(), pa.large_list(pa.large_list_view(pa.int16()))
+    ),
     "raw bytes": raw,
     "views of raw bytes": lambda images: raw(images, pa.binary_view()),
     "variable tensors": variable_tensors,

@@ -1,6 +1,7 @@
 """Which columns `predict` reads, refuses, keeps and writes."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -172,6 +173,13 @@ def date(year: int) -> datetime:
     return datetime(year, 12, 31, 23, 59, 59)
 
 
+# Nested types of a type, and a value of each for int64.
+NESTS: list[tuple[Callable[[pa.DataType], pa.DataType], Any]] = [
+    (pa.list_, [2**63 - 1, None]),
+    (pa.large_list, [2**63 - 1]),
+    (lambda type_: pa.list_(type_, 1), [2**63 - 1]),
+    (lambda type_: pa.struct({"x": pa.list_(type_), "y": pa.int8()}), {"x": [2**63 - 1], "y": 2}),
+]
 # Types of a column in two files, its value in the first one, and the type that holds both or, if
 # none does, what is said.
 KEPT: list[tuple[pa.DataType, pa.DataType, Any, pa.DataType | str]] = [
@@ -202,9 +210,13 @@ KEPT: list[tuple[pa.DataType, pa.DataType, Any, pa.DataType | str]] = [
     (pa.duration("s"), pa.duration("ns"), 10**10, "a value does not fit duration"),
     (pa.date32(), pa.timestamp("ns"), date(2000).date(), "the files hold date32"),
     (pa.decimal128(5, 2), pa.float64(), None, "the files hold decimal128"),
-    (pa.int64(), pa.decimal128(10, 2), 7, "the files hold decimal128"),
-    (pa.decimal128(5, 2), pa.null(), None, pa.decimal128(5, 2)),
-    (pa.list_(pa.decimal128(5, 2)), pa.list_(pa.float64()), None, "the files hold"),
+    (pa.int64(), pa.decimal128(10, 2), 2**63 - 1, pa.decimal128(22, 2)),
+    (pa.uint64(), pa.decimal128(38, 20), 2**64 - 1, pa.decimal256(40, 20)),
+    *(
+        (nest(pa.int64()), nest(pa.decimal128(10, 2)), value, nest(pa.decimal128(22, 2)))
+        for nest, value in NESTS
+    ),
+    *((nest(pa.decimal128(5, 2)), nest(pa.float64()), None, "the files hold") for nest, _ in NESTS),
     (pa.int64(), pa.string(), None, "the files hold int64 and string"),
     (pa.int64(), pa.struct([("x", pa.int8())]), None, "the files hold int64 and struct"),
 ]
@@ -337,9 +349,14 @@ def test_tensors_are_predicted_and_kept(permutation, case, images):
 
 @FORMATS
 @pytest.mark.parametrize("partition_by", [(), ("writer",)])
-def test_text_that_is_not_utf8_fails_no_row(format_, partition_by, case, images):
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_text_that_is_not_utf8_fails_no_row(format_, partition_by, is_dictionary, case, images):
     odd = pa.array([*[b"7"] * (ROWS - 1), b"J\xfcrgen"]).view(pa.string())
-    case.write("a.parquet", {"image": raw(images), "writer": odd, "label": odd})
+    if is_dictionary:
+        odd = pa.DictionaryArray.from_arrays(range(ROWS), odd)
+    # 150 more columns let the stored schema have a length of several digits.
+    more = {f"n{number}": range(ROWS) for number in range(150)}
+    case.write("a.parquet", {"image": raw(images), "writer": odd, "label": odd, **more})
 
     figures = case.run(keep=("writer",), format=format_, partition_by=partition_by)
 
