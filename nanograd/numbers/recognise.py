@@ -236,6 +236,8 @@ def read_numbers(picture: Image.Image, model: Model, polarity: str = "auto") -> 
                 if each.text.strip("1") and (len(each.text) > 1 or each.confidence > _SURE_BESIDE)
             ]
             numbers = likely or numbers
+        if way.padded:  # where a shade of the paper ends, it may look like a digit
+            numbers = [each for each in numbers if each.confidence > _DOUBTFUL]
         results.append(numbers)
         values = [_value(each, results) for each in results]
         values[0] = max(values[0], least)
