@@ -112,11 +112,12 @@ class RayGroup:
 
         Args:
             until: the round after the last one to compute.
-            is_copied: whether to copy the servers' state to the driver afterwards in any case.
+            is_copied: True copies the servers' state to the driver when the rounds are done; False
+                copies it only if the last copy is older than the backup interval.
 
         Raises:
             DivergedError: a gradient, loss or parameter is not finite.
-            ClusterError: there were several failures, and no round was completed between them.
+            ClusterError: the same round failed more than `MAX_FAILURES` times in a row.
             Stopped: a worker or server failed after the command was told to stop.
         """
         failures: dict[str, Failure] = {}

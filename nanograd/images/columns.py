@@ -1,9 +1,15 @@
 """The columns of a table that hold images and labels, found without reading values.
 
-These image columns are recognised: an encoded picture as `struct<bytes, path>` (Hugging Face) or
-as binary; 784 raw bytes; numbers as a list, nested lists or a tensor; Spark's image struct; 784
-flat columns, one for each pixel; paths of pictures as text, if an option names the column. A
-pickled column is refused. A folder named `name=value` adds a column, as in Hive.
+A column can hold an image in these forms:
+
+- the bytes of a picture file (PNG, JPEG, ...), as binary or as `struct<bytes, path>` (Hugging Face)
+- 784 raw bytes, one for each pixel, as binary
+- numbers, as a list, nested lists or a tensor
+- Spark's image struct
+- 784 number columns, one for each pixel
+- the path of a picture file, as text; an option must name such a column
+
+A column of pickled Python objects is refused. A folder `name=value` adds a column, as in Hive.
 
 References:
     Apache Spark, "Image data source" (origin, height, width, nChannels, mode, data; data is BGR);

@@ -317,7 +317,12 @@ def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
 
 
 def count_predictions(predictions: pa.Table, images: Bytes) -> PredictionCounts:
-    """Count n predicted rows with (n, 784) uint8 images, and find the most confident mistakes."""
+    """Count the n rows of a part by prediction, label and confidence.
+
+    Args:
+        predictions: the rows, with the columns of predictions.
+        images: (n, 784) uint8, the classified images, to show the most confident mistakes.
+    """
     label = predictions.column("label").fill_null(-1).to_numpy()
     prediction = predictions.column("prediction").to_numpy()
     confidence = predictions.column("confidence").to_numpy()

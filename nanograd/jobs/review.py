@@ -85,15 +85,16 @@ def write_review(
 ) -> None:
     """Write the list of doubtful rows when all parts are done, unless it is up to date.
 
-    A part keeps only as many doubtful rows as the settings required when the part was processed. If
-    the settings require more now, the list may lack rows, and a warning says so. With the setting
-    `verify`, the list is made again, and written if it differs.
+    When `predict` processes a part, it stores as many doubtful rows of the part as the settings of
+    that day require. If the settings require more rows now, the list may lack rows, and a warning
+    says so. With the setting `verify`, the list is computed again, and written only if it differs
+    from the file.
 
     Args:
         spec: settings of the job.
         predicted: columns of the predictions.
-        folder: where the list is written, the output or its staging folder with the new parts.
-        receipts: the receipts of all parts.
+        folder: where the list is written: the output, or the staging folder if it holds new parts.
+        receipts: the receipts of all parts, new and old.
         listener: receives the warning.
     """
     if not spec.review_share:

@@ -128,8 +128,8 @@ class JobSpec(Spec):
         progress: bool = False
 
     workers: int | None = _workers(None, least=0)
-    """number of Ray actors; 0 = run in this process without Ray [default: one per free CPU, at most
-    --shards]"""
+    """number of Ray actors, the worker processes; 0 = run in this process without Ray [default: one
+    per free CPU, at most --shards]"""
     address: str | None = _workers(None)
     """Ray cluster to join [default: $RAY_ADDRESS, else a private local Ray]"""
     overwrite: bool = _output(False)
@@ -176,8 +176,8 @@ class PartsSpec(JobSpec, PictureOptions):
     """Settings shared by the commands that read files part by part."""
 
     workers: int | None = _workers(None, least=0)
-    """number of Ray actors; 0 = run in this process without Ray [default: 0 for a job of up to
-    about 20 s, else one per free CPU]"""
+    """number of Ray actors, the worker processes; 0 = run in this process without Ray [default: 0
+    if the job takes less than about 20 s, else one per free CPU]"""
     output: Given[Any, str] = setting(REQUIRED, place=True)
     """output directory or URI"""
     sync: bool = _existing(False)
