@@ -66,7 +66,8 @@ class Archives(ExitStack):
                 `broken_member`.
         """
         if self._archive is None or not place.startswith(f"{self._place}/"):
-            archive = _archive_of(place)
+            # A folder may have a name that ends in `.zip`, too.
+            archive = next(filter(storage.is_file, possible_archives(place)), None)
             if archive is None:
                 return storage.read(place, max_bytes)
             opened = _open(archive)
@@ -80,20 +81,13 @@ class Archives(ExitStack):
         name = place.removeprefix(f"{self._place}/")
         try:
             info = self._archive.getinfo(name)
+            most, double = count(max_bytes - 1, "byte"), "differs from another of this name"
             for is_refused, reason, detail in (
                 (_OUTSIDE.search(name.replace("\\", "/")), Reason.BAD_NAME, "is outside of it"),
-                (
-                    name in self._ambiguous,
-                    Reason.BROKEN_MEMBER,
-                    "differs from another of this name; keep one",
-                ),
+                (name in self._ambiguous, Reason.BROKEN_MEMBER, f"{double}; keep one"),
                 (info.flag_bits & _ENCRYPTED, Reason.ENCRYPTED, "is encrypted"),
                 (info.compress_type not in _METHODS, Reason.BROKEN_MEMBER, "is not deflated"),
-                (
-                    info.file_size >= max_bytes,
-                    Reason.TOO_LARGE,
-                    f"has over {count(max_bytes - 1, 'byte')}",
-                ),
+                (info.file_size >= max_bytes, Reason.TOO_LARGE, f"has over {most}"),
             ):
                 if is_refused:
                     raise UnreadableError(reason, f"{name!r} in the archive {detail}")
@@ -110,11 +104,6 @@ class Archives(ExitStack):
 def possible_archives(place: str) -> Iterator[str]:
     """Yield the path up to each of its names that end in `.zip`."""
     return (place[: found.end()] for found in _SUFFIXES.finditer(place))
-
-
-def _archive_of(place: str) -> str | None:
-    """Return the archive in a path; None if there is none. A folder may end in `.zip`, too."""
-    return next(filter(storage.is_file, possible_archives(place)), None)
 
 
 def _open(place: str) -> ZipFile:

@@ -29,15 +29,6 @@ _LINE = 1 + SIDE  # the number of the filter, then the pixels
 _NUM_FILTERS = 5
 # Maximum size of a plain file: 812 bytes never compress to more.
 _MAX_BYTES = 2000
-# The IDAT chunk as `zlib.compress(data, 0)` makes it, which takes five times as long: the chunk's
-# type, the header of zlib, and the header of the only block, before the data and its Adler-32.
-_STORED = b"IDAT\x78\x01" + struct.pack("<BHH", 1, SIDE * _LINE, SIDE * _LINE ^ 0xFFFF)
-_HEAD_STORED = _HEAD + struct.pack(">I", len(_STORED) + SIDE * _LINE)
-# All bytes before the data of the IDAT chunk, by the size of the file.
-_HEADS = [
-    _HEAD + struct.pack(">I", max(0, size - _START - _AFTER)) + b"IDAT"
-    for size in range(_MAX_BYTES + 1)
-]
 
 
 def encode_plain(images: Bytes) -> list[bytes]:
@@ -46,8 +37,9 @@ def encode_plain(images: Bytes) -> list[bytes]:
     lines[:, :, 1:] = images.reshape(-1, SIDE, SIDE)
     files = []
     for each in map(bytes, lines.reshape(-1, SIDE * _LINE)):
-        data = _STORED + each + struct.pack(">I", zlib.adler32(each))
-        files.append(_HEAD_STORED + data + struct.pack(">I", zlib.crc32(data)) + _END)
+        packed = b"IDAT" + zlib.compress(each, 0)
+        size, checksum = len(packed) - 4, zlib.crc32(packed)
+        files.append(_HEAD + struct.pack(">I", size) + packed + struct.pack(">I", checksum) + _END)
     return files
 
 
@@ -76,7 +68,8 @@ def decode_plain(files: Sequence[bytes | None]) -> tuple[Bytes, Mask]:
 def _inflate(data: bytes) -> bytes | None:
     """Return the filtered lines of a plain file; None for other files."""
     end = len(data) - _AFTER
-    if len(data) > _MAX_BYTES or not data.startswith(_HEADS[len(data)]):
+    start = _HEAD + struct.pack(">I", max(0, end - _START)) + b"IDAT"
+    if len(data) > _MAX_BYTES or not data.startswith(start):
         return None
     if not data.endswith(struct.pack(">I", zlib.crc32(data[_START - 4 : end])) + _END):
         return None
