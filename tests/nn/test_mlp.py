@@ -85,7 +85,7 @@ def test_one_hot_returns_new_rows_with_a_single_one_each():
 
 
 @pytest.mark.parametrize(("activation", "loss"), NETS)
-@pytest.mark.parametrize("sizes", [[64], [1, 7, 0, 33], [0]])
+@pytest.mark.parametrize("sizes", [[64], [1, 7, 0, 33], [7, 16, 65], [0]])
 def test_part_of_a_batch_has_the_bits_of_the_part_alone(activation, loss, sizes):
     params = some_params(net(activation, loss))
     inputs, targets = some_batch(sum(sizes))  # all read-only
