@@ -57,15 +57,9 @@ def distort(
 ) -> Floats:
     """Bend, rotate, scale, shear and shift each image, and change the width of its strokes.
 
-    Args:
-        images: (B, 784) uint8, ink 255 on 0.
-        distortion: strength of the distortions.
-        generator: random generator; each image uses the next NUM_DRAWS numbers.
-        deskew_to: None to keep the slant of distorted images; otherwise deskew them, and scale
-            the digits to this width and height, as `deskew` does.
-
-    Returns:
-        (B, 784) float32, 0 to 255. Without distortion and deskewing, the images are unchanged.
+    The images are (B, 784) uint8, ink 255 on 0; each uses the next NUM_DRAWS random numbers. Unless
+    `deskew_to` is None, deskew the distorted images, and scale them to this size, as `deskew` does.
+    Return (B, 784) float32, 0 to 255.
     """
     # Draws are uniform in [-1, 1), made of 24 bits of each half of a raw 64-bit number.
     halves = generator.random_raw(len(images) * NUM_DRAWS // 2).view(np.uint32) >> np.uint32(8)
@@ -96,14 +90,9 @@ def field_weights(distortion: Distortion, draws: Floats) -> Floats:
     """Compute weights that say from where in the image each pixel of the result is taken.
 
     The column, and likewise the row, from which a pixel is taken is a weighted sum of functions of
-    the pixel's position: 1, x, y and F cosine waves, which make the elastic distortion.
-
-    Args:
-        distortion: strength of the distortions.
-        draws: (B, NUM_DRAWS) float32, random numbers in [-1, 1).
-
-    Returns:
-        (2, B, 3 + F) float32: weights for columns, then weights for rows.
+    the pixel's position: 1, x, y and F cosine waves, which make the elastic distortion. `draws` has
+    random numbers in [-1, 1), (B, NUM_DRAWS) float32. Return (2, B, 3 + F) float32: weights for
+    columns, then weights for rows.
     """
     angle, scale_x, scale_y, shear, shift_x, shift_y = draws[:, :6].T
     angle = angle * np.float32(np.radians(distortion.rotation))

@@ -95,10 +95,9 @@ class BatchPlan:
     """The images that each shard contributes to each round.
 
     The training set is divided into `num_shards` shards of nearly equal size. A shard contributes
-    its micro-batch to the batch of each round. Every image is used exactly once per epoch. Each
-    round uses `batch_size` images, and the last round of an epoch uses the rest. If all rounds had
-    equal sizes, micro-batches would be smaller by an image or two, which is slower: a matrix
-    product of 15 rows takes 1.4 times as long as one of 16 rows.
+    its micro-batch to the batch of each round. Every image is used exactly once per epoch. The last
+    round of an epoch uses the rest; rounds of equal sizes would be slower, because a matrix product
+    of 15 rows takes 1.4 times as long as one of 16 rows.
     """
 
     num_images: int  # N, size of the training set
@@ -152,10 +151,7 @@ class BatchPlan:
 
 
 def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Hold out round(share * N) of N images at random; return the rest, and those held out.
-
-    Both keep the original order.
-    """
+    """Hold out round(share * N) of N images at random; return the rest and these, in order."""
     draws = stream(seed, SPLIT).random_raw(len(dataset))
     order = np.argsort(draws, kind="stable")
     held_out, rest = np.split(order, [round(share * len(dataset))])

@@ -47,12 +47,7 @@ def deskew(images: Bytes, size: Size = UNCHANGED) -> Bytes:
 
     slant = sum p (x - mx) (y - my) / sum p (y - my)^2 over the pixels p, with centre (mx, my)
 
-    Args:
-        images: (B, 784) uint8, ink 255 on 0.
-        size: width and height to which digits are scaled; by default they keep their size.
-
-    Returns:
-        (B, 784) uint8; a blank image stays blank.
+    The images are (B, 784) uint8, ink 255 on 0, as is the result, in which digits have this `size`.
 
     References:
         LeCun, Bottou, Bengio & Haffner (1998), "Gradient-based learning applied to document
@@ -114,15 +109,9 @@ def _measure(images: Bytes | Floats) -> tuple[Doubles, Doubles, Doubles, Doubles
 def resample(images: Bytes | Floats, coordinates: Floats) -> Floats:
     """Interpolate each image at the given coordinates; pixels outside the image are 0.
 
-    If x and y are whole numbers, the result is exactly the value of that pixel.
-
-    Args:
-        images: (B, 784) uint8 or float32.
-        coordinates: (2, B, 784) float32, column x and row y in the source for each pixel of the
-            result, in pixels from the centre of the first pixel.
-
-    Returns:
-        (B, 784) float32, in the scale of the images.
+    `coordinates` has for each pixel of the result column x and row y in the (B, 784) images, in
+    pixels from the centre of the first pixel, (2, B, 784) float32. If they are whole numbers, the
+    result, (B, 784) float32, is exactly the value of that pixel.
     """
     pixels = _pad(images, np.float32)
     fraction = np.clip(coordinates, -1, SIDE)

@@ -41,11 +41,8 @@ PROBLEMS = (
 def scale_of(largest: Iterable[float | None]) -> int | None:
     """Return the scale of a column: 1 for shares, 255 for levels, 16 if the rule above refuses it.
 
-    Args:
-        largest: the largest pixel of each part of the column, or None if it is unknown.
-
-    Returns:
-        The scale; None if an unknown part could change it.
+    `largest` has the largest pixel of each part of the column, or None if it is unknown. Return
+    None if an unknown part could change the scale.
 
     >>> scale_of([0, 255, None]), scale_of([0.5, 1]), scale_of([1, 9]), scale_of([1, 999])
     (255, 1, 16, None)
@@ -75,11 +72,9 @@ def array_to_levels(images: NDArray[Any]) -> tuple[Bytes, tuple[int, str] | None
 
 
 def to_levels(values: NDArray[Any], scale: int | None = None) -> tuple[Bytes, NDArray[np.int8]]:
-    """Convert n images to grey levels; their values are booleans or real numbers of any dtype.
+    """Convert n images, (n, ...), of booleans or real numbers of any dtype, to grey levels.
 
-    Args:
-        values: (n, ...), n images.
-        scale: result of `scale_of` for the column of the images; None if it is unknown.
+    `scale` is the result of `scale_of` for their column; None if it is unknown.
 
     Returns:
         levels: (n, ...) uint8; meaningless for images with a problem.

@@ -1,8 +1,7 @@
 """MNIST's files: their format, IDX, and their download into a local cache.
 
-An IDX file is a magic number, the sizes, then one byte per value. The cache is a folder with the
-four files as `<name>.gz`. Every read from it verifies the SHA-256 of the decompressed bytes, so a
-damaged file is detected and downloaded again.
+An IDX file is a magic number, the sizes, then one byte per value. Every read from the cache
+verifies the SHA-256 of the decompressed bytes, so a damaged file is downloaded again.
 
 References:
     LeCun, Cortes, Burges, "The MNIST database of handwritten digits", section "File formats".
@@ -110,11 +109,7 @@ def parse_pair(images_file: tuple[bytes, str], labels_file: tuple[bytes, str]) -
 
 
 def cache_folder() -> str:
-    """Return the cache folder: NANOGRAD_CACHE, or `nanograd` in the user's cache folder.
-
-    Raises:
-        UsageError: NANOGRAD_CACHE is in an object store.
-    """
+    """Return NANOGRAD_CACHE, or `nanograd` in the user's cache; UsageError if it is remote."""
     chosen = os.environ.get("NANOGRAD_CACHE")
     if chosen and storage.is_remote(chosen):
         raise UsageError(f"NANOGRAD_CACHE={chosen}: the cache must be a local folder")

@@ -52,8 +52,6 @@ class Preparation:
 def as_rows(images: ArrayLike) -> Bytes:
     """Convert (N, 28, 28) or (N, 784) numbers with background 0 to (N, 784) uint8, ink 255 on 0.
 
-    The whole array has one scale, 0..255 or 0..1, see `levels`.
-
     Raises:
         ArgumentError: the shape or dtype does not fit, or the scale of an image is unclear.
     """
@@ -72,11 +70,7 @@ def as_rows(images: ArrayLike) -> Bytes:
 
 
 def labelled_rows(images: ArrayLike, labels: ArrayLike) -> Dataset:
-    """Convert images, as `as_rows` does, and their labels, (N,) whole numbers from 0 to 9.
-
-    Raises:
-        ArgumentError: the images or labels do not fit.
-    """
+    """Convert images as `as_rows` does, and labels, (N,) from 0 to 9, or raise ArgumentError."""
     rows, numbers = as_rows(images), np.asarray(labels)
     if not len(rows):
         raise ArgumentError("0 images: at least one is needed")

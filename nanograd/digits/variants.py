@@ -106,10 +106,7 @@ def num_variants(num_images: int, share: float) -> int:
 
 
 def draw_variants(number: int, seed: int) -> Dataset:
-    """Draw the shapes of `variants` one after another, and repeat until there are enough images.
-
-    An image depends only on its index and the seed, not on the number of images.
-    """
+    """Draw the shapes of `variants` in turn; an image depends only on its index and the seed."""
     shapes = variants()
     labels = np.resize(np.array([shape.digit for shape in shapes], np.uint8), number)
     images = np.empty((number, NUM_PIXELS), np.uint8)

@@ -118,11 +118,7 @@ class WorkerActor(Worker):
         return self._memory is not None
 
     def run(self, first: int, until: int, server: Any, token: int) -> None:
-        """Contribute to the rounds from `first` to `until` - 1.
-
-        If this worker cannot open the server's shared memory, which `token` identifies, it calls
-        the `server` instead.
-        """
+        """Contribute to the rounds below `until`; without its memory, call the `server`."""
         if (memory := self._memory) is not None:
             slots = [(memory.address.nodes.index(node), node) for node in self.nodes]
             for round_ in range(first, until):
@@ -268,8 +264,7 @@ class ServerActor(ParameterServer):
         finally:
             self._began = None
         # Send queued frames now: another host may wait for them, and nothing is sent between two
-        # segments. If sending fails, that host reports it. If sending takes too long, the driver
-        # stops the segment.
+        # segments. If sending fails, that host reports it; the driver stops what takes too long.
         while mesh.is_sending and mesh.machine.failure is None and not memory.stopped:
             mesh.poll(_POLL_S)
         return None
@@ -298,17 +293,11 @@ class ServerActor(ParameterServer):
     def exchange(
         self, token: int, contributions: Sequence[Contribution], awaited: int | None
     ) -> Vector | None:
-        """Take contributions of a worker that cannot open the server's memory; return parameters.
+        """Take contributions of a worker that cannot open the server's memory.
 
-        It may be called while `run` computes a segment, which is a series of rounds.
-
-        Args:
-            token: identifies the memory of the server; a call with an earlier token has no effect.
-            contributions: the worker's contributions to a round; may be empty.
-            awaited: wait for the parameters with which this round begins; None not to wait.
-
-        Returns:
-            A copy of the parameters; None if `awaited` is None, or if the segment has ended.
+        It may be called during a segment. A `token` of an earlier memory makes it have no effect.
+        Return a copy of the parameters, (P,) float32, with which the round `awaited` begins; None
+        without such a round, or if the segment has ended.
         """
         with self._changed:
             memory = _present(self._memory)

@@ -57,19 +57,15 @@ Processes = Mapping[str, Any]
 
 
 class _RayStdout(io.TextIOBase):
-    """A replacement for stdout that writes Ray's messages to stderr, because stdout is for results.
-
-    It writes only the first sentence of each message, without the page of advice after it.
-    """
+    """A replacement for stdout, which is for results: it writes Ray's messages to stderr."""
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
 
     def write(self, text: str) -> int:
-        """Write the first sentence to stderr."""
-        # Drop Ray's messages about actors that end at SIGTERM or with a stopped job, which are no
-        # failures. Drop its message about its raylet, which `_watched` reports; it may come before
-        # `_ended` sees the end.
+        """Write the first sentence, without the page of advice after it."""
+        # Drop messages about actors that end at SIGTERM or with a stopped job, which are no
+        # failures, and about the raylet, which `_watched` reports.
         is_known = "Raylet is terminated" in text or "killed by `ray.kill`" in text
         line = text.partition(" To troubleshoot")[0].strip("\n")  # Ray writes "\n" separately
         if line and not is_known and not is_terminating() and _ended(self._processes) is None:
@@ -86,12 +82,8 @@ def session(
 
     Without an address and without RAY_ADDRESS, start a private Ray on this machine, with its own
     folder and token, and end it afterwards. `ray.init()` would join another program's Ray instead.
-    After a failure, the logs of a private Ray are kept in a folder that the exception names.
-
-    Args:
-        address: an address as for Ray; None for RAY_ADDRESS or, if it is not set, a private Ray.
-        num_cpus: a private Ray has as many CPUs as the machine, or `num_cpus` if this is more.
-        listener: receives a message before Ray starts, which takes seconds.
+    A private Ray has as many CPUs as the machine, or `num_cpus` if this is more. After a failure,
+    its logs are kept in a folder that the exception names.
 
     Raises:
         ClusterError: no cluster replies, or it refuses the connection.
@@ -143,10 +135,7 @@ def num_actors(asked: int | None, most: int | None = None) -> int:
 
 @contextmanager
 def _private_ray(num_cpus: int | None, processes: dict[str, Any]) -> Iterator[None]:
-    """Run a private Ray inside a with block; keep its logs after a failure.
-
-    `processes` receives, by name, the processes without which Ray cannot work.
-    """
+    """Run a private Ray inside a with block; `processes` receives those that it needs, by name."""
     folder, lock = make_folder()
     with lock:
         try:
@@ -307,9 +296,7 @@ def _start(folder: Path, num_cpus: int | None) -> None:
 
 
 def _join(address: str) -> None:
-    """Join a running cluster that this machine belongs to.
-
-    The address is host:port of the cluster's control service, or `auto`.
+    """Join a running cluster by host:port of its control service, or by `auto`.
 
     Raises:
         UsageError: the address has neither form.

@@ -47,19 +47,14 @@ _Key = TypeVar("_Key")
 def on_host(node: str) -> dict[str, str]:
     """Return the label selector that makes Ray start an actor on a certain node (host).
 
-    The scheduler of Ray may not know the node yet, because it has just joined. With a label
-    selector, Ray then waits. With a `NodeAffinitySchedulingStrategy`, it does not: if this is soft,
-    the actor starts on another host (4 of 10 actors while a host joined); if it is hard, the actor
-    fails.
+    Ray waits for a node that has just joined and that its scheduler does not know yet. With a
+    `NodeAffinitySchedulingStrategy`, the actor would start on another host, or fail if it is hard.
     """
     return {"ray.io/node-id": node}
 
 
 def outcome_of(ref: Any, raised: type[Exception]) -> Any:
-    """Return the result of a finished call, or one line that says why it failed.
-
-    An error of class `raised` from the actor's code is raised here.
-    """
+    """Return the result of a finished call, or why it failed in one line; raise errors `raised`."""
     try:
         return ray.get(ref)
     except RayTaskError as error:
@@ -77,8 +72,7 @@ def probe(
 
     A task in another process asks them, because Ray sends the calls of one process in order: a
     call from this process could wait behind an earlier one for an actor that is gone. A worker or
-    server replies after its current work, or at once if the call is in a concurrency group. It
-    has `reply_s` seconds, which must be longer than the work without a concurrency group.
+    server replies after its current work, or at once if the call is in a concurrency group.
     """
     options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
 
@@ -113,16 +107,10 @@ def await_transfers(
 ) -> dict[_Key, FailureKind]:
     """Wait for calls that may send data over a slow link; return the calls whose actors failed.
 
-    Only a probe distinguishes a frozen actor from an actor whose data is in transit.
-
-    Args:
-        calls: each call, and its worker or server.
-        check_s: seconds between two probes.
-        reply_s: seconds to wait for the reply to a probe.
-        longest_s: seconds in which no call ends, after which all actors count as unresponsive.
-        concurrency_group: concurrency group of the probes.
-        stop: set when the run should end, which raises Stopped.
-        on_wait: called with each unfinished call whose actor replies, and the seconds waited.
+    `calls` has each call with its worker or server. Only a probe, every `check_s` seconds, tells a
+    frozen actor from an actor whose data is in transit; it has `reply_s` seconds to reply. If no
+    call ends for `longest_s` seconds, all actors count as unresponsive. `on_wait` gets each
+    unfinished call whose actor replies, and the seconds waited. A set `stop` raises Stopped.
     """
     failed: dict[_Key, FailureKind] = {}
     began, num_late = monotonic(), len(calls)
@@ -221,7 +209,7 @@ class Members:
     def collect(self, round_: int, *, wait: bool) -> bool:
         """Add workers that have started, without shards; return whether any were added.
 
-        With `wait`, wait until all have started, a minute has passed or the run should end.
+        With `wait`, wait for all of them, for at most a minute.
         """
         refs = [ready for _, ready in self.starting.values()]
         end, late = monotonic() + START_TIMEOUT_S * wait, refs

@@ -7,10 +7,9 @@ connection without this proof is closed without a reply. Nothing is unpickled, a
 fixed lengths. Each connection has its own deadline, so a slow connection does not delay other
 connections.
 
-Then the servers exchange frames, messages with a header and some numbers. A mesh waits for frames
-from the other servers, for sums of the workers of its own host, and for the deadline of the round.
-It passes these to the state machine of `all_reduce`, and sends the frames that the state machine
-returns. Numbers are received directly into their final memory.
+Then a mesh waits for frames from the other servers, for sums of the workers of its own host, and
+for the deadline of the round. It passes these to the state machine of `all_reduce`, and sends the
+frames that the state machine returns. Numbers are received directly into their final memory.
 """
 
 import asyncio
@@ -85,11 +84,7 @@ class MeshError(Exception):
 
 
 def open_listener(address: str, ports: Sequence[int]) -> socket.socket:
-    """Listen at an address of this host, on the first free port; port 0 stands for any.
-
-    Raises:
-        MeshError: no port is free.
-    """
+    """Listen at an address of this host, on the first free port (0: any); MeshError without one."""
     reason: OSError | None = None
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for port in ports:
@@ -219,10 +214,7 @@ class Formation:
 
 
 class _Connection:
-    """A socket to a peer, with the frame that is arriving and the frames to send.
-
-    The peer's frames have at least `usual` bytes.
-    """
+    """A socket to a peer, whose frames have at least `usual` bytes, with the frames to send."""
 
     def __init__(self, sock: socket.socket, usual: int) -> None:
         self.sock = sock
@@ -294,10 +286,7 @@ class _Connection:
 
 
 class Mesh:
-    """The connections of one host to all others, for one generation.
-
-    The bell is a file descriptor that becomes readable when local sums arrive.
-    """
+    """The connections of a host in a generation; `bell` becomes readable when local sums arrive."""
 
     def __init__(
         self, plan: MeshPlan, sockets: Mapping[int, socket.socket], first_round: int, bell: int

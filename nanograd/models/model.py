@@ -140,14 +140,9 @@ class Model:
         return to_probabilities(scores, self.reference.temperature)
 
     def compare(self, images: Bytes, digits: Ints) -> Floats:
-        """Compute how much images differ from the training images of given digits.
+        """Compute how much images differ from the training images of given digits, (N,), 0 to 9.
 
-        Args:
-            images: (N, 784) uint8, ink 255 on 0.
-            digits: (N,), 0 to 9, whose training images to compare with.
-
-        Returns:
-            (N,) float32, the unfamiliarity, 0 to 1.
+        The images are (N, 784) uint8, ink 255 on 0. Return the unfamiliarity, (N,) float32, 0 to 1.
         """
         pixels = deskew_images(self.nets[0].preparation, images)
         return self.reference.unfamiliarity(pixels, digits)
@@ -255,10 +250,8 @@ def find(place: str) -> str:
 def load(place: Place | Model | None = None) -> Model:
     """Load a model and verify its checksums.
 
-    Args:
-        place: model or run directory, its URI, or hf://USER/NAME for a model on the Hugging Face
-            hub, which needs the package huggingface_hub; None for the model in this package. A
-            model is returned as it is.
+    The place is a model or run directory, its URI, or hf://USER/NAME for a model on the Hugging
+    Face hub; None for the model in this package. A model is returned as it is.
 
     Raises:
         DataError: the directory is missing or damaged, or this version does not know its format.

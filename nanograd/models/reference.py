@@ -136,8 +136,7 @@ def fit_temperature(scores: Floats, labels: NDArray[np.integer]) -> float:
     """Find the temperature, from 0.2 to 5, with the smallest negative log-likelihood.
 
     With b = 1 / T, the log-likelihood mean(b log s_label - log sum_k s_k^b) of the (N, C) scores s
-    is concave in b. Bisection finds the root of its derivative, mean(log s_label - sum_k p_k log
-    s_k) with p_k = s_k^b / sum_j s_j^b.
+    is concave in b. Bisection finds the root of its derivative.
     """
     logs = np.log(np.maximum(scores, LEAST_SCORE).astype(np.float64))
     logs -= logs.max(axis=1, keepdims=True)

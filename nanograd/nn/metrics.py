@@ -28,11 +28,8 @@ def precision_and_recall(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute precision and recall of each class from a `confusion_matrix`, (C, C).
 
-    Returns:
-        precision: (C,) float64, share of a class's predictions that are correct; NaN if the class
-            is never predicted.
-        recall: (C,) float64, share of a class's images that are predicted as this class; NaN if
-            there are none.
+    They are (C,) float64: the shares of a class's predictions, and of its images, that are correct.
+    A share of none is NaN.
     """
     correct = np.diag(confusion).astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -51,14 +48,11 @@ class Calibration(NamedTuple):
 def calibration(
     confidence: NDArray[np.floating], correct: NDArray[np.bool_], num_bins: int = 10
 ) -> Calibration:
-    """Compare the confidence of predictions with their accuracy.
+    """Compare the confidence of predictions, (N,), 0 to 1, with their accuracy.
 
     error = sum over bins of count / N * |accuracy - mean confidence|
 
-    Args:
-        confidence: (N,) best scores, 0 to 1.
-        correct: (N,) bool.
-        num_bins: n; bin i holds confidences from i / n to (i + 1) / n.
+    Of n bins, bin i holds confidences from i / n to (i + 1) / n.
 
     References:
         Guo, Pleiss, Sun & Weinberger (2017), "On calibration of modern neural networks",

@@ -22,16 +22,12 @@ from nanograd.runtime.arrays import Floats
 def find_lines(
     ink: Floats, most: float = tuning.MOST_LINE, covered: float = tuning.COVERED
 ) -> Floats | None:
-    """Find printed lines; return the share of the light that they absorb at each pixel.
+    """Find printed lines in ink, the share of the light that digits and lines absorb together.
 
-    Args:
-        ink: (height, width) float32, the share that digits and lines absorb together.
-        most: a line that absorbs a larger share is left out, because it may be a stroke.
-        covered: a line is dark along at least this share of the picture's width or height.
-
-    Returns:
-        (height, width) float32; None if there are too few lines for ruled or squared paper, or if
-        the picture is less than STRIPS pixels wide or high.
+    A line is dark along at least the share `covered` of the picture's width or height. If it
+    absorbs more than `most`, it may be a stroke and is left out. Return the share that lines absorb
+    at each pixel, (height, width) float32 as the ink; None if there are too few lines for ruled or
+    squared paper, or if the picture is less than STRIPS pixels wide or high.
     """
     if min(ink.shape) < tuning.STRIPS:
         return None
@@ -66,10 +62,7 @@ def _is_pattern(down: int, across: int) -> bool:
 
 
 def trace(ink: Floats, most: float, least_covered: float) -> Iterator[Floats]:
-    """Yield the light that each line from left to right absorbs, as `find_lines` does.
-
-    Narrow ink, with less than a pixel for each strip, has none.
-    """
+    """Yield what each line from left to right absorbs; ink narrower than the strips has none."""
     height, width = ink.shape
     if width < tuning.STRIPS:
         return

@@ -91,9 +91,8 @@ def cover_pen(
 
     A morphological closing removes dark structures that are narrower than the window, and an
     opening light ones. How much it removes is the energy: the sum over pixels of (1 - pixel /
-    closing)^2, or of (1 - opening / pixel)^2. As soon as the window is wider than the pen, the
-    energy hardly grows any more. The outer eighths of `grey`, (height, width) uint8, are left out,
-    because light that falls off towards the border looks like a narrow structure there.
+    closing)^2, or of (1 - opening / pixel)^2. The outer eighths of `grey`, (height, width) uint8,
+    are left out, because light that falls off there looks like a narrow structure.
 
     Return the radius at which no energy grew by the factor `growth`, or else the largest radius,
     and the energies of the tones at the radius before.
@@ -163,11 +162,10 @@ def estimate_paper(search: Bytes, radius: int) -> Floats:
 
 
 def pale_paper(search: Bytes) -> Floats:
-    """Estimate the paper under a thin, pale pen.
+    """Estimate the paper under a thin, pale pen, by a closing over a narrow window.
 
-    This is a closing over a narrow window, so that a narrow end of a shadow stays paper. At the
-    edge of a shadow, and where noise is strong, the closing is too bright. It is therefore scaled
-    by the mean ratio of pixels to closing nearby.
+    The closing is too bright at the edge of a shadow, and where noise is strong. It is therefore
+    scaled by the mean ratio of pixels to closing nearby.
     """
     paper = np.maximum(closing(search, tuning.PALE_RADIUS), 2 * tuning.DARKEST).astype(np.float32)
     planes = [Image.fromarray(plane) for plane in search / paper]
@@ -180,8 +178,7 @@ def pale_paper(search: Bytes) -> Floats:
 def two_tones(search: Bytes) -> Floats | None:
     """Return the tone of the paper at each pixel; None unless there are two tones and even light.
 
-    The paper is not estimated by a closing, because a closing would fail if strokes are as wide as
-    the gaps between them.
+    A closing would fail if strokes are as wide as the gaps between them.
     """
     grey = search.mean(0, dtype=np.float32).astype(np.uint8)
     threshold, separation = otsu(grey)

@@ -26,10 +26,9 @@ def read(file: str) -> JsonObject:
 
 
 def commit_manifest(file: str, manifest: JsonObject) -> None:
-    """Commit a JSON object together with the checksum of its content, with an entry on each line.
+    """Commit a JSON object and the checksum of its content, with an entry on each line.
 
-    `encode`, which indents, would take 30 times as long, because Python's fast encoder cannot
-    indent.
+    `encode` would take 30 times as long, because Python's fast encoder cannot indent.
     """
     entries = {**manifest, "manifest_sha256": _checksum(manifest)}
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items())

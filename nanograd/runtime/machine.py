@@ -17,8 +17,7 @@ from pathlib import Path
 def num_cpus(root: Path = Path("/")) -> int:
     """Return the number of whole CPUs that this process may use, at least 1.
 
-    The limit of a container (`docker --cpus`, Kubernetes) is a quota of its control group. `root`
-    contains `proc` and `sys`.
+    The limit of a container is a quota of its control group. `root` contains `proc` and `sys`.
 
     References:
         Linux kernel documentation, "Control Group v2", cpu.max; "CFS Bandwidth Control" (v1).

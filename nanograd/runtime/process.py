@@ -45,11 +45,7 @@ _SWITCH_S = 5e-5
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit BLAS to one thread inside a with block; blocks may be nested or concurrent.
-
-    Inside the block, the threads of Python take turns more often, because threads that train wait
-    for each other.
-    """
+    """Limit BLAS to one thread inside a with block; blocks may be nested or concurrent."""
     with _LOCK:
         limits = [each.num_threads for each in _libraries()]
         _BEFORE.append(_BEFORE[0] if _BEFORE else (limits, sys.getswitchinterval()))
@@ -67,9 +63,7 @@ def one_thread() -> Iterator[None]:
 
 
 def fingerprint() -> str:
-    """Describe what determines the bits of results: numpy, and BLAS with the kernel it selected.
-
-    Checksums of small computations show which code numpy selected for the CPU.
+    """Describe what determines the bits of results: numpy, BLAS, and the code they selected.
 
     >>> fingerprint().startswith("numpy ")
     True
@@ -120,8 +114,7 @@ def canary() -> str:
 def wide_canary() -> str:
     """Compute a checksum of the results of functions that `canary` does not call.
 
-    They are a product in float64, with sums so long that BLAS splits them; numpy's exponential,
-    logarithm, sine and cosine in float64 and float32; and two functions of the C library.
+    Among them are a product with sums so long that BLAS splits them, and those of the C library.
     """
     numbers = np.arange(1, 1 + 64 * 784) / np.float64(193)
     with one_thread():

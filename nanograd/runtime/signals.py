@@ -96,10 +96,7 @@ def is_terminating() -> bool:
 
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """Restore the handler of SIGTERM after a call that replaces it, such as `ray.init`.
-
-    Ray's handler prints a long stack trace and exits with 15. If the program had no handler, Ray's
-    handler stays.
+    """Restore the handler of SIGTERM, if there was one, after a call that replaces it (`ray.init`).
 
     Raises:
         Terminated: SIGTERM arrived during the call.

@@ -2,9 +2,8 @@
 
 A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). The text after the bucket
 is the key. It is not parsed, so spaces, `?`, `#` and `%27` are part of it. A commit writes a whole
-file or nothing. On a local disk it writes a temporary file beside the target, then does fsync, a
-rename and fsync of the folder. In an object store it is one upload, which becomes visible when it
-is complete.
+file or nothing: on a local disk by a temporary file, fsync, a rename and fsync of the folder; in an
+object store by one upload, which becomes visible when it is complete.
 """
 
 import errno
@@ -336,8 +335,8 @@ def refuse_file(place: str) -> None:
 def remove(place: str) -> None:
     """Remove a file, or a folder and its content, if it exists.
 
-    The files of a folder are removed one by one, because some object stores refuse Amazon's request
-    to remove many files at once. Then the empty objects that mark folders are removed.
+    Files are removed one by one, because some object stores refuse to remove many at once. Then the
+    empty objects that mark folders are removed.
     """
     with accessing(place, "write"):
         if is_remote(place):

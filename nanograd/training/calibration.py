@@ -31,12 +31,9 @@ _LEAST_VARIANCE = 1.0
 
 
 def fit_reference(nets: Sequence[Net], training: Dataset, seed: int = 0) -> Reference:
-    """Fit the reference of a model.
+    """Fit the reference of a model to images that its nets were trained on, at least one.
 
-    Args:
-        nets: the trained nets of the model.
-        training: images that the nets were trained on, at least one.
-        seed: seed of the distortions, 0 to 2**63 - 1.
+    The seed of the distortions is 0 to 2**63 - 1.
     """
     chosen = np.linspace(0, len(training) - 1, min(_NUM_IMAGES, len(training))).astype(np.int64)
     digits = training.take(chosen)
@@ -85,16 +82,12 @@ def _distort(digits: Dataset, strength: float, seed: int) -> Bytes:
 
 
 def _fit_class(images: Floats) -> tuple[Bytes, Doubles, Doubles, float]:
-    """Compute the mean, directions, variances and residual of the images of a class.
-
-    Args:
-        images: (n, 784) float32, n >= 1.
+    """Compute the statistics of the images of a class, (n, 784) float32, n >= 1.
 
     Returns:
         mean: (784,) uint8.
-        directions: (NUM_DIRECTIONS, 576) float64 of the pixels INNER; if n < NUM_DIRECTIONS, the
-            last ones are 0.
-        variances: (NUM_DIRECTIONS,) float64, along the directions.
+        directions: (NUM_DIRECTIONS, 576) of the pixels INNER; the last ones are 0 for a small n.
+        variances: (NUM_DIRECTIONS,), along the directions.
         residual: mean over the images of |z|^2 - sum_i y_i^2, see `nanograd.models.reference`.
     """
     mean = np.rint(images.mean(axis=0, dtype=np.float64)).astype(np.uint8)

@@ -55,10 +55,7 @@ def as_net(recipe: Recipe, snapshot: Snapshot) -> Net:
 
 
 class Evaluator:
-    """Computes the metrics of the net with index `net`, and how far the run of all nets has come.
-
-    The nets are trained in the order of their recipes. There may be no validation images.
-    """
+    """Computes the metrics of the net with index `net`, and the progress of the run of all nets."""
 
     def __init__(self, recipes: Sequence[Recipe], net: int, validation: Dataset) -> None:
         self._recipe = recipes[net]
@@ -123,9 +120,7 @@ def train(
     listener: Listener,
     stop: StopSignal,
 ) -> Snapshot:
-    """Train a net to the last round of its recipe; append a record of each epoch to the history.
-
-    The group of workers must be at the round where the history ends.
+    """Train a net from the end of the history to the last round; append a record of each epoch.
 
     Raises:
         Stopped: `stop` was set; the last computed round is saved.

@@ -76,10 +76,7 @@ def split(num_parameters: int, number: int) -> list[slice]:
 
 
 class Update:
-    """The computation at the end of a round: mean gradient, optimizer step, average of the weights.
-
-    It can be done for a slice of the parameters.
-    """
+    """The computation at the end of a round: mean gradient, optimizer step, average of weights."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe, self._mean = recipe, np.empty(_CHUNK, np.float32)
@@ -89,11 +86,7 @@ class Update:
         self._root = (0, recipe.plan.num_shards)
 
     def apply(
-        self,
-        sums: Sequence[Contribution],
-        part: slice,
-        before: Vector,
-        after: Vector,
+        self, sums: Sequence[Contribution], part: slice, before: Vector, after: Vector
     ) -> bool:
         """Compute a slice of the state after a round; return whether its parameters are finite.
 
@@ -177,11 +170,7 @@ class ParameterServer:
     def sums(self, contributions: Sequence[Contribution]) -> list[Contribution] | Refusal:
         """Add contributions to the current round along the tree, or refuse them without effect.
 
-        If they have only the shards of one host, the caller must add the sums of all hosts, and
-        call `apply` with the total.
-
-        Returns:
-            The sums of the largest tree nodes; their arrays are reused by the next call.
+        Return the sums of the largest tree nodes, whose arrays are reused by the next call.
         """
         plan = self._recipe.plan
         for each in contributions:
