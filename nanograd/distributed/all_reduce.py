@@ -11,13 +11,11 @@ If a gradient has n bytes, each of K hosts sends 2 n (K-1)/K bytes and receives 
 for any method. The exchange takes two steps; a ring would take 2 (K-1). The tree fixes the order of
 the additions, so the bits do not depend on K.
 
-The state machine is called when sums of its host are ready, a message ("frame") from another host
-has arrived, a connection is lost or time has passed. It sends frames through `mesh`. Hosts are at
-most one round apart, because a total needs a slice from every host. So two inboxes suffice, one for
-even and one for odd rounds. The plan of the exchange determines the order of the frames of a host:
-in each round, its sums and then its total. So the memory for the next frame is known before the
-frame arrives. If the header is not the planned one, the exchange ends. Then the host closes its
-connections, which ends the exchange of the other hosts, too.
+Hosts are at most one round apart, because a total needs a slice from every host. So two inboxes
+suffice, one for even and one for odd rounds. The plan of the exchange determines the order of the
+messages ("frames") of a host: in each round, its sums and then its total. So the memory for the
+next frame is known before the frame arrives. If the header is not the planned one, the exchange
+ends. Then the host closes its connections, which ends the exchange of the other hosts, too.
 
 References:
     Thakur, Rabenseifner & Gropp (2005), "Optimization of collective communication operations in
@@ -138,12 +136,9 @@ class _Inbox:
     """The received frames of one round."""
 
     def __init__(self, plan: MeshPlan, mine: slice) -> None:
-        self.sums: dict[TreeNode, Vector] = {
-            node: np.empty(mine.stop - mine.start, np.float32)
-            for peer in plan.peers
-            for node in plan.nodes[peer]
-        }
         self.total: Vector = np.empty(plan.num_parameters, np.float32)
+        nodes = [node for peer in plan.peers for node in plan.nodes[peer]]
+        self.sums = {node: np.empty_like(self.total[mine]) for node in nodes}
         self.reset()
 
     def reset(self) -> None:
@@ -216,9 +211,8 @@ class AllReduce:
         if node == self.plan.root:
             inbox.totals.add(sender)
         else:
-            inbox.counts[node] = Contribution(
-                header.round, node, inbox.sums[node], header.loss, header.number
-            )
+            facts = header.loss, header.number
+            inbox.counts[node] = Contribution(header.round, node, inbox.sums[node], *facts)
         self._advance()
 
     def applied(self) -> None:

@@ -60,10 +60,8 @@ Failure = SegmentFailure | str
 def deadline_s(round_s: float, num_failures: int) -> float:
     """Return the seconds to wait for the contributions of a round: 5 s or five usual rounds.
 
-    Args:
-        round_s: usual seconds of a round; 0 if unknown, which gives 60 s.
-        num_failures: failures since the last applied round. Each doubles the result, because the
-            workers may not have failed but only been slow.
+    `round_s` is 0 if the usual seconds of a round are unknown. Each failure since the last applied
+    round doubles the result, because the workers may not have failed but only been slow.
 
     >>> deadline_s(0.02, 0), deadline_s(0.02, 1), deadline_s(7, 0), deadline_s(0, 0)
     (5.0, 10.0, 35.0, 60.0)
@@ -102,18 +100,15 @@ class RayGroup:
             self.close()
             raise
         self._backup_time = monotonic() + _BACKUP_S
-        workers, hosts = len(self.members.present), len(self.members.hosts())
-        self._listener(
-            changed("started", workers=count(workers, "worker"), hosts=count(hosts, "host"))
-        )
+        workers = count(len(self.members.present), "worker")
+        hosts = count(len(self.members.hosts()), "host")
+        self._listener(changed("started", workers=workers, hosts=hosts))
 
     def advance(self, until: int, *, is_copied: bool = False) -> None:
-        """Compute all rounds before `until`; replace workers and servers that fail.
+        """Compute all rounds below `until`; replace workers and servers that fail.
 
-        Args:
-            until: the round after the last one to compute.
-            is_copied: True copies the servers' state to the driver when the rounds are done; False
-                copies it only if the last copy is older than the backup interval.
+        Then copy the servers' state to the driver, if the last copy is older than the backup
+        interval, or always if `is_copied`.
 
         Raises:
             DivergedError: a gradient, loss or parameter is not finite.
@@ -216,10 +211,7 @@ class RayGroup:
             self._prepared = self.members.generation
 
     def _run_segment(self, until: int) -> dict[str, Failure]:
-        """Run all rounds below `until`, or until a failure; return the failures by host.
-
-        Failures of workers are under the name "".
-        """
+        """Run all rounds below `until`; return failures by host, and those of workers under ""."""
         began, first, round_s = monotonic(), self._round, self._round_s
         longest_s = deadline_s(round_s, self._num_failures)
         waiting = []
@@ -262,9 +254,8 @@ class RayGroup:
         if wait is not None and is_long and monotonic() - self._reported >= _REPORT_S:
             self._reported, seconds = monotonic(), round(wait.seconds)
             for name in wait.waits_for:
-                self._listener(
-                    changed("waiting", round=wait.round, seconds=seconds, waits_for=name)
-                )
+                facts = {"round": wait.round, "seconds": seconds, "waits_for": name}
+                self._listener(changed("waiting", **facts))
 
     def _recover(self, failures: Mapping[str, Failure]) -> None:
         """Find the failed actors, give their shards to the others, start replacements."""

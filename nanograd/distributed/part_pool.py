@@ -49,13 +49,10 @@ class _PartActor:
 
 
 def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> DoneParts:
-    """Run parts in a pool of one-CPU actors, and yield finished parts.
+    """Run parts in a pool of at most `num_actors` one-CPU actors, and yield finished parts.
 
-    Args:
-        work: runs one part; pickled for each actor, so it should be small.
-        num_actors: maximum size of the pool.
-        parts: the parts, in the order in which to submit them. An actor that has several of
-            them may run a later one first.
+    The work is pickled for each actor, so it should be small. An actor that has several parts may
+    run a later one first.
 
     Raises:
         ClusterError: Ray fails, or a part ends its process repeatedly.
@@ -93,9 +90,8 @@ def run_on_ray(work: Work, num_actors: int, parts: Sequence[Part]) -> DoneParts:
         bundles = done.iter_internal_ref_bundles()
         try:
             while (bundle := next(bundles, None)) is not None:  # a bundle may be empty
-                for row in chain.from_iterable(
-                    block["done"] for block in ray.get(bundle.block_refs)
-                ):
+                columns = (block["done"] for block in ray.get(bundle.block_refs))
+                for row in chain.from_iterable(columns):
                     result = pickle.loads(row.as_py())  # noqa: S301 - by this job
                     if isinstance(result, NanogradError):
                         raise result

@@ -42,9 +42,8 @@ class RayMetrics:
             return metric
 
         self._counters = {name: made(Counter, *about) for name, about in _COUNTERS.items()}
-        self._lost = made(
-            Counter, "nanograd_lost_workers", "Workers that failed and were replaced."
-        )
+        text = "Workers that failed and were replaced."
+        self._lost = made(Counter, "nanograd_lost_workers", text)
         text = "Seconds a round, averaged over a segment of rounds."
         self._round_s = made(Histogram, "nanograd_round_seconds", text, boundaries=_BOUNDS)
         self._working = made(Gauge, "nanograd_workers", "Workers that are working.")

@@ -70,10 +70,8 @@ class Servers:
     def prepare(self, hosts: Hosts, generation: int, state: Callable[[], Snapshot]) -> None:
         """Provide a server on each host, its memory, and the connections between the servers.
 
-        Args:
-            hosts: the present workers by host.
-            generation: number of this set of workers and servers, increased by every change of it.
-            state: returns the state from which new servers start.
+        The generation is the number of this set of workers and servers. `state` returns the state
+        from which new servers start.
         """
         while True:
             groups: dict[str, list[Member]] = {}  # the workers by the host of their server
@@ -134,9 +132,8 @@ class Servers:
         """Form a mesh between all hosts; raise MeshError if two cannot be connected."""
         if os.environ.get("RAY_USE_TLS", "0") != "0":
             raise MeshError("RAY_USE_TLS demands encryption, which these connections lack")
-        endpoints = _results(
-            self._call("listen", dict.fromkeys(groups, (self._recipe.spec.port_range(),)))
-        )
+        ports = (self._recipe.spec.port_range(),)
+        endpoints = _results(self._call("listen", dict.fromkeys(groups, ports)))
         key = secrets.token_bytes(KEY_BYTES)
         root = (0, self._recipe.plan.num_shards)
         # A host sends a sum for each of the largest tree nodes that its workers' shards cover.
@@ -167,10 +164,7 @@ class Servers:
     def leave_out(self, failures: Mapping[str, object]) -> None:
         """Stop using the servers of hosts that lose their connections again and again.
 
-        The workers of these hosts call the server of the driver's host instead.
-
-        Args:
-            failures: by host, why its server ended a segment in which no actor failed.
+        `failures` has by host why its server ended a segment in which no actor failed.
         """
         hosts = list(self.present)
         ended = {index: failures.get(host) for index, host in enumerate(hosts)}
@@ -281,8 +275,8 @@ class Servers:
     def wait(self) -> Wait | None:
         """Return what the current round waits for; None between two segments.
 
-        It waits for the hosts whose servers do not reply. If all reply, the reply of the server
-        that is furthest behind is returned, because the other servers may only be waiting for it.
+        It waits for the hosts whose servers do not reply. If all reply, the server that is furthest
+        behind says it, because the other servers may only be waiting for that one.
         """
         calls = {
             server.actor.waiting.options(concurrency_group=CONCURRENT).remote(): server
@@ -336,13 +330,10 @@ def deviating(values: Mapping[str, object]) -> list[str]:
 def unconnected(pairs: Sequence[tuple[str, str]], others: Sequence[str]) -> list[str]:
     """Choose the hosts to leave out, so that all remaining hosts are connected to each other.
 
+    `pairs` has the two hosts of each missing connection, or the same one twice if it cannot listen.
     The host with the most missing connections is chosen first; of equal hosts, the last one. If no
-    missing connection involves another host, the fault is here or unknown, and all others are left
-    out.
-
-    Args:
-        pairs: the two hosts of each missing connection; the same host twice if it cannot listen.
-        others: all hosts, in the order of the mesh, except this host, which is never left out.
+    missing connection involves another host than this one, the fault is here or unknown, and all
+    `others` are left out.
 
     >>> unconnected([("a", "d"), ("b", "d"), ("c", "d"), ("b", "c")], "bcd")
     ['d', 'c']

@@ -66,12 +66,10 @@ def graph(model: Model) -> bytes:
     shares = shares / build("ReduceMax", shares, _COLUMNS)
     powers = shares ** np.float32(1 / model.reference.temperature)
     build("Div", powers, build("ReduceSum", powers, _COLUMNS), output="probabilities")
-    value = helper.make_tensor_value_info
+    value, number = helper.make_tensor_value_info, TensorProto.FLOAT
     inputs = [value("images", TensorProto.UINT8, ["N", SIDE, SIDE])]
-    outputs = [
-        value("probabilities", TensorProto.FLOAT, ["N", NUM_CLASSES]),
-        value("unfamiliarity", TensorProto.FLOAT, ["N"]),
-    ]
+    outputs = [value("probabilities", number, ["N", NUM_CLASSES])]
+    outputs.append(value("unfamiliarity", number, ["N"]))
     proto = helper.make_model(
         helper.make_graph(build.nodes, "nanograd", inputs, outputs, build.constants),
         producer_name="nanograd",

@@ -98,10 +98,8 @@ def decode(data: bytes, options: PictureOptions = _DEFAULTS, *, whole: bool = Fa
             elif data.startswith(b"PAR1"):
                 detail = "this is a Parquet file; train and predict read tables named *.parquet"
             elif data.startswith(b"PK\3\4"):
-                detail = (
-                    "this is a ZIP file; rename it to .zip unless its name ends so, or name a "
-                    "picture in it, as FILE.zip/PICTURE"
-                )
+                detail = "this is a ZIP file; rename it to .zip unless its name ends so, or name "
+                detail += "a picture in it, as FILE.zip/PICTURE"
             raise UnreadableError(Reason.BROKEN_IMAGE, detail) from error
         except Image.DecompressionBombError as error:  # `max_pixels` is at most Pillow's limit
             detail = f"the picture has more than {options.max_pixels} pixels"
@@ -127,11 +125,7 @@ def _has_pages(picture: Image.Image) -> bool:
 
 
 def from_pillow(picture: Image.Image, options: PictureOptions) -> Image.Image:
-    """Convert a Pillow image to mode L or RGB, as `decode` does; the given image is not changed.
-
-    Raises:
-        UnreadableError: the file of the image is damaged, or it has more than `max_pixels`.
-    """
+    """Convert a copy of a Pillow image to mode L or RGB, or refuse it, as `decode` does."""
     check_size(*picture.size, options.max_pixels)
     with _refusals():
         return _load(picture.copy(), options.max_pixels, whole=True)

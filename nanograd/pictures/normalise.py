@@ -260,13 +260,11 @@ def mark(
     ink = np.maximum(strength, 0)
     found = replace(blank, paper=sheet, lines=lines, ink=ink, levels=None, marks=None, refused=None)
     try:
-        how = found.how
-        found.levels = (
-            paper.pale_levels(strength)
-            if is_pale
-            else paper.ink_levels(strength, how.share, weaker=how.weaker)
-        )
-        found.marks = how.choose(ink, found.levels)
+        if is_pale:
+            found.levels = paper.pale_levels(strength)
+        else:
+            found.levels = paper.ink_levels(strength, found.how.share, weaker=found.how.weaker)
+        found.marks = found.how.choose(ink, found.levels)
     except UnreadableError as error:
         found.refused = error.with_traceback(None)  # the traceback would keep the picture in memory
     return found

@@ -72,8 +72,7 @@ class Lease:
         """Check before a commit that this process still holds the folder.
 
         Raises:
-            OutputExistsError: another process took the folder over while this process was paused,
-                or the claim was removed.
+            OutputExistsError: another process took the folder over, or the claim was removed.
             StorageError: the storage fails, so this cannot be checked.
         """
         with self._lock:
@@ -115,8 +114,7 @@ class Lease:
         """Claim the folder, and withdraw the claim if another process holds or claims it.
 
         `seen` has earlier observations of other claims, and is updated. Return None if this process
-        now holds the folder, the name of another holder, or "" if another process claims the folder
-        at the same time, so that the caller must try again.
+        now holds the folder, the name of another holder, or "" to try again after another claim.
         """
         before = self.look(seen)
         for other in before.values():
@@ -175,9 +173,9 @@ class Lease:
             is_last = monotonic() > deadline
             if self.name in storage.leases(self._place):
                 return
-            if is_last and self._read(self.name) is None:
-                return  # another process removed the claim as stale; `_write` will note that
             if is_last:
+                if self._read(self.name) is None:
+                    return  # another process removed the claim as stale; `_write` will note that
                 raise StorageError(
                     f"{self._place} does not list a file that was written seconds ago, so that two "
                     "commands could write there at once; use a storage that lists what it stores"

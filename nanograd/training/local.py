@@ -20,11 +20,7 @@ class WorkerGroup(Protocol):
     """Workers and their parameter server, in this process or on a cluster."""
 
     def advance(self, until: int) -> None:
-        """Compute all rounds below `until` (a segment of rounds).
-
-        Raises:
-            DivergedError: a gradient, loss or parameter is not finite.
-        """
+        """Compute all rounds below `until`; DivergedError if a number is not finite."""
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole state of training."""
@@ -72,8 +68,7 @@ class LocalGroup:
 
     numpy releases the GIL in matrix products, so the threads compute in parallel. Each matrix
     product uses one BLAS thread, and each sum has a fixed order, so the parameters have the same
-    bits as with a single worker. `StartGroup` also passes a listener and a stop signal, for groups
-    that wait for lost workers. A thread is never lost, so this group ignores both.
+    bits as with a single worker. A thread is never lost, so listener and stop signal are ignored.
     """
 
     def __init__(
@@ -103,10 +98,8 @@ class LocalGroup:
 
         with process.one_thread():
             while self._server.round < until:
-                others = [
-                    self._pool.submit(contribute, rank) for rank in range(1, len(self._workers))
-                ]
-                computed = [contribute(0), *(other.result() for other in others)]
+                others = self._pool.map(contribute, range(1, len(self._workers)))
+                computed = [contribute(0), *others]
                 if refusal := self._server.submit([each for sent in computed for each in sent]):
                     text = f"round {self._server.round}: {refusal}"
                     if refusal is Refusal.NOT_FINITE:

@@ -73,10 +73,7 @@ def load_initial(spec: TrainSpec) -> Model | None:
 
 
 class TrainingRun:
-    """A run: its settings, its images, and the recipe of each net.
-
-    `folder` is the run directory, a folder or URI, and `initial` the result of `load_initial`. The
-    test images are for the finished model only.
+    """A run in a folder or URI; `initial` is the result of `load_initial`.
 
     Raises:
         DataError: there are too few images for the shards.
@@ -99,8 +96,7 @@ class TrainingRun:
             if num_images < net.shards:
                 flag = "shards" if len(data.train) < net.shards else "validation-split"
                 images, shards = count(num_images, "training image"), count(net.shards, "shard")
-                text = f"{images} cannot fill {shards}"
-                raise DataError(f"{text}; lower --{flag}")
+                raise DataError(f"{images} cannot fill {shards}; lower --{flag}")
             self.recipes.append(make_recipe(net, num_images))
 
     def train(self, start_group: StartGroup, listener: Listener, stop: StopSignal) -> Model:
@@ -163,11 +159,7 @@ class TrainingRun:
                     storage.commit(storage.join(directory.model, model_io.CARD), card)
 
     def _train_nets(
-        self,
-        directory: RunDirectory,
-        start_group: StartGroup,
-        listener: Listener,
-        stop: StopSignal,
+        self, directory: RunDirectory, start_group: StartGroup, listener: Listener, stop: StopSignal
     ) -> Model:
         """Train the nets that are not finished; return all nets as a model."""
         histories: list[History] = []
@@ -199,8 +191,8 @@ class TrainingRun:
                             f"others will be with {now}: the bits of the result match neither"
                         )
                         if self._spec.is_strict:
-                            text = f"{text}; --strict and --kernel portable refuse that"
-                            raise ClusterError(text)
+                            refusal = "--strict and --kernel portable refuse that"
+                            raise ClusterError(f"{text}; {refusal}")
                         listener(warning(text))
                     snapshot = loop.train(
                         recipe,

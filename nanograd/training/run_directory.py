@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from time import gmtime, monotonic, sleep, strftime
+from typing import TypeAlias
 
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -47,6 +48,9 @@ _CONTENTS = (
 )  # fmt: skip
 
 
+Check: TypeAlias = Callable[[], None]
+
+
 @dataclass(kw_only=True)
 class History:
     """The finished part of the training of a net."""
@@ -73,11 +77,7 @@ class CheckpointSaver:
     """
 
     def __init__(
-        self,
-        folder: str,
-        start: Checkpoint,
-        listener: Listener,
-        check: Callable[[], None] = lambda: None,
+        self, folder: str, start: Checkpoint, listener: Listener, check: Check = lambda: None
     ) -> None:
         self._folder, self._identity, self._listener = folder, start.identity, listener
         self._check = check
@@ -209,7 +209,7 @@ class RunDirectory:
     ) -> None:
         self.folder, self.identity, self._num_nets = folder, identity, num_nets
         self._listener = listener
-        self.check: Callable[[], None] = lambda: None
+        self.check: Check = lambda: None
         self.model = storage.join(folder, "model")
         # Lines of events.jsonl from earlier commands (None until they are read), and from this one.
         self._earlier: list[JsonObject] | None = None
@@ -226,11 +226,7 @@ class RunDirectory:
             )
 
     def prepare(self, *, overwrite: bool) -> None:
-        """Remove the report, or all files to `overwrite`.
-
-        Raises:
-            StorageError: a file cannot be removed.
-        """
+        """Remove the report, or all files to `overwrite`; StorageError if that is impossible."""
         if overwrite:
             # Remove the model's manifest first, because the run counts as unfinished without it.
             storage.remove(storage.join(self.model, model_io.MANIFEST))

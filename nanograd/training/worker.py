@@ -80,22 +80,15 @@ class Worker:
         return [self.sum_node(round_, node, vector, np.empty_like(vector)) for node in self.nodes]
 
     def sum_node(self, round_: int, node: TreeNode, vector: Vector, out: Vector) -> Contribution:
-        """Compute the contribution of one tree node, in the order of the tree.
+        """Compute the contribution of a tree node that has only shards of the worker.
 
-        Args:
-            round_: counted over all epochs.
-            node: a tree node; all its shards must be the worker's.
-            vector: (P,) float32 parameters, not changed.
-            out: (P,) float32, receives the gradient.
+        `vector` has the parameters, (P,) float32. `out`, (P,) float32, receives the gradient.
         """
         batch = self._ready.pop((round_, node), None) or self._batch(round_, node)
         architecture = self._recipe.architecture
-        signals = mlp.propagate(
-            Params(vector, architecture),
-            batch.inputs,
-            mlp.one_hot(batch.labels, architecture.classes),
-            batch.parts,
-        )
+        targets = mlp.one_hot(batch.labels, architecture.classes)
+        params = Params(vector, architecture)
+        signals = mlp.propagate(params, batch.inputs, targets, batch.parts)
         loss = self._sum(signals, dict(zip(range(*node), batch.parts, strict=True)), node, out)
         return Contribution(round_, node, out, loss, len(batch.labels))
 
