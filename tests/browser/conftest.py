@@ -1,5 +1,3 @@
-"""One browser and one report of each kind for all tests of the page."""
-
 from collections.abc import Iterator
 from pathlib import Path
 

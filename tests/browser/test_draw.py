@@ -1,5 +1,3 @@
-"""The drawing pad in a browser gives the images and scores of Python."""
-
 import json
 import re
 from collections.abc import Iterator

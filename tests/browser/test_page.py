@@ -1,5 +1,3 @@
-"""The reports in a browser: offline, on a phone, in light and dark, by keyboard."""
-
 from collections.abc import Iterator
 from typing import Any
 

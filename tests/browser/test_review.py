@@ -1,5 +1,3 @@
-"""The page of `nanograd review` in a browser: keyboard, touch, light and dark, kills."""
-
 import re
 from pathlib import Path
 from typing import Any

@@ -21,15 +21,12 @@ StartGroup = Callable[..., RayGroup]
 
 
 class Holder:
-    """Another program."""
-
     def answer(self) -> int:
         return 193
 
 
 @pytest.fixture(scope="package")
 def ray_cpus() -> Iterator[int]:
-    """Start a private Ray and return the number of its CPUs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "500")
         with session("local", num_cpus=4):

@@ -74,7 +74,6 @@ def run(start_group: StartGroup, recipe: Recipe, digits: Dataset, undisturbed: S
 
 
 def resources() -> list[int]:
-    """Return the number of descriptors and of threads of this process."""
     gc.collect()
     return [len(list(Path("/proc/self", name).iterdir())) for name in ("fd", "task")]
 

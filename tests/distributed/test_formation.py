@@ -23,8 +23,6 @@ Caller = Callable[[Endpoint, ExitStack], int]
 
 
 class Hosts:
-    """Hosts that form a mesh, each in a thread."""
-
     def __init__(self, number: int, address: str = "127.0.0.1") -> None:
         self.listeners = [formation.open_listener(address, [0]) for _ in range(number)]
         ports = [each.getsockname()[1] for each in self.listeners]
@@ -59,7 +57,6 @@ def assert_connected(formed: "list[Future[dict[int, socket.socket]]]") -> None:
 
 
 def pairs_of(formed: "Future[Any]") -> frozenset[tuple[int, int]]:
-    """Return the connections that a host misses."""
     error = formed.exception()
     assert isinstance(error, MeshError)
     return error.pairs

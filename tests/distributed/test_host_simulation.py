@@ -32,7 +32,6 @@ def test_no_schedule_of_workers_that_share_the_update_changes_a_bit_or_hangs():
 
 
 def simulated(seed: int, *faults: Fault, is_alone: bool) -> tuple[list[str], float]:
-    """Return the names of the events of a schedule with these faults, and its duration."""
     simulation = Simulation(seed, is_alone=is_alone)
     simulation.faults, simulation.ends = list(faults), [2, 5]
     simulation.run()

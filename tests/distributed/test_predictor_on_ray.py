@@ -1,5 +1,3 @@
-"""The example of `nanograd.Predictor` in Ray Data gives the predictions of the command."""
-
 import re
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Ray's own metrics, scraped as Prometheus does it."""
-
 import os
 import re
 from dataclasses import replace

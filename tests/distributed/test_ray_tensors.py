@@ -1,5 +1,3 @@
-"""Tensor columns of Ray, of all its versions, are read alike by any process."""
-
 import pickle
 from pathlib import Path
 

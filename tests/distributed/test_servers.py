@@ -1,5 +1,3 @@
-"""Parameter servers of three hosts, as actors on one node: how they are kept equal."""
-
 from dataclasses import replace
 from time import monotonic
 from typing import Any

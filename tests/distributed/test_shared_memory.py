@@ -1,5 +1,3 @@
-"""The memory between a server and its workers, without Ray: both in this process."""
-
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -64,7 +64,6 @@ def record(name: str, sample: Mnist) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the versions and the BLAS kernel that the bits depend on."""
     kernels = [each for each in threadpool_info() if each["user_api"] == "blas"]
     names = ("internal_api", "version", "architecture")
     return {"numpy": np.__version__, "blas": [[each.get(n) for n in names] for each in kernels]}

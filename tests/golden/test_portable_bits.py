@@ -43,7 +43,6 @@ pytestmark = pytest.mark.skipif(bool(kernel.missing_features()), reason="needs A
 
 
 def train(name: str, folder: Path, workers: int = 0, **variables: str) -> dict[str, Any]:
-    """Train in a process of its own, and return the result line."""
     words = [
         sys.executable, "-m", "nanograd", "train", "--data", "sample", "--workers", str(workers),
         "--kernel", "portable", "--output", str(folder / "run"), *RUNS[name],
@@ -56,7 +55,6 @@ def train(name: str, folder: Path, workers: int = 0, **variables: str) -> dict[s
 
 
 def about() -> dict[str, Any]:
-    """Return the versions of the libraries, and the portable arithmetic of this processor."""
     done = run_python(ABOUT, **kernel.variables())
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

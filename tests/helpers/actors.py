@@ -33,7 +33,6 @@ def pids(group: RayGroup) -> dict[str, int]:
 
 
 def variant(kind: type, **values: object) -> type:
-    """Return a class of actors with other attributes."""
     return type("Variant", (kind,), values)
 
 
@@ -48,7 +47,6 @@ def before(kind: type, method: str, action: Callable[[Any], object]) -> type:
 
 
 def end(number: signal.Signals = signal.SIGKILL) -> None:
-    """Kill or stop this process."""
     os.kill(os.getpid(), number)
     Event().wait()  # the signal may reach another thread first, and this one must do no more
 
@@ -57,8 +55,6 @@ SlowSnapshot = before(ServerActor, "snapshot", lambda actor: sleep(2))
 
 
 def dies_after(num_segments: int) -> type:
-    """Servers that die when they have run some segments."""
-
     def die(actor: Any) -> None:
         actor.num_run = getattr(actor, "num_run", -1) + 1
         if actor.num_run == num_segments:
@@ -68,8 +64,6 @@ def dies_after(num_segments: int) -> type:
 
 
 def refused(call: str, code: int) -> type:
-    """Servers to which the system refuses a call."""
-
     def refuse(*about: Any) -> int:
         raise OSError(code, os.strerror(code))
 
@@ -77,8 +71,6 @@ def refused(call: str, code: int) -> type:
 
 
 class NeverStarts(WorkerActor):
-    """A worker whose environment is broken."""
-
     def __init__(self, recipe: Recipe) -> None:
         raise OSError("libgomp.so.1 is missing")
 

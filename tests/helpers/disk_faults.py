@@ -106,7 +106,6 @@ class _File:
 
 @contextmanager
 def failing(disk: Disk) -> Iterator[Disk]:
-    """Pass the calls of this process through a disk inside a with block."""
     real_open = io.open
 
     def open_file(file: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:

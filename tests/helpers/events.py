@@ -1,5 +1,3 @@
-"""Events of a training run and of a batch job."""
-
 from nanograd.runtime.events import (
     EpochFinished,
     EpochMetrics,

@@ -1,5 +1,3 @@
-"""The content and permissions of folders in tests."""
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +9,6 @@ _TIMED = ("_metrics.jsonl", "report.html")
 
 
 def contents(place: Path | str) -> dict[str, bytes]:
-    """All files below a path, or below the URI of a folder in an object store."""
     if isinstance(place, Path):
         files = [file for file in place.rglob("*") if file.is_file()]
         return {str(file.relative_to(place)): file.read_bytes() for file in files}

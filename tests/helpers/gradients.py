@@ -1,5 +1,3 @@
-"""Loss and gradient of a whole batch."""
-
 import numpy as np
 
 from nanograd.nn.mlp import Params, propagate, sum_gradients
@@ -7,7 +5,6 @@ from nanograd.runtime.arrays import Floats
 
 
 def loss_and_gradients(params: Params, inputs: Floats, targets: Floats) -> tuple[float, Params]:
-    """Compute the loss, summed over a batch, and its gradient with respect to every parameter."""
     signals = propagate(params, inputs, targets)
     gradient = Params(np.empty_like(params.vector), params.architecture)
     sum_gradients(signals, slice(None), gradient)

@@ -13,7 +13,6 @@ FILE_ROWS = 7
 
 
 def sources(out: Path) -> list[tuple[str, int]]:
-    """File and number of each row of the output, whichever table it is in."""
     rows = [
         row
         for name in ("predictions", "quarantine")
@@ -23,7 +22,6 @@ def sources(out: Path) -> list[tuple[str, int]]:
 
 
 def runs(out: Path) -> list[int]:
-    """The number of parts of each run in the manifest."""
     return [len(parts) for parts in json_files.read_manifest(f"{out}/_manifest.json")["runs"]]
 
 

@@ -1,5 +1,3 @@
-"""A private Ray head with ports, a folder and a token of its own."""
-
 import json
 import os
 import secrets
@@ -20,8 +18,6 @@ from tests.conftest import ROOT, environment_without_ray
 
 @dataclass(frozen=True)
 class Head:
-    """A running Ray head."""
-
     url: str  # of its dashboard, where jobs are submitted
     address: str  # that a command on this machine joins
     environment: dict[str, str]  # of processes that may do either
@@ -29,7 +25,6 @@ class Head:
 
     @property
     def joining(self) -> dict[str, str]:
-        """The variables that make a command join."""
         token = {name: self.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
         return {"RAY_ADDRESS": self.address, **token}
 
@@ -97,8 +92,6 @@ def _has_node(request: Request) -> bool:
 
 
 def wait_for_port(port: int) -> None:
-    """Wait until a process listens on a port of this machine."""
-
     def listens() -> bool:
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", port)) == 0

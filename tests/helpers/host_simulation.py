@@ -88,8 +88,6 @@ def task_of(net: tuple[int, int, int]) -> tuple[Recipe, list[Snapshot]]:
 
 
 def node_sum(recipe: Recipe, round_: int, node: TreeNode, vector: Vector) -> Contribution:
-    """Return a worker's contribution."""
-
     def leaf(at: TreeNode) -> Contribution | None:
         shard, end = at
         if end - shard > 1:
@@ -193,8 +191,6 @@ class Formation:
 
 
 class Simulation:
-    """One schedule, which a seed determines."""
-
     def __init__(self, seed: int, *, is_alone: bool = False, is_traced: bool = False) -> None:
         self.world = World(seed, is_traced=is_traced)
         self.random = chance = random.Random(seed)  # noqa: S311 - nothing secret
@@ -351,8 +347,6 @@ class Simulation:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens to a process."""
-
     kind: str  # kill, freeze, lose (with its host) or cut (a link of its host, in one direction)
     role: str  # server or worker
     host: int  # index of its host

@@ -17,7 +17,6 @@ from nanograd.settings.specs import IngestSpec
 
 
 def ingest(output: Path, *inputs: Path, **settings: Any) -> dict[str, Any]:
-    """Run the command and return its result line."""
     config = IngestSpec(output=str(output), workers=0, **settings)
     return batch.ingest([str(place) for place in inputs], spec=config).to_json()
 

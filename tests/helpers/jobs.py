@@ -68,7 +68,6 @@ def forget_completion(place: Path) -> None:
 
 
 def run(job: Job, work: Scribe) -> tuple[Account, list[str]]:
-    """Return the total and the messages."""
     events: list[Event] = []
     counts = Counts.total(run_job(job, run_local(work), events.append).receipts)
     messages = [str(event) for event in events if isinstance(event, Message)]

@@ -71,7 +71,6 @@ class Place(World):
         self.processes = [Contender(self, number) for number in range(schedule.processes)]
 
     def compete(self) -> None:
-        """Run all processes to their ends."""
         for process in self.processes:
             began = self.random.uniform(0, self.schedule.apart_s)
             self.at(began, self.spawn, process, self._contend)
@@ -192,8 +191,6 @@ class Place(World):
 
 
 class Event(Gate):
-    """As threading.Event."""
-
     is_set = False
 
     def wait(self, timeout: float = inf) -> bool:
@@ -208,8 +205,6 @@ class Event(Gate):
 
 
 class Lock(Gate):
-    """As threading.Lock, for a with block."""
-
     is_locked = False
 
     def __enter__(self) -> None:
@@ -223,8 +218,6 @@ class Lock(Gate):
 
 
 class Thread:
-    """As threading.Thread."""
-
     def __init__(self, world: World, target: Callable[[], object]) -> None:
         self._world, self._target, self._ended = world, target, Event(world)
         self._is_started = False

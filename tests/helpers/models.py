@@ -1,5 +1,3 @@
-"""Small untrained models."""
-
 from typing import Any
 
 import numpy as np
@@ -59,5 +57,4 @@ def some_reference(temperature: float = 1.3) -> Reference:
 
 
 def prepare(preparation: Preparation, images: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
-    """Return the inputs of a net for images."""
     return scale(preparation, deskew_images(preparation, images))

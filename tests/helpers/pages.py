@@ -1,5 +1,3 @@
-"""Pages in a browser."""
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +22,6 @@ def opened(
 
 
 def serious_violations(page: Page) -> list[str]:
-    """Return what a checker of accessibility finds."""
     results = Axe().run(page)
     assert results.response["passes"]
     return [

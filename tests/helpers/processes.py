@@ -32,7 +32,6 @@ def run_python(
 
 
 def start(*words: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start a command of nanograd."""
     return subprocess.Popen(
         [sys.executable, "-m", "nanograd", *words], env=environment_without_ray(**environment),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -38,7 +38,6 @@ def predict(digits: Dataset, place: Path, **settings: Any) -> str:
 
 
 def corrections(output: str) -> list[Row]:
-    """Return the decisions in an output, in their order."""
     rows: list[Row] = pq.read_table(f"{output}/_corrections.pq").to_pylist()
     return rows
 

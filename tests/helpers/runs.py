@@ -73,7 +73,6 @@ def train(
 
 
 def messages(events: list[Event]) -> list[str]:
-    """Return the texts of the messages among events."""
     return [str(event) for event in events if isinstance(event, Message)]
 
 
@@ -104,7 +103,6 @@ def bits(snapshot: Snapshot) -> tuple[object, ...]:
 
 
 def noise(num_images: int) -> Dataset:
-    """Return images of random pixels with random labels."""
     generator = np.random.default_rng(7)
     images = generator.integers(0, 256, (num_images, 784)).astype(np.uint8)
     return Dataset(images, generator.integers(0, 10, num_images).astype(np.uint8))

@@ -145,7 +145,6 @@ class Socket:
         self._move()
 
     def fail(self, error: OSError) -> None:
-        """End the connection with an error."""
         if not self.is_closed and self.error is None and not (self.has_ended and self.incoming):
             self.error = error
             self.outgoing.clear()
@@ -201,8 +200,6 @@ class Socket:
 
 
 class Bell:
-    """The end of a pipe from which a server reads."""
-
     def __init__(self) -> None:
         self.selector: Selector | None = None
         self.is_readable, self.is_writable = False, False
@@ -217,8 +214,6 @@ class Bell:
 
 
 class Selector:
-    """A selector of simulated sockets and bells."""
-
     def __init__(self, world: World) -> None:
         self._world, self._gate = world, Gate(world)
         self._keys: dict[Any, selectors.SelectorKey] = {}

@@ -24,8 +24,6 @@ MAX_OVERSLEEP = 8
 
 @dataclass(eq=False)
 class Host:
-    """A machine with Ray's daemon."""
-
     name: str  # stays when the machine is restarted
     num_cpus: int
     node: str  # Ray's id of it, another one after a restart
@@ -38,8 +36,6 @@ class Host:
 
 
 class Ref:
-    """The future result of a call."""
-
     def __init__(self, world: World) -> None:
         self.is_done, self.value, self.error = False, None, None
         self._world, self.gates = world, list[Gate]()
@@ -52,8 +48,6 @@ class Ref:
 
 
 class Actor:
-    """An actor, its process and the calls that it has received."""
-
     def __init__(self, ray: "SimulatedRay", kind: Any, options: Any, arguments: Any) -> None:
         self.ray, self.world, self.kind, self.options = ray, ray.world, kind, options
         self.num_cpus = options.get("num_cpus", 1)

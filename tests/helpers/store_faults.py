@@ -50,7 +50,6 @@ class Proxy(ThreadingHTTPServer):
         Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def fail(self, bucket: str, fault: Fault) -> None:
-        """Let requests for a bucket fail from now on, counted from now on."""
         self.num_requests[bucket], self.faults[bucket] = 0, fault
 
     def close(self) -> None:

@@ -43,7 +43,6 @@ class Store:
         self.start()
 
     def start(self) -> None:
-        """Start on the same port."""
         raise NotImplementedError
 
     def hang(self) -> None:
@@ -58,14 +57,12 @@ class Store:
             self.start()
 
     def kill(self) -> None:
-        """End all its processes."""
         self._signal(signal.SIGKILL)
         for each in self._processes:
             each.wait()
         self._processes.clear()
 
     def close(self) -> None:
-        """End it for good."""
         self.kill()
 
     def _start(self, *words: str) -> None:

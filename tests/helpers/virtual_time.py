@@ -19,8 +19,6 @@ class StallError(AssertionError):
 
 
 class Process:
-    """A simulated process."""
-
     def __init__(self, world: "World", name: str, host: str) -> None:
         self.world, self.name, self.host = world, name, host
         self.is_alive, self.is_frozen = True, False
@@ -62,8 +60,6 @@ class Process:
 
 
 class _Task(greenlet):
-    """A coroutine of a process."""
-
     process: Process
     wait = -1  # number of the wait in which it is blocked; -1 while it runs
 
@@ -172,8 +168,6 @@ class World:
 
 
 class Gate:
-    """Something to wait for, which may happen repeatedly."""
-
     def __init__(self, world: World) -> None:
         self._world, self._waiting = world, list[tuple[Any, int]]()
 

@@ -1,5 +1,3 @@
-"""What one process computes, and the reason why there can be no hosts."""
-
 from collections.abc import Callable
 from functools import cache
 from tempfile import TemporaryDirectory

@@ -1,5 +1,3 @@
-"""The model in the package: what the script makes, and the default everywhere."""
-
 import json
 import shutil
 from importlib import resources

@@ -1,5 +1,3 @@
-"""A model as an ONNX graph, run by onnxruntime: the scores of this program."""
-
 import sys
 from functools import partial
 

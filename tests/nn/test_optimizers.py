@@ -21,7 +21,6 @@ def vectors(size: int) -> tuple[Vector, list[Vector]]:
 
 
 def begin(optimizer: Optimizer, params: Vector) -> Arrays:
-    """Return parameters and state before the first step."""
     return {"vector": params, **{name: np.zeros_like(params) for name in optimizer.names}}
 
 

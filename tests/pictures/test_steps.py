@@ -1,5 +1,3 @@
-"""The steps of the normaliser, each against its definition."""
-
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The portable code: chosen before numpy is loaded, whatever the environment asks for."""
-
 import json
 import os
 import platform

@@ -1,5 +1,3 @@
-"""The lease of thousands of schedules, in virtual time."""
-
 import pytest
 
 from tests.helpers.lease_simulation import LEASE_S, Schedule, competed, overlaps

@@ -1,5 +1,3 @@
-"""The line net is the one of its recipe, and the lines of its training show their digits."""
-
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,6 @@ def test_net_of_another_recipe_is_a_problem(tmp_path: Path) -> None:
 def test_found_and_drawn_lines_show_their_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line net reads most lines of both kinds, though it has not seen the sample's digits."""
     monkeypatch.setattr("scripts.lines.VALIDATION", 100)
     monkeypatch.setattr(script, "TASK", 24)
     script.find_lines(3, "sample", tmp_path)

@@ -1,5 +1,3 @@
-"""The tables of mutants belong to the code as it is."""
-
 import shutil
 
 import pytest

@@ -44,7 +44,6 @@ def vector_bits(checkpoint: Checkpoint) -> bytes:
 
 
 def newest_of(folder: Path) -> tuple[bytes | None, list[str]]:
-    """Return the bits of the newest checkpoint, if there is one, and the messages."""
     events = Events()
     found = newest(str(folder), events.append)
     return found and vector_bits(found), [str(event) for event in events]
