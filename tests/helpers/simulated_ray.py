@@ -166,9 +166,11 @@ class SimulatedRay:
         return ref
 
     def remote(self, *things: Any, **options: Any) -> Any:
-        if things:
-            return _Remote(self, things[0], options)
-        return lambda thing: _Remote(self, thing, options)
+        """Decorate a class or function."""
+        if not things:
+            return lambda thing: self.remote(thing, **options)
+        call = self.start if isinstance(things[0], type) else self.run
+        return SimpleNamespace(remote=lambda *arguments: call(things[0], options, arguments))
 
     def get(self, refs: Any, timeout: float | None = None) -> Any:
         if isinstance(refs, Ref):
@@ -232,7 +234,7 @@ class SimulatedRay:
         self.place_waiting()
         return _Handle(actor)
 
-    def run(self, function: Any, arguments: Any) -> Ref:
+    def run(self, function: Any, options: Any, arguments: Any) -> Ref:
         """Run a task; only `kill` is not to be taken literally."""
         ref, process = Ref(self.world), self.world.process
 
@@ -283,18 +285,6 @@ class SimulatedRay:
         """Let a host come back, as another node of Ray."""
         host.is_up, host.node = True, f"{int(host.node, 16) + 16:056x}"
         self.place_waiting()
-
-
-class _Remote:
-    """A decorated class or function."""
-
-    def __init__(self, ray: SimulatedRay, thing: Any, options: Any) -> None:
-        self._ray, self._thing, self._options = ray, thing, options
-
-    def remote(self, *arguments: Any) -> Any:
-        if isinstance(self._thing, type):
-            return self._ray.start(self._thing, self._options, arguments)
-        return self._ray.run(self._thing, arguments)
 
 
 class _Handle:

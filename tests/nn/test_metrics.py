@@ -51,21 +51,15 @@ def test_precision_and_recall_are_shares_of_columns_and_rows_and_nan_without_any
     np.testing.assert_array_equal(recall, [0.75, 1, 0] + [np.nan] * 7)
 
 
-def test_calibration_error_of_calibrated_scores_is_zero():
-    confidence = np.array([0.75] * 4 + [0.5] * 2)
-    right = np.array([True, True, True, False, True, False])
+def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy():
+    calibrated = np.array([0.75] * 4 + [0.5] * 2), np.array([True, True, True, False, True, False])
+    confidence, right = np.array([1.0, 1.0, 0.25, 0.25]), np.array([True, False, False, True])
 
-    found = calibration(confidence, right)
+    found = calibration(*calibrated)
 
     assert found.error == pytest.approx(0)
     assert found.counts.tolist() == [0, 0, 0, 0, 0, 2, 0, 4, 0, 0]
     assert found.accuracy[7] == 0.75
     assert np.isnan(found.accuracy[0])
-
-
-def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy():
-    confidence = np.array([1.0, 1.0, 0.25, 0.25])
-    right = np.array([True, False, False, True])
-
     assert calibration(confidence, right).error == pytest.approx((2 * 0.5 + 2 * 0.25) / 4)
     assert calibration(confidence[:0], right[:0]).error == 0

@@ -243,14 +243,6 @@ def test_complete_run_needs_its_first_weights_no_more_but_one_that_goes_on_does(
             load_initial(TrainSpec.resolve(runs.SETTINGS, {**settings, **other}))
 
 
-def test_unknown_file_is_refused_in_a_complete_run_too(few_digits, tmp_path):
-    train(few_digits, tmp_path)
-    (tmp_path / "note.txt").touch()
-
-    with pytest.raises(OutputExistsError, match=r"'note.txt', which is not part of a run"):
-        train(few_digits, tmp_path)
-
-
 @pytest.mark.parametrize(("start", "output"), [("run", "run"), ("run/model", "run/"), ("run", "")])
 def test_warm_start_from_a_run_that_overwrite_removes_is_refused(
     few_digits, tmp_path, start, output

@@ -105,15 +105,16 @@ def test_run_whose_rounds_depend_on_the_number_of_epochs_cannot_go_on(
         train(few_digits, tmp_path / "run", None, refuse_to_compute, epochs=3, **settings)
 
 
+@pytest.mark.parametrize("begin", [train, stopped], ids=["finished", "stopped"])
 @pytest.mark.parametrize(
     ("name", "overwrite"), [("thesis.txt", False), ("config.toml.bak", True), (".git", True)]
 )
-def test_unknown_file_in_the_directory_is_left_alone(few_digits, tmp_path, name, overwrite):
-    stopped(few_digits, tmp_path / "run")
+def test_unknown_file_in_the_directory_is_left_alone(few_digits, tmp_path, name, overwrite, begin):
+    begin(few_digits, tmp_path / "run")
     (tmp_path / "run" / name).write_text("mine")
     before = contents(tmp_path)
 
-    with pytest.raises(OutputExistsError, match=name):
+    with pytest.raises(OutputExistsError, match=f"'{name}', which is not part of a run"):
         train(few_digits, tmp_path / "run", overwrite=overwrite)
 
     assert contents(tmp_path) == before
