@@ -18,8 +18,6 @@ from tests.helpers.virtual_time import Gate, Process, World
 # A connection without acknowledgements ends after this time; `Formation` asks for it.
 TIMEOUT_S = 11.0
 RETRANSMIT_S = 0.5
-# A selector that nothing wakes sleeps longer each time: nobody else notices, and it saves time.
-MAX_OVERSLEEP = 100
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,7 @@ class Selector:
     def __init__(self, world: World) -> None:
         self._world, self._gate = world, Gate(world)
         self._keys: dict[Any, selectors.SelectorKey] = {}
-        self._idle, self.is_closed = 10, False
+        self.is_closed = False
 
     def register(self, thing: Any, events: int, data: Any = None) -> None:
         self._keys[thing] = selectors.SelectorKey(thing, 0, events, data)
@@ -237,9 +235,7 @@ class Selector:
         self._world.step()
         ready = self._ready()
         if not ready and timeout > 0:
-            oversleep = min(self._idle, MAX_OVERSLEEP)
-            happened = self._gate.wait(timeout * oversleep)
-            self._idle = 10 if happened else 10 * self._idle
+            self._gate.wait(timeout)
             ready = self._ready()
         if len(ready) > 1:
             self._world.random.shuffle(ready)

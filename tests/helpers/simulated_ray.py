@@ -19,7 +19,6 @@ from tests.helpers.virtual_time import Gate, Process, World
 CALL_S, START_S, NOTICE_S = 1e-3, 0.5, 0.05
 # Ray's health check finds a host that is gone.
 HOST_NOTICE_S = 5.0
-MAX_OVERSLEEP = 8
 
 
 @dataclass(eq=False)
@@ -153,7 +152,7 @@ class SimulatedRay:
     def __init__(self, world: World, hosts: Sequence[Host]) -> None:
         self.world, self.hosts, self.actors = world, list(hosts), list[Actor]()
         self.util = SimpleNamespace(get_node_ip_address=lambda: world.process.host)
-        self._waiting, self._idle = list[Actor](), 1
+        self._waiting = list[Actor]()
         # Called with each actor that starts, and with each exception of an actor's code.
         self.on_start: Callable[[Actor], None] = lambda actor: None
         self.on_error: Callable[[Exception], None] = lambda error: None
@@ -192,11 +191,7 @@ class SimulatedRay:
         wants_errors: bool = False,
     ) -> tuple[list[Ref], list[Ref]]:
         refs, gate = list(refs), Gate(self.world)
-        # A driver that nothing wakes looks less often: nobody else notices, and it saves time.
-        is_watch = num_returns == 1 and timeout is not None and len(refs) > 1
-        end = (
-            None if timeout is None else self.world.now + timeout * (self._idle if is_watch else 1)
-        )
+        end = None if timeout is None else self.world.now + timeout
         for ref in refs:
             ref.gates.append(gate)
         if timeout == 0:
@@ -212,8 +207,6 @@ class SimulatedRay:
             gate.wait(None if end is None else end - self.world.now)
         for ref in refs:
             ref.gates.remove(gate)
-        if is_watch:
-            self._idle = 1 if done else min(2 * self._idle, MAX_OVERSLEEP)
         return done, [ref for ref in refs if ref not in done]
 
     def kill(self, handle: "_Handle") -> None:
