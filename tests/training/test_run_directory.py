@@ -10,13 +10,7 @@ from nanograd.runtime.events import Event, Level, changed, ignore
 from nanograd.runtime.lease import exclusive
 from nanograd.training.run_directory import RunDirectory
 from tests.helpers.folders import contents
-from tests.helpers.runs import (
-    messages,
-    refuse_to_compute,
-    stopped,
-    train,
-    without_times,
-)
+from tests.helpers.runs import messages, refuse_to_compute, stopped, train, without_times
 
 
 def test_settings_that_change_no_bit_may_differ(few_digits, tmp_path):
