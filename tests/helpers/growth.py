@@ -1,14 +1,11 @@
 """An output of predictions that changes, and the rows in it."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from nanograd.runtime import json_files
 
-Run = Callable[..., dict[str, Any]]
 FILE_ROWS = 7
 
 

@@ -181,24 +181,16 @@ def test_spark_pictures_are_read_in_grey_colour_and_transparent():
     bar = bar_image().reshape(28, 28, 1)
     clear = np.concatenate([np.repeat(255 - bar, 3, 2), np.full_like(bar, 255)], axis=2)
     clear[bar[:, :, 0] == 0] = 0  # black paper, fully transparent
+    blue = np.full((28, 28, 3), 255, np.uint8)
+    blue[4:24, 13:15] = (255, 0, 0)  # blue comes first
+    of_png, _ = read_column([encoded(Image.fromarray(blue[:, :, ::-1]), "PNG")])
 
-    found, rejections = read_column(
-        [spark(bar, 0), spark(np.repeat(bar, 3, 2), 16), spark(clear, 24)], SPARK
-    )
+    pictures = (bar, 0), (np.repeat(bar, 3, 2), 16), (clear, 24), (blue, 16)
+    found, rejections = read_column([spark(*each) for each in pictures], SPARK)
 
     assert not len(rejections)
-    assert np.array_equal(found.images, [bar_image()] * 3)
-    assert found.columns["path"].to_pylist() == ["file:///never/read.png"] * 3
-
-
-def test_spark_pictures_have_blue_first():
-    pixels = np.full((28, 28, 3), 255, np.uint8)
-    pixels[4:24, 13:15] = (255, 0, 0)
-    png = encoded(Image.fromarray(pixels[:, :, ::-1]), "PNG")
-
-    of_spark, of_png = read_column([spark(pixels, 16)], SPARK)[0], read_column([png])[0]
-
-    assert np.array_equal(of_spark.images, of_png.images)
+    assert np.array_equal(found.images, [*[bar_image()] * 3, *of_png.images])
+    assert found.columns["path"].to_pylist() == ["file:///never/read.png"] * 4
 
 
 @pytest.mark.parametrize(

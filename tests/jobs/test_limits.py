@@ -1,6 +1,5 @@
 """Limits of what may be lost: files, rows, and all of them, in what a command adds."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nanograd.errors import DataError
-from tests.helpers.folders import untimed_contents
+from tests.helpers.folders import as_nobody, untimed_contents
 from tests.helpers.growth import FILE_ROWS, every_row, sources
 from tests.helpers.image_columns import PICTURE
 from tests.helpers.ingests import ingest, read_quarantine
@@ -60,17 +59,12 @@ def test_lost_files_end_the_job_once_the_rest_is_done(case, grows):
 @contextmanager
 def without_permission(*files: Path) -> Iterator[None]:
     """Let this process, even as root, not read some files inside a with block."""
-    nobody, before = 65534, os.geteuid()
     for file in files:
         file.chmod(0)
-    if before == 0:
-        os.seteuid(nobody)
-    try:
+    with as_nobody():
         yield
-    finally:
-        os.seteuid(before)
-        for file in files:
-            file.chmod(0o644)
+    for file in files:
+        file.chmod(0o644)
 
 
 def test_files_without_permission_end_the_job_once_the_rest_is_done(sample):

@@ -1,7 +1,6 @@
 """Lines of digits as input of a prediction: each picture is in numbers or in quarantine."""
 
 import re
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -122,24 +121,6 @@ def test_boxes_are_in_pixels_of_a_large_photo(pictures):
     assert len(boxes) == 2
 
 
-def test_rows_of_tables_are_read_as_pictures_are(pictures, tmp_path):
-    pictures.run(digits="many")
-    expected = pictures.table("numbers")
-    shutil.move(pictures.out, tmp_path / "of pictures")
-    files = sorted(pictures.folder.rglob("*.png"))
-    data = [file.read_bytes() for file in files]
-    for file in files:
-        file.unlink()
-    pictures.write("rows.parquet", {"image": pa.array(data, pa.binary())})
-
-    figures = pictures.run(digits="many")
-
-    assert figures["predicted"] == 3
-    found = pictures.table("numbers")
-    values = ("line", "text", "confidence", *SIDES)
-    assert found.select(values).equals(expected.select(values))
-
-
 def test_report_shows_lines_and_counts_the_shares_of_digits_among_all_digits(pictures):
     figures = pictures.run(digits="many")
 
@@ -210,20 +191,19 @@ def test_parts_have_few_pictures(case):
     assert wanted_rows(1_000_000, has_numbers=True) == 400
 
 
-def test_batch_without_a_usable_row_is_quarantined(pictures):
-    pictures.write("rows.parquet", {"image": pa.array([b"no picture", None], pa.binary())})
-
-    figures = pictures.run(digits="many")
-
-    assert (figures["rows"], figures["predicted"], figures["quarantined"]) == (7, 3, 4)
-
-
-def test_kept_columns_are_in_each_table_and_renamed_if_they_have_names_of_places(pictures):
+def test_rows_of_tables_are_read_as_pictures_are_and_have_their_columns_to_keep(pictures):
+    expected = pictures.run(digits="many"), pictures.table("numbers")
     files = sorted(pictures.folder.rglob("*.png"))
     data = [file.read_bytes() for file in files]
     columns = {"image": pa.array(data, pa.binary()), "text": [file.stem for file in files]}
     table = pictures.write("rows.parquet", {**columns, "line": ["x"] * len(files)})
-    pictures.run(table, digits="many", keep=("text", "line"), review_share=1.0)
+
+    settings = {"keep": ("text", "line"), "review_share": 1.0, "overwrite": True}
+    figures = pictures.run(table, digits="many", **settings)
+
+    assert figures["predicted"] == expected[0]["predicted"] == 3
+    values = ("line", "text", "confidence", *SIDES)
+    assert pictures.table("numbers").select(values).equals(expected[1].select(values))
     rows = {name: pictures.table(name).to_pylist() for name in ("numbers", "predictions")}
     assert {row["input_text"] for row in rows["numbers"]} == {"ä 1", "2", "3"}
     assert {(row["input_line"], row["line"]) for row in rows["predictions"]} == {("x", 0), ("x", 1)}

@@ -101,36 +101,23 @@ def test_changed_file_is_named_and_replaced_by_sync(case, rows):
     assert len(list((case.out / "_receipts").iterdir())) == 2
 
 
-def test_removed_file_keeps_its_rows_until_sync(case):
+@pytest.mark.parametrize("retry", [False, True])
+def test_removed_file_keeps_its_rows_until_sync(case, retry):
     case.add(0)
     file = case.add(1)
     case.run()
     file.unlink()
     case.add(2)
 
-    kept = case.run()
+    kept = case.run(retry_quarantine=retry)
     rows = sources(case.out)
-    dropped = case.run(sync=True)
+    dropped = case.run(sync=True, retry_quarantine=retry)
 
     assert any("1 input file " in text and "--sync drops them" in text for text in case.messages)
     assert (rows, kept["rows"]) == (every_row(0, 1, 2), 21)
     assert (sources(case.out), dropped["rows"]) == (every_row(0, 2), 14)
     assert f"--sync drops the rows of 1 removed input file, such as {file}" in case.messages
-    assert runs(case.out) == [1, 1]
-
-
-@pytest.mark.parametrize("sync", [False, True])
-def test_retry_keeps_the_rows_of_removed_files_until_sync(case, sync):
-    file = case.add(0)
-    case.add(1)
-    case.run()
-    file.unlink()
-
-    retried = case.run(retry_quarantine=True, sync=sync)
-
-    assert sources(case.out) == (every_row(1) if sync else every_row(0, 1))
-    assert retried["rows"] == (7 if sync else 14)
-    assert any("1 input file " in text for text in case.messages) is not sync
+    assert retry or runs(case.out) == [1, 1]
 
 
 def test_replacement_stops_once_another_process_holds_the_output(case, monkeypatch):

@@ -61,6 +61,12 @@ def test_list_has_the_share_of_rows_most_in_doubt_with_their_pictures(case, samp
         first = int(Path(row["source_file"]).stem)
         assert np.array_equal(image.ravel(), sample.test.images[first + row["source_row"]])
         assert row["label"] == sample.test.labels[first + row["source_row"]]
+    # Readers of all Parquet files see predictions and quarantine only.
+    found = {path.parent.name for path in case.out.rglob("*.parquet")}
+    assert found == {"predictions", "quarantine"}
+    query = "SELECT count(*) FROM read_parquet(?)"
+    every = duckdb.execute(query, [f"{case.out}/predictions/**/*.parquet"]).fetchall()
+    assert every == [(len(expected),)]
 
 
 def test_list_of_rows_below_a_certainty_has_all_of_them(case):
@@ -170,16 +176,6 @@ def test_list_for_which_a_part_keeps_too_few_rows_is_a_warning(case, before, aft
     case.messages.clear()
     case.run(**after, verify=True)
     assert not any("may lack rows" in each for each in case.messages)
-
-
-def test_readers_of_all_parquet_files_see_predictions_and_quarantine_only(case):
-    case.add(0, rows=23)
-    case.run()
-
-    found = {path.parent.name for path in case.out.rglob("*.parquet")}
-    assert found == {"predictions", "quarantine"}
-    query = "SELECT count(*) FROM read_parquet(?)"
-    assert duckdb.execute(query, [f"{case.out}/predictions/**/*.parquet"]).fetchall() == [(22,)]
 
 
 def kept(num_rows: int, step: int, **settings: float) -> bytes:
