@@ -203,11 +203,3 @@ def test_images_that_cannot_be_trained_on_are_described(parts, tmp_path):
     assert (one["train"]["images"], one["test"]["images"]) == (1, 0)
     with pytest.raises(DataError, match="no train images found, only test images"):
         sources.load([f"{tmp_path}/tests"])
-
-
-@pytest.mark.parametrize("name", ["digits.npz", "t10k-images.bin"])
-def test_file_of_another_kind_is_refused_with_what_to_name(tmp_path, name):
-    (tmp_path / name).write_bytes(b"0123456789")
-
-    with pytest.raises(DataError, match=f"{name}: this is no Parquet or CSV file"):
-        sources.load([f"{tmp_path}/{name}"])

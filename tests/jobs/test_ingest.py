@@ -26,9 +26,11 @@ def png(tmp_path: Path, sample: Mnist) -> Path:
     return tmp_path / "png"
 
 
-def test_pictures_in_mnists_form_keep_their_bytes_and_labels(out, png, sample):
-    figures, rows = ingest(out, png), read_rows(out)
+@pytest.mark.parametrize(("part_rows", "lengths"), [(1, [1] * 19), (7, [5, 7, 7]), (19, [19])])
+def test_pictures_in_mnists_form_keep_their_bytes_and_labels(out, png, sample, part_rows, lengths):
+    figures, rows = ingest(out, png, part_rows=part_rows), read_rows(out)
 
+    assert sorted(len(pq.read_table(part)) for part in out.glob("part-*.parquet")) == lengths
     files = sorted(str(path) for path in png.rglob("*.png"))
     assert [row["image"]["path"] for row in rows] == files
     assert [row["label"] for row in rows] == [int(Path(file).parent.name) for file in files]
@@ -37,15 +39,6 @@ def test_pictures_in_mnists_form_keep_their_bytes_and_labels(out, png, sample):
     assert np.array_equal(first, sample.test.images[int(Path(files[0]).stem)])
     assert figures["rows"] == figures["ingested"] == figures["labelled"] == 19
     assert (figures["quarantined"], figures["reasons"]) == (0, {})
-
-
-@pytest.mark.parametrize(("part_rows", "lengths"), [(1, [1] * 19), (7, [5, 7, 7]), (19, [19])])
-def test_part_rows_limit_the_output_files_and_nothing_else(out, png, part_rows, lengths):
-    ingest(out, png, part_rows=part_rows)
-
-    assert sorted(len(pq.read_table(part)) for part in out.glob("part-*.parquet")) == lengths
-    paths = [row["image"]["path"] for row in read_rows(out)]
-    assert paths == sorted(str(path) for path in png.rglob("*.png"))
 
 
 def test_pictures_that_are_all_lost_are_an_error_as_for_predict(tmp_path, out, png):

@@ -121,7 +121,7 @@ def test_both_folders_exist_with_their_schemas(num_bad, format_, case, images):
 def test_files_without_rows_have_predictions_of_the_right_schema(case, images):
     case.write("a.parquet", {"image": raw(images)[:0]})
     figures = case.run()
-    none = case.table()
+    none, report = case.table(), (case.out / "report.html").read_text()
     case.write("a.parquet", {"name": ["x"]})
     case.write("b.parquet", {"id": range(ROWS), "image": raw(images)})
 
@@ -131,6 +131,7 @@ def test_files_without_rows_have_predictions_of_the_right_schema(case, images):
     [file] = (case.out / "predictions").iterdir()
     assert pq.read_schema(file).names == names
     assert (figures["rows"], none.schema.equals(PREDICTIONS)) == (0, True)
+    assert "0 rows: 0 classified, 0 in quarantine" in report
 
 
 def test_no_row_predicted_is_a_failure_with_the_commonest_detail(case, images):

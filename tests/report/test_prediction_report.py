@@ -91,15 +91,6 @@ def test_report_says_how_many_rows_to_review_for_an_accuracy(predict):
     assert found == [("2.59", "99.00"), ("5.18", "99.50"), ("5.18", "99.90")]
 
 
-def test_job_without_rows_has_a_report(run, tmp_path):
-    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
-
-    done = batch.predict(tmp_path / "none.parquet", model=run / "model", output=tmp_path / "out")
-
-    assert done.rows == 0
-    assert "0 rows: 0 classified, 0 in quarantine" in words_of(tmp_path / "out")
-
-
 def test_report_counts_the_pictures_that_ingest_rejected(run, sample, tmp_path):
     write_pictures(sample.test.take(slice(0, 7)), str(tmp_path / "in"))
     for number in range(3):
