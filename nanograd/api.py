@@ -72,11 +72,7 @@ def read_numbers(
 
 
 def _convert(
-    picture: Picture,
-    convert: Callable[[Image.Image], Found],
-    polarity: str,
-    *,
-    whole: bool = False,
+    picture: Picture, convert: Callable[[Image.Image], Found], polarity: str, *, whole: bool = False
 ) -> Found:
     """Decode a picture, `whole` or reduced as in `decode`, and convert it."""
     with resolved(ReadOptions, {"polarity": polarity}) as options:

@@ -107,11 +107,7 @@ def train(
 def _workers(
     spec: TrainSpec, place: str, listener: Listener
 ) -> Iterator[tuple[int, StartGroup, list[Listener]]]:
-    """Provide the number of Ray actors, the function that starts them, and Ray's metrics.
-
-    Raises:
-        ClusterError: Ray cannot be started or joined, or too few CPUs are free.
-    """
+    """Provide the number of Ray actors, the function that starts them, and Ray's metrics."""
     if spec.workers == 0:
         yield 0, LocalGroup, []
         return

@@ -123,12 +123,7 @@ def _align(found: Batch, assessed: Assessment, rejected: pa.Table) -> dict[str, 
 
 
 def _to_table(given: Mapping[str, Any], options: ReadOptions) -> pa.Table:
-    """Convert columns to Arrow; leave out those that Arrow cannot hold.
-
-    Raises:
-        ArgumentError: Arrow cannot hold a column that could be the images or the labels, or the
-            columns differ in length.
-    """
+    """Convert columns to Arrow; leave out needless ones that Arrow cannot hold."""
     arrays, lengths = dict[str, pa.Array | pa.ChunkedArray](), set[int]()
     images = {*columns.IMAGE_NAMES, str(options.image_column).lower()}
     needed = {*images, *columns.LABEL_NAMES, str(options.label_column).lower()}

@@ -301,15 +301,11 @@ def leaf_places(schema: pa.Schema) -> dict[str, range]:
 
 @lru_cache(maxsize=32)
 def _find_types(serialized: bytes) -> tuple[bool, bool]:
-    """Return whether a schema has types that `_open` replaces, and whether it may have lists.
-
-    Raises:
-        UnicodeDecodeError: the name of a column is not UTF-8.
-    """
+    """Return whether a schema has types that `_open` replaces, and whether it may have lists."""
     fields = list(pa.ipc.read_schema(pa.BufferReader(serialized)))
     types = [field.type for field in fields]
     for field in fields:
-        field.name  # noqa: B018 - it is decoded here
+        field.name  # noqa: B018 - it is decoded here, and may be no UTF-8
         fields += map(field.type.field, range(field.type.num_fields))
     special = any(isinstance(each, pa.ExtensionType | pa.DictionaryType) for each in types)
     return special, special or any(each.num_fields for each in types)

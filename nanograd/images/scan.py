@@ -174,10 +174,9 @@ def scan_files(
                 schema, rows = table.schema, (num_rows,)
             else:
                 with open_parquet(file.place) as parquet:
-                    schema, footer = parquet.schema_arrow, parquet.metadata
-                    groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
-                    rows = tuple(group.num_rows for group in groups)
-                    num_bytes = sum(group.total_byte_size for group in groups)
+                    schema = parquet.schema_arrow
+                    rows = tuple(group.num_rows for group in parquet.groups)
+                    num_bytes = sum(group.total_byte_size for group in parquet.groups)
         except DataError as error:
             return ScannedFile(file, rejected=UnreadableError(Reason.BROKEN_FILE, str(error)))
         except UnreadableError as error:

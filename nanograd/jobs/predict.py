@@ -147,8 +147,9 @@ class PredictWork:
             tables["predictions"].append(table.combine_chunks())
             doubtful.add(table, found.images)
             counted = receipts.count_predictions(table, found.images)
-            if self.has_numbers:
-                counted = _count_pictures(counted, pictures)
+            if self.has_numbers:  # rows are pictures, and not digits
+                rows, num_lines = len(pictures), sum(map(len, pictures))
+                counted = replace(counted, rows=rows, predicted=rows, numbers=num_lines)
             bad, dark = int((found.labels == BAD_LABEL).sum()), found.num_dark
             counts += replace(counted, bad_labels=bad, dark_on_light=dark)
         even_empty = () if rejection or part.quarantine else ("predictions",)
@@ -381,14 +382,6 @@ def _divide_batch(
         np.array([digit.unfamiliarity for *_, digit in digits], np.float32),
     )
     return numbers, batch, assessed
-
-
-def _count_pictures(
-    counts: receipts.PredictionCounts, pictures: Sequence[Sequence[Number]]
-) -> receipts.PredictionCounts:
-    """Count pictures instead of digits as rows, and lines."""
-    rows, lines = len(pictures), sum(map(len, pictures))
-    return replace(counts, rows=rows, predicted=rows, numbers=lines)
 
 
 def _rejected_by_ingest(sources: Sequence[str]) -> dict[str, int]:

@@ -31,10 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, trained: str, sample: Mnist
         columns = {"id": [f"{number}/{row}" for row in range(_ROWS)], "image": images}
         table = pa.table({**columns, "label": pa.array(labels, pa.int64())})
         pq.write_table(table, made / "rows" / f"{number}.parquet")
-    for name, settings in {
-        "out": {"keep": ("id",)},
-        "read": {"partition_by": ("label",)},
-    }.items():
+    for name, settings in {"out": {"keep": ("id",)}, "read": {"partition_by": ("label",)}}.items():
         config = PredictSpec(model=trained, output=str(made / name), workers=0, **settings)
         batch.predict([str(made / "rows")], spec=config)
     return made

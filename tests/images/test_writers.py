@@ -11,16 +11,6 @@ import pytest
 
 from nanograd.errors import DataError, Reason, StorageError, UnreadableError, UsageError
 from nanograd.images import writers
-from nanograd.images.writers import (
-    QUARANTINE,
-    check_partition_columns,
-    encode,
-    encode_files,
-    quarantine_table,
-    read,
-    refuse_rows,
-    source_table,
-)
 from nanograd.runtime import machine
 from tests.helpers.folders import contents
 
@@ -29,7 +19,7 @@ TABLE = pa.table({"id": range(193), "digit": [row % 10 for row in range(193)]})
 
 def write(table: pa.Table, piece: int, *args: Any, **settings: Any) -> dict[str, bytes]:
     pieces = [table.slice(start, piece) for start in range(0, len(table), piece)]
-    return encode_files("part", table.schema, pieces, *args, **settings)
+    return writers.encode_files("part", table.schema, pieces, *args, **settings)
 
 
 def rows_of(files: dict[str, Any]) -> list[int]:
@@ -103,13 +93,13 @@ def test_too_many_folders_and_names_that_cannot_be_read_are_refused():
 def test_column_that_cannot_name_folders_is_a_usage_error():
     schema = pa.schema([("id", pa.int64()), ("x", pa.float64()), ("at", pa.date32())])
 
-    check_partition_columns(schema, ["id", "at"])
+    writers.check_partition_columns(schema, ["id", "at"])
     for names in (["none"], ["x"], ["id", "at", "id"]):
         found = f"--partition-by {', '.join(names)}: .*: id, at; --keep"
         with pytest.raises(UsageError, match=found):
-            check_partition_columns(schema, names)
+            writers.check_partition_columns(schema, names)
     with pytest.raises(UsageError, match="each once and not all"):
-        check_partition_columns(schema.remove(1), ["id", "at"])
+        writers.check_partition_columns(schema.remove(1), ["id", "at"])
 
 
 def test_quarantine_table_holds_rows_of_the_file_and_whole_files():
@@ -117,15 +107,17 @@ def test_quarantine_table_holds_rows_of_the_file_and_whole_files():
     row, error = ["7.png", "a.parquet", 103], UnreadableError(Reason.BLANK, "nothing there")
     broken = UnreadableError(Reason.BROKEN_FILE, "\udcff is no whole file")
 
-    one = quarantine_table(source_table([row[1]], [row[2]], pa.array([row[0]])), [error])
-    table = pa.concat_tables([one, refuse_rows(odd, [None], [broken])])
+    one = writers.quarantine_table(
+        writers.source_table([row[1]], [row[2]], pa.array([row[0]])), [error]
+    )
+    table = pa.concat_tables([one, writers.refuse_rows(odd, [None], [broken])])
 
-    assert table.schema.equals(QUARANTINE)
+    assert table.schema.equals(writers.QUARANTINE)
     assert [list(row.values()) for row in table.to_pylist()] == [
         ["7.png", "a.parquet", 103, "blank", "nothing there"],
         [*[r"\udcff.parquet"] * 2, None, "broken_file", r"\udcff is no whole file"],
     ]
-    assert refuse_rows(odd, [], []).schema.equals(QUARANTINE)
+    assert writers.refuse_rows(odd, [], []).schema.equals(writers.QUARANTINE)
 
 
 F32 = pa.float32()
@@ -143,7 +135,7 @@ IN_JSON: list[tuple[pa.DataType, list[Any], list[Any]]] = [
 def test_json_lines_have_the_values_that_json_can_hold(type_, values, written):
     table = pa.table({"at": pa.array(values, type_), "id": range(len(values))})
 
-    lines = encode(table, "jsonl").decode().splitlines()
+    lines = writers.encode(table, "jsonl").decode().splitlines()
 
     assert list(map(json.loads, lines)) == [{"at": e, "id": n} for n, e in enumerate(written)]
 
@@ -151,7 +143,7 @@ def test_json_lines_have_the_values_that_json_can_hold(type_, values, written):
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
 def test_columns_are_read_back_beside_any_kept_column(tmp_path, format_):
     errors = [UnreadableError(Reason.EMPTY, 'no "bytes",\nat all')] * 2
-    table = refuse_rows("a.parquet", range(2), errors)
+    table = writers.refuse_rows("a.parquet", range(2), errors)
     kept = [("long", pa.array(["x" * 3_000_000] * 2))]
     if format_ != "csv":
         maps = pa.map_(pa.string(), pa.float64())
@@ -159,10 +151,12 @@ def test_columns_are_read_back_beside_any_kept_column(tmp_path, format_):
     for name, column in kept:
         table = table.append_column(name, column)
 
-    data = writers.to_parquet(table) if format_ == "parquet" else encode(table, format_)
+    data = writers.to_parquet(table) if format_ == "parquet" else writers.encode(table, format_)
     (tmp_path / f"part.{format_}").write_bytes(data)
 
-    assert read(str(tmp_path / f"part.{format_}"), QUARANTINE) == table.select(QUARANTINE.names)
+    assert writers.read(str(tmp_path / f"part.{format_}"), writers.QUARANTINE) == table.select(
+        writers.QUARANTINE.names
+    )
 
 
 @pytest.mark.parametrize("format_", ["parquet", "jsonl"])
@@ -171,7 +165,7 @@ def test_file_that_is_damaged_is_named(tmp_path, format_):
     place.write_bytes(b'{"path": "a')
 
     with pytest.raises(DataError, match=rf"{place} is damaged .*--verify writes it again"):
-        read(str(place), QUARANTINE)
+        writers.read(str(place), writers.QUARANTINE)
 
 
 def test_text_in_a_list_that_is_not_utf8_is_refused_with_its_column():
@@ -181,7 +175,7 @@ def test_text_in_a_list_that_is_not_utf8_is_refused_with_its_column():
     with pytest.raises(
         DataError, match=r"column 'words' of type list<.*: text is not UTF-8; leave"
     ):
-        encode(table, "jsonl")
+        writers.encode(table, "jsonl")
 
 
 def test_pictures_are_whole_files_even_after_a_full_disk_or_a_kill(tmp_path, sample):

@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nanograd.errors import (
-    DataError,
-    InternalError,
-    OutputExistsError,
-    StorageError,
-    UsageError,
-)
+from nanograd.errors import DataError, InternalError, OutputExistsError, StorageError, UsageError
 from nanograd.jobs.job import ProgressMeter, run_job
 from nanograd.jobs.part import Part, run_part
 from nanograd.jobs.receipts import Counts, Receipt

@@ -138,8 +138,7 @@ def test_page_predicts_the_digits_that_python_predicts(run, sample):
 
 
 @pytest.mark.parametrize(
-    ("hidden", "num_packed"),
-    [([1200], 1), ([1250], 0), ([200] * 6, 6), ([700, 700], 1)],
+    ("hidden", "num_packed"), [([1200], 1), ([1250], 0), ([200] * 6, 6), ([700, 700], 1)]
 )
 def test_page_has_the_nets_that_fit_and_reports_the_others(hidden, num_packed):
     model = Model(nets=tuple(map(some_net, hidden)), about={}, reference=some_reference())
