@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,31 +38,13 @@ def test_new_file_is_the_only_one_read(case):
     assert runs(case.out) == [10, 1]
     assert json.loads((case.out / "_summary.json").read_text())["rows"] == 77
     assert "77" in (case.out / "report.html").read_text()
-
-
-def test_output_that_grew_equals_one_made_at_once_but_for_its_runs(case):
-    for number in range(3):
-        case.add(number)
-        case.run()
-    grown, grown_runs = untimed_contents(case.out), runs(case.out)
+    # It equals an output that is made at once, but for its runs.
+    grown = untimed_contents(case.out)
     case.run(overwrite=True)
-
-    again = untimed_contents(case.out)
-    assert (grown_runs, runs(case.out)) == ([1] * 3, [3])
-    assert grown.pop("_manifest.json") != again.pop("_manifest.json")
-    assert grown == again
-
-
-def test_nothing_to_do_starts_no_ray(case, monkeypatch):
-    case.add(0)
-    first = case.run()
-    monkeypatch.setitem(sys.modules, "nanograd.distributed.cluster", None)
-
-    again = case.run(workers=2)
-
-    assert again["rows"] == first["rows"]
-    with pytest.raises(ImportError):
-        case.run(workers=2, overwrite=True)
+    whole = untimed_contents(case.out)
+    assert runs(case.out) == [11]
+    assert grown.pop("_manifest.json") != whole.pop("_manifest.json")
+    assert grown == whole
 
 
 def test_new_folders_may_define_other_columns_unless_these_are_kept(case):

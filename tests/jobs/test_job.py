@@ -211,10 +211,8 @@ def test_each_part_adds_its_rows_and_the_time_left_follows_from_the_speed():
     assert [event.complete for event in events] == [False] * 9 + [True]
     assert [event.left_s for event in events] == [22.5 - 2.5 * part for part in range(10)]
 
-
-def test_rows_and_time_before_the_first_part_do_not_count_for_the_speed():
+    # Rows and time before the first part do not count for the speed.
     events = progress(5, done_before=8, waited=7)
-
     assert [event.row for event in events] == [900, 1000]
     assert [event.rows_per_s for event in events] == [20, 20]
     assert [event.rows_per_s for event in progress(0, parts=1)] == [100_000]

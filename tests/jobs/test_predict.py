@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -232,12 +233,15 @@ def digits(case: Case, sample: Mnist) -> Case:
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_repeated_job_does_nothing_and_has_the_same_result(digits, *, verify):
+def test_repeated_job_does_nothing_and_has_the_same_result(digits, monkeypatch, *, verify):
     first = digits.run()
     before = untimed_contents(digits.out)
     times = {path: path.stat().st_mtime_ns for path in digits.out.rglob("*")}
+    monkeypatch.setitem(sys.modules, "nanograd.distributed.cluster", None)
 
-    again = digits.run(verify=verify)
+    again = digits.run(verify=verify, workers=2)  # without Ray, which an overwriting job needs
+    with pytest.raises(ImportError):
+        digits.run(workers=2, overwrite=True)
 
     timed = ("start_s", "predict_s", "rows_per_s")
     assert (again["predict_s"], again["rows_per_s"]) == (0, 0)

@@ -69,29 +69,20 @@ def test_tensorboard_has_the_figures_of_every_epoch_of_the_last_training(tmp_pat
     assert {step for step, _, _ in events(tmp_path / "run/tensorboard")} == {8}
 
 
-def test_trackers_of_a_continued_run_have_the_epochs_before(tmp_path):
+def test_trackers_of_a_continued_run_have_settings_all_epochs_and_the_end(tmp_path):
     uri, continued = (tmp_path / "mlruns").as_uri(), {"schedule": "constant", "cool_down": 0}
     train(tmp_path, **continued, epochs=1)
 
     rows = train(tmp_path, **continued, mlflow=uri, tensorboard=True)
-
-    assert len(rows) == 2
-    client, run = mlflow_run(uri)
-    found = [each.step for each in client.get_metric_history(run.info.run_id, "loss")]
-    written = [step for step, name, _ in events(tmp_path / "run/tensorboard") if name == "loss"]
-    assert found == written == [row["round"] for row in rows]
-
-
-def test_mlflow_has_settings_figures_and_the_end(tmp_path):
-    uri = (tmp_path / "mlruns").as_uri()
-
-    rows = train(tmp_path, mlflow=uri)
 
     client, run = mlflow_run(uri)
     loss = client.get_metric_history(run.info.run_id, "loss")
     assert [(each.step, each.value) for each in loss] == [
         (row["round"], row["loss"]) for row in rows
     ]
+    assert len(rows) == 2
+    written = [step for step, name, _ in events(tmp_path / "run/tensorboard") if name == "loss"]
+    assert written == [row["round"] for row in rows]
     assert run.data.params["hidden"] == "8"
     assert not {"output", "workers", "quiet"} & set(run.data.params)
     copy = client.download_artifacts(run.info.run_id, "model", str(tmp_path))
