@@ -180,8 +180,6 @@ def new_images(number: int, convert: Convert | None) -> NDArray[Any]:
 def _to_array(column: pa.ChunkedArray) -> pa.Array:
     """Convert a column to a single array without extension type, dictionary or views."""
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if is_any(array.type, "dictionary"):
