@@ -52,7 +52,7 @@ _LONG = (
 _SHARING = {
     "a Ray": ("tests/distributed/",),
     "a head": (
-        *(f"tests/e2e/test_{name}.py" for name in ("jobs", "kills", "numbers", "pipeline")),
+        *(f"tests/e2e/test_{name}.py" for name in ("jobs", "kills", "pipeline")),
         *("is_read_by_a_worker_and_drawn", "test_pipeline_in_the_store"),
     ),
     "a store": ("tests/e2e/test_faults.py", "tests/e2e/test_object_store.py"),

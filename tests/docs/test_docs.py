@@ -1,5 +1,6 @@
 """The documentation is correct: links resolve, quotations are exact, tables are current."""
 
+import ast
 import re
 import shutil
 from collections import Counter
@@ -130,6 +131,20 @@ def test_numerics_quotes_every_module_that_it_derives_and_no_other_python():
     modules = ("mlp", "losses", "activations", "optimizers")
     assert {f"nanograd/nn/{module}.py" for module in modules} <= quoted
     assert [info for info in infos if info.startswith("python") and "title=" not in info] == []
+
+
+GUARANTEES, _, _ = (ROOT / "docs/guarantees.md").read_text().partition("## Not promised")
+PROMISES = re.findall(r"^- (.*?)(?=\n[-\n])", GUARANTEES, re.M | re.S)
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise[:60])
+def test_promise_names_tests_that_exist(promise):
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", promise)
+
+    assert named
+    for file, test in named:
+        tree = ast.parse((ROOT / file).read_text())
+        assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
 
 
 def test_python_of_its_page_runs(tmp_path):

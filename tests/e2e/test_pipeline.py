@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.helpers.processes import run, run_python
+from simulators.own_numbers import draw_numbers
+from tests.helpers.folders import untimed_contents
+from tests.helpers.processes import finish, run, run_python, start
 
 NO_RAY = ("--workers", "0")
 
@@ -97,6 +99,23 @@ def test_private_ray_after_another_one_leaves_the_environment_and_after_a_failur
     kept = Path(note.removeprefix("Ray's logs are in "))
     assert list(kept.glob("*/gcs_server.out"))
     shutil.rmtree(kept)
+
+
+def test_numbers_are_the_same_bytes_with_ray_and_without(nanograd, tmp_path, head):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, (_, picture) in enumerate(draw_numbers(9, 3)):
+        picture.convert("L").save(folder / f"{number}.png")
+    (folder / "none.png").write_bytes(b"no picture")
+    command = ["predict", str(folder), "--digits", "many", "--rows-per-file", "3", "--workers"]
+
+    without = nanograd(*command, "0", "--output", "0")
+    result, _ = finish(start(*command, "2", "--output", str(tmp_path / "2"), **head.joining))
+
+    assert without.code == 0, without.stderr
+    assert untimed_contents(tmp_path / "2") == untimed_contents(tmp_path / "0")
+    assert (result["rows"], result["quarantined"]) == (10, 1)
+    assert len(list((tmp_path / "0" / "numbers").glob("part-*.parquet"))) > 1
 
 
 def test_demo_replaces_no_run_of_somebody_else(nanograd, tmp_path):

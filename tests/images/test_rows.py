@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 from nanograd.digits.form import to_png
 from nanograd.images.rows import is_raw
 from tests.helpers.image_columns import PICTURE, bar_image, read_column, reasons, spark
-from tests.helpers.odd_files import encoded
+from tests.helpers.odd_files import BAD, encoded
 
 SPARK = pa.struct(
     [
@@ -236,3 +237,36 @@ def test_raw_rows_among_others_give_what_each_gives_alone(kind, polarity):
         pa.concat_tables(some.drop("source_row") for _, some in alone)
     )
     assert rejections["source_row"].to_pylist() == sorted({*range(len(values))} - {*read})
+
+
+def collected() -> list[str]:
+    """The kinds of objects that only the collector frees."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    kinds = [type(each).__name__ for each in gc.garbage]
+    gc.garbage.clear()
+    gc.set_debug(0)
+    return [kind for kind in kinds if kind in ("UnreadableError", "Candidate", "ndarray")]
+
+
+REFUSED: dict[str, dict[str, object]] = {
+    **{path: {"path": path} for path in ("../x.png", "none.png")},
+    **{name: {"bytes": BAD[name][1]()} for name in ("text.png", "white.png", "several.png")},
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_row_is_freed_at_once(kind, tmp_path):
+    """Its traceback has the frames of its readers, and these have the batch."""
+    values, options = [REFUSED[kind]] * 3, {"image_root": str(tmp_path)}
+    gc.disable()
+    try:
+        read_column(values, PICTURE, **options)
+        gc.collect()  # also what other tests left, which `collected` would find again
+
+        _, rejections = read_column(values, PICTURE, **options)
+
+        assert len(rejections) == 3
+        assert collected() == []
+    finally:
+        gc.enable()

@@ -139,21 +139,6 @@ def test_report_shows_lines_and_counts_the_shares_of_digits_among_all_digits(pic
     assert sum(shares) == pytest.approx(100, abs=0.1)
 
 
-def test_review_says_where_each_digit_is(pictures):
-    pictures.run(digits="many", review_share=1.0)
-    output = str(pictures.out)
-    rows = read_list(output)
-
-    with exclusive(output) as lease:
-        decisions = Decisions(output, rows, lease)
-        places = [decisions.state(row)["place"] for row in range(len(rows))]
-
-    assert places == [
-        f"{row['path']} · line: {row['line']} · position: {row['position']}"
-        for row in rows.to_pylist()
-    ]
-
-
 def test_rows_per_file_limit_each_table(pictures):
     image = pa.array([b"no picture"] * 3, pa.binary())
     bad = [pictures.write(f"{n}.parquet", {"image": image[: n + 1]}) for n in range(3)]
@@ -208,11 +193,16 @@ def test_rows_of_tables_are_read_as_pictures_are_and_have_their_columns_to_keep(
     assert {row["input_text"] for row in rows["numbers"]} == {"ä 1", "2", "3"}
     assert {(row["input_line"], row["line"]) for row in rows["predictions"]} == {("x", 0), ("x", 1)}
     assert {row["input_text"] for row in pictures.table("quarantine").to_pylist()} == {"blank", "c"}
-    listed = pq.read_table(pictures.out / "_review.pq").to_pylist()
+    output, listed = str(pictures.out), read_list(str(pictures.out))
     names = ("input_text", "source_row", "line", "position", "prediction")
-    assert sorted(tuple(row[name] for name in names) for row in listed) == sorted(
+    assert sorted(tuple(row[name] for name in names) for row in listed.to_pylist()) == sorted(
         tuple(row[name] for name in names) for row in rows["predictions"]
     )
+    with exclusive(output) as lease:
+        decisions = Decisions(output, listed, lease)
+        for number, row in enumerate(listed.to_pylist()):  # the page says where each digit is
+            place = f" · line: {row['line']} · position: {row['position']}"
+            assert decisions.state(number)["place"].endswith(place)
 
 
 @pytest.mark.parametrize(

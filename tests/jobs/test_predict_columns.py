@@ -174,6 +174,10 @@ def date(year: int) -> datetime:
     return datetime(year, 12, 31, 23, 59, 59)
 
 
+def in_lists(type_: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.struct({"a": type_}))
+
+
 # Nested types of a type, and a value of each for int64.
 NESTS: list[tuple[Callable[[pa.DataType], pa.DataType], Any]] = [
     (pa.list_, [2**63 - 1, None]),
@@ -193,15 +197,8 @@ KEPT: list[tuple[pa.DataType, pa.DataType, Any, pa.DataType | str]] = [
     (pa.string(), pa.large_string(), "x", pa.large_string()),
     (pa.string_view(), pa.string(), "x", pa.large_string()),
     (pa.binary_view(), pa.binary_view(), b"x", pa.large_binary()),
-    *(
-        (
-            pa.list_(pa.struct([("a", one)])),
-            pa.null(),
-            [{"a": "x"}],
-            pa.list_(pa.struct({"a": two})),
-        )
-        for one, two in ((pa.string_view(), pa.large_string()), (pa.string(), pa.string()))
-    ),
+    (in_lists(pa.string_view()), pa.null(), [{"a": "x"}], in_lists(pa.large_string())),
+    (in_lists(pa.string()), pa.null(), [{"a": "x"}], in_lists(pa.string())),
     (pa.timestamp("ms"), pa.timestamp("us"), date(9999), pa.timestamp("us")),
     (pa.timestamp("s"), pa.timestamp("ns"), date(2200), pa.timestamp("ns")),
     *(

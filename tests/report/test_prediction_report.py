@@ -74,6 +74,11 @@ def test_report_and_metrics_account_for_every_row(predict):
     assert rows[-1]["complete"]
     assert rows[-1]["row"] == rows[-1]["rows"] == 194
     assert np.all(np.diff([row["time_s"] for row in rows]) > 0)
+    (out / html.REPORT).unlink()
+    figures = commands.report(out).to_json()  # writes the same page again
+    assert Path(figures["report"]).read_text() == text
+    with pytest.raises(UsageError, match="--data has no effect"):
+        commands.report(out, ["sample"])
 
 
 def test_report_says_how_many_rows_to_review_for_an_accuracy(predict):
@@ -174,18 +179,6 @@ def test_only_pictures_of_the_input_are_shown_in_quarantine(predict, tmp_path):
         assert page.values("alt").count("the picture") == 1
         assert page.words.count("IMG_2041.jpg") == 3
         assert "rows.parquet, row 0" in page.words
-
-
-def test_command_writes_the_report_again(predict):
-    out = predict(7)
-    before = (out / html.REPORT).read_bytes()
-    (out / html.REPORT).unlink()
-
-    figures = commands.report(out).to_json()
-
-    assert Path(figures["report"]).read_bytes() == before
-    with pytest.raises(UsageError, match="--data has no effect"):
-        commands.report(out, ["sample"])
 
 
 def test_damaged_unfinished_and_other_outputs_have_no_report(predict, sample, tmp_path):
