@@ -237,11 +237,6 @@ class Receipt:
     counts: Counts
 
     @property
-    def needs_retry(self) -> bool:
-        """Whether rows or files are in quarantine."""
-        return bool(self.counts.quarantined or self.counts.broken_files)
-
-    @property
     def unusable(self) -> str | None:
         """The only input file, if it could not be used at all."""
         is_whole = self.counts.details[:1] and self.counts.details[0].source_row is None
