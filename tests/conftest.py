@@ -14,7 +14,7 @@ from hypothesis import settings
 from nanograd import cli
 from nanograd.digits.dataset import Mnist
 from nanograd.images import sources
-from tests.helpers import jobs, processes, runs
+from tests.helpers import jobs, processes, reviews, runs
 from tests.helpers.folders import untimed_contents
 from tests.helpers.processes import environment_without_ray
 from tests.helpers.reviews import Reviewer
@@ -91,6 +91,12 @@ def no_real_sync() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture
+def output(request: pytest.FixtureRequest, sample: Mnist, tmp_path: Path) -> str:
+    """A prediction of the first digits of the sample, ROWS of the test module, all to review."""
+    return reviews.predict(sample.test.take(slice(0, request.module.ROWS)), tmp_path)
 
 
 @pytest.fixture

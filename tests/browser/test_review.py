@@ -1,21 +1,14 @@
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from nanograd.digits.dataset import Mnist
 from scripts import chromium
 from tests.helpers.pages import opened, serious_violations
-from tests.helpers.reviews import Reviewer, corrections, predict
+from tests.helpers.reviews import Reviewer, corrections
 
 ROWS = 61
-
-
-@pytest.fixture
-def output(sample: Mnist, tmp_path: Path) -> str:
-    return predict(sample.test.take(slice(0, ROWS)), tmp_path)
 
 
 def open_page(browser: Browser, reviewer: Reviewer, **options: object) -> Page:

@@ -33,11 +33,6 @@ def open_decisions(output: str, lease: Any = None) -> Decisions:
     return Decisions(output, read_list(output), lease or Held())
 
 
-@pytest.fixture
-def output(sample: Mnist, tmp_path: Path) -> str:
-    return predict(sample.test.take(slice(0, ROWS)), tmp_path)
-
-
 def test_lost_lease_or_end_saves_nothing_more(output):
     lease = Held()
     decisions = open_decisions(output, lease)

@@ -23,11 +23,6 @@ from tests.helpers.reviews import Reviewer, corrections, predict
 ROWS = 29
 
 
-@pytest.fixture
-def output(sample: Mnist, tmp_path: Path) -> str:
-    return predict(sample.test.take(slice(0, ROWS)), tmp_path)
-
-
 def test_decisions_are_rows_to_train_and_evaluate_with(output):
     before = contents(Path(output))
     reviewer = Reviewer(output)
