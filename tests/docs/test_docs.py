@@ -15,7 +15,7 @@ import nanograd
 from nanograd import commands
 from nanograd.images import sources
 from nanograd.settings.specs import ExportSpec
-from scripts import write_pages
+from scripts import figures, write_pages
 from tests.conftest import ROOT
 from tests.helpers.processes import run, run_python
 
@@ -179,6 +179,45 @@ def test_documented_code_uses_models_without_nanograd(tmp_path):
 @pytest.mark.parametrize("document", write_pages.documents(ROOT), ids=name_of)
 def test_generated_tables_are_current(document):
     assert write_pages.rewrite(document) == document.read_text()
+
+
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-TW.md"
+
+
+def shell_of(file: Path) -> list[str]:
+    blocks = [block["text"] for block in FENCE.finditer(file.read_text()) if block["info"] == "sh"]
+    return [re.sub(r"\s*#.*", "", line) for text in blocks for line in text.splitlines()]
+
+
+def figures_of(file: Path) -> list[list[str]]:
+    blocks = re.findall(r"<!-- figures: .*?<!-- /figures -->", file.read_text(), re.DOTALL)
+    return [re.findall(r"\d[\d.,-]*", block) for block in blocks]
+
+
+def sections(file: Path) -> list[tuple[int, set[str]]]:
+    """Number of code blocks and tables, and the links of each section of a page."""
+    return [
+        (len(re.findall(r"^(?:```|\|---)", e, re.MULTILINE)), set(re.findall(r"\]\((.+?)\)", e)))
+        for e in re.split(r"^## ", file.read_text(), flags=re.MULTILINE)
+    ]
+
+
+def test_both_readmes_have_the_same_commands_figures_blocks_and_links():
+    english, chinese = sections(README), sections(CHINESE)
+
+    assert shell_of(CHINESE) == shell_of(README)
+    assert figures_of(CHINESE) == figures_of(README)
+    assert sum(map(len, figures_of(README))) > 30
+    assert len(README.read_text().splitlines()) <= 110
+    assert [count for count, _ in chinese] == [count for count, _ in english]
+    for (_, here), (_, there) in zip(chinese[1:], english[1:], strict=True):
+        assert here >= there
+        assert {link for link in here - there if "numerics.md" not in link} == set()
+
+
+def test_plots_are_current():
+    for name, plot in figures.plots().items():
+        assert (ROOT / "docs/pictures" / name).read_text() == plot, name
 
 
 def test_importing_modules_has_no_side_effects(tmp_path):
