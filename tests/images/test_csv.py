@@ -158,6 +158,8 @@ def test_labels_are_looked_for_in_every_column(tmp_path):
         [[*line[1:], line[0]] for line in cells],
         [[*line[1:300], line[0], *line[300:]] for line in cells],
         [["250", *line[1:]] for line in cells],
+        # Labels of one class in the last column but for the last row.
+        [*[[*line[1:], "0"] for line in cells] * 500, [*cells[0][1:], "7"]],
     ):
         (tmp_path / "a.csv").write_text("\n".join(map(",".join, lines)))
         with pytest.raises(DataError, match="in a header"):

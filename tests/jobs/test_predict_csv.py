@@ -147,11 +147,3 @@ def test_file_that_is_no_table_of_pixels_is_one_sentence(data, message, case):
     case.write("a.csv", data)
 
     case.refuse(DataError, message)
-
-
-def test_labels_of_one_class_in_the_last_column_are_not_taken_as_pixels(case, images):
-    lines = csv_text([], *images.T, [0] * ROWS).splitlines()
-    many = [*(lines * 700)[:19_999], f"{lines[0][:-1]}7"]
-    case.write("a.csv", "\n".join(many).encode())
-
-    case.refuse(DataError, "another column than the first")
