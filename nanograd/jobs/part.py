@@ -249,8 +249,8 @@ def plan_retry(
     """
     kept, stale, parts = list[Receipt](), list(earlier.stale), list[Part]()
     for receipt in earlier.kept:
-        rest, lost = receipt, receipt.counts.quarantined + receipt.counts.broken_files
-        if lost and not receipt.unusable and files >= {*receipt.inputs}:
+        rest = receipt
+        if receipt.counts.quarantined and not receipt.unusable and files >= {*receipt.inputs}:
             rest = receipt.without_quarantine()
             readings = tuple(each for each, _ in groupby((*receipt.readings, options)))
             quarantine = sorted(receipt.files.items() - rest.files.items())
