@@ -117,7 +117,8 @@ def test_retry_that_repairs_too_few_rows_ends_with_an_error_and_keeps_the_output
     for _ in range(3):  # a retry that finds nothing changes no row
         assert accounts(case.run(retry_quarantine=True)) == [(13, 1)]
         assert sources(case.out) == rows
-    assert len(json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]) == 4
+    receipts = json_files.read_manifest(f"{case.out}/_manifest.json")["receipts"]
+    assert sorted(len(each["readings"]) for each in receipts) == [0, 0, 1, 2]
 
 
 def test_row_is_retried_with_one_setting_after_the_other(case, images, tmp_path):
