@@ -285,8 +285,7 @@ def content_of(file: str) -> str:
     copies of the same object have different tags if one was uploaded in parts.
     """
     if not storage.is_remote(file):  # Arrow's stream takes twice as long
-        name = storage.local_name(file)
-        with storage.accessing(file, "read"), open(name, "rb", 0) as local:  # noqa: PTH123
+        with storage.accessing(file, "read"), storage.local_path(file).open("rb", 0) as local:
             return file_digest(local, "sha256").hexdigest()
     with storage.open_file(file) as stream:
         start = max(0, stream.size() - _END_BYTES)

@@ -81,7 +81,7 @@ def run_job(job: Job, run_parts: RunParts, listener: Listener = ignore) -> JobRe
     meter, text = ProgressMeter(job, listener), "holds this job's result, complete; nothing to do"
     # A complete output may be read-only. The lease of another one cannot be written there.
     if not storage.is_remote(job.output) and not access(
-        storage.local_name(job.output), W_OK, effective_ids=True
+        storage.local_path(job.output), W_OK, effective_ids=True
     ):
         folder, before = _choose_folder(job, clean=False)
         if folder is None:
