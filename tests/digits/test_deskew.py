@@ -5,14 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nanograd.digits.dataset import SIDE
-from nanograd.digits.deskew import (
-    MAX_STRETCH,
-    Size,
-    deskew,
-    deskewed_coordinates,
-    resample,
-    resample_rows,
-)
+from nanograd.digits.deskew import MAX_STRETCH, Size, deskew, deskewed_coordinates, resample
 from tests.helpers.models import some_images
 
 
@@ -48,15 +41,17 @@ def test_blank_image_stays_blank_and_ink_in_a_single_row_is_only_centred():
 
 
 def test_deskewing_by_rows_gives_the_bits_of_the_definition(sample):
-    images = sample.train.images[:193]
+    images = np.concatenate([sample.train.images[:193], some_images(7), some_images(14)])
+    images[193:200, :280], images[200:207, 300:], images[-1] = 0, 0, 0
 
     for size in (Size(), Size(height=5.0), Size(3.0, 5.0)):
         deskewed = deskew(images, size)
 
         expected = np.rint(resample(images, deskewed_coordinates(images, size)))
         np.testing.assert_array_equal(deskewed, expected)
-        alone = [deskew(images[number : number + 1], size) for number in range(193)]
+        alone = [deskew(images[number : number + 1], size) for number in range(len(images))]
         np.testing.assert_array_equal(np.concatenate(alone), deskewed)
+        np.testing.assert_array_equal(deskew(np.asfortranarray(images), size), deskewed)
 
 
 def deviations(images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -106,26 +101,3 @@ def test_every_point_is_interpolated_as_by_the_definition():
         for i, image in enumerate(images)
     ]
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("step", [1.0, 0.85, 1.2])
-@pytest.mark.parametrize("furthest", [14, 40])
-@pytest.mark.parametrize("num_images", [0, 1, 193])
-def test_resample_rows_gives_the_bits_of_resample(num_images, furthest, step):
-    images = some_images(num_images).copy()
-    images[::5] = 0
-    images[1::5, :280], images[2::5, 300:] = 0, 0
-    generator = np.random.default_rng(5)
-    shifts, y = generator.uniform(-furthest, furthest, (2, num_images, SIDE))
-    columns = generator.uniform(-14, 14, (num_images, 1)) + step * np.arange(SIDE)
-    shifts[::3], columns[::3], y[::2] = np.rint(shifts[::3]), np.rint(columns[::3]), np.rint(y[::2])
-    rows = columns, shifts, (y + 14).astype(np.float32)
-
-    result = resample_rows(images, *rows)
-
-    assert result.dtype == np.uint8
-    x = (columns[:, None] + shifts[:, :, None]).astype(np.float32)
-    coordinates = np.stack([x, np.broadcast_to(rows[2][:, :, None], x.shape)])
-    expected = np.rint(resample(images, coordinates.reshape(2, -1, SIDE * SIDE)))
-    np.testing.assert_array_equal(result, expected)
-    np.testing.assert_array_equal(resample_rows(np.asfortranarray(images), *rows), expected)
