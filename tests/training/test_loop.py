@@ -74,14 +74,13 @@ def run(
     saver: MemorySaver | None = None,
     stop: StopSignal | None = None,
     validation: Dataset = NOTHING,
-    start_group: type[LocalGroup] = LocalGroup,
 ) -> tuple[Snapshot, list[EpochMetrics]]:
     """Train from the newest checkpoint on; return the end and the epochs of this session."""
     events: list[Event] = []
     saver = saver or MemorySaver()
     snapshot = loop.train(
         recipe,
-        start_group(recipe, digits, saver.snapshot or first_snapshot(recipe)),
+        LocalGroup(recipe, digits, saver.snapshot or first_snapshot(recipe)),
         deepcopy(saver.history),
         evaluator=Evaluator([recipe], 0, validation),
         saver=saver,
@@ -155,21 +154,6 @@ def test_epochs_are_added_until_there_are_enough_rounds(digits, least, epochs):
     recipe = recipe_for(digits, epochs=3, least_rounds=least)
 
     assert (recipe.plan.rounds_per_epoch, recipe.epochs) == (7, epochs)
-
-
-def test_no_segment_goes_beyond_its_epoch(digits):
-    ends = [0]
-
-    class Group(LocalGroup):
-        def advance(self, until: int) -> None:
-            ends.append(until)
-            super().advance(until)
-
-    run(recipe_for(digits), digits, start_group=Group)
-
-    assert ends == sorted(set(ends))
-    assert {7, 14, 21} <= set(ends)
-    assert ends[1] == 1  # the first segment has one round
 
 
 def test_model_is_made_of_the_average_if_there_is_one(digits):

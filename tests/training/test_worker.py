@@ -11,7 +11,6 @@ from nanograd.nn.optimizers import Vector
 from nanograd.runtime import process
 from nanograd.settings.train_spec import TrainSpec
 from nanograd.training.recipe import Recipe, make_recipe
-from nanograd.training.tree import cover
 from nanograd.training.worker import Contribution, Worker
 from tests.helpers.gradients import loss_and_gradients
 from tests.helpers.models import prepare
@@ -50,21 +49,6 @@ def start_of(recipe: Recipe) -> Vector:
 
 def bits(contributions: list[Contribution]) -> list[tuple[object, ...]]:
     return [(c.round, c.node, c.loss, c.num_images, c.gradient.tobytes()) for c in contributions]
-
-
-@pytest.mark.parametrize("shards", [set(), {4}, {1, 2, 3}, {0, 2, 4}, {*range(5)}])
-def test_worker_sends_the_largest_nodes_of_its_shards(shards):
-    recipe = recipe_for()
-    vector = start_of(recipe)
-
-    contributions = worker_for(recipe, noise(NUM_IMAGES), shards).contribute(1, vector)
-
-    assert [c.node for c in contributions] == cover((0, 5), frozenset(shards))
-    for contribution in contributions:
-        assert contribution.round == 1
-        assert contribution.gradient.dtype == np.float32
-        assert contribution.gradient.shape == vector.shape
-        assert not np.shares_memory(contribution.gradient, vector)
 
 
 @pytest.mark.parametrize("settings", [{}, DESKEWED], ids=["unit", "deskewed"])
