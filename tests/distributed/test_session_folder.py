@@ -74,14 +74,10 @@ def test_no_other_user_enters_the_folder_of_a_private_ray(ray_cpus):
     assert len(os.fsencode(socket)) <= 107 - 26
 
 
-def test_missing_temporary_folder_is_a_storage_error(temporary, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "missing"))
-
-    with pytest.raises(StorageError, match="TMPDIR"):
+def test_missing_temporary_folder_or_working_directory_is_a_storage_error(temporary, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="TMPDIR"):
+        patch.setattr(tempfile, "tempdir", str(temporary / "missing"))
         cluster.make_folder()
-
-
-def test_ray_does_not_start_in_a_removed_working_directory(temporary, monkeypatch):
     (temporary / "gone").mkdir()
     monkeypatch.chdir(temporary / "gone")
     (temporary / "gone").rmdir()
