@@ -64,8 +64,9 @@ ROUND = 0.6
 # pictures have a line more that is right, and none has one less (2026-12-02).
 PALEST, SLIM = 1 / 3, 0.3
 # Surroundings of a sheet cover more of a side than a digit at the border, or have more rings than
-# eight lines have digits above each other. Minimum share of the pixels that is ink.
-SHEET, LEAST_SHARE = (0.6, 15), 0.0002
+# eight lines have digits above each other, at even distances: 0.27 to 0.86 of those between written
+# lines are even, and all between rings (2026-12-07). Minimum share of the pixels that is ink.
+SHEET, LEAST_SHARE = (0.6, 15, 0.9), 0.0002
 # Minimum difference of hue between ink and a coloured sheet, as a share of its brightness.
 HUE = 0.12
 # A picture is cut closely around digits if they have more than TIGHT of its height. Then digits at

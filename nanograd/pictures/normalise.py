@@ -42,7 +42,7 @@ class Search:
     side: int = tuning.SEARCH_SIDE  # longest side of the reduced copy in pixels
     # Share of a side, or number of rings, that surroundings of a sheet have at least. None does not
     # cut them off.
-    sheet: tuple[float, int] | None = (tuning.EDGE, tuning.RINGS)
+    sheet: tuple[float, int, float] | None = (tuning.EDGE, tuning.RINGS, 0.0)
     share: float = tuning.LEAST_SHARE  # minimum share of the pixels that is ink
     hue: float = tuning.HUE  # minimum difference of hue between ink and a coloured sheet
     spread: bool = False  # whether a bright sheet takes precedence, also with pale ink

@@ -16,15 +16,21 @@ from nanograd.runtime.arrays import Bytes, Ints, Mask
 Box = tuple[float, float, float, float]
 
 
-def find_sheet(mask: Mask, edge: float = tuning.EDGE, rings: int = tuning.RINGS) -> Box | None:
+def find_sheet(
+    mask: Mask, edge: float = tuning.EDGE, rings: int = tuning.RINGS, even: float = 0.0
+) -> Box | None:
     """Return the box of the sheet without its surroundings; None if it has no surroundings.
 
     `mask` is (height, width) bool, True where a pixel is darker than paper. Surroundings are dark
-    along more than the share `edge` of a side, or are a binding with at least `rings` rings.
+    along more than the share `edge` of a side, or are a binding with at least `rings` rings. The
+    share `even` of the distances between rings, or more, differs from their median by less than
+    UNEVEN.
     """
     sides = [np.rot90(mask, turns) for turns in range(4)]  # row 0 is top, right, bottom, left side
     has_edges = any(side[:3].mean(1).max() > edge for side in sides)
-    if not has_edges and not any(_num_rings(side)[: _start(side)].any() for side in sides):
+    if not has_edges and not any(
+        _are_rings(side[: _start(side)], rings, even).any() for side in sides
+    ):
         return None
     labels, count = label_marks(mask)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -32,7 +38,9 @@ def find_sheet(mask: Mask, edge: float = tuning.EDGE, rings: int = tuning.RINGS)
     middle = labels[height // 4 : height - height // 4, width // 4 : width - width // 4]
     inner = np.bincount(middle.ravel(), minlength=count + 1) > tuning.IN_MIDDLE * sizes
     inner[0] = True
-    depths = [_depth(np.rot90(labels, turns), inner, sizes, edge, rings) for turns in range(4)]
+    depths = [
+        _depth(np.rot90(labels, turns), inner, sizes, edge, rings, even=even) for turns in range(4)
+    ]
     if not any(depths):
         return None
     top, right, bottom, left = depths
@@ -75,17 +83,22 @@ def _start(side: Mask) -> int:
     return max(2, round(tuning.RINGS_START * len(side)))
 
 
-def _num_rings(side: Mask) -> Ints:
-    """Count the runs of True in each row."""
-    return np.asarray((side[:, 1:] > side[:, :-1]).sum(1) + side[:, 0])
+def _are_rings(side: Mask, least: int, even: float) -> Mask:
+    """Find the rows that have rings: at least `least` runs of True, see `find_sheet`."""
+    starts = side > np.pad(side, ((0, 0), (1, 0)))[:, :-1]
+    found = starts.sum(1) >= least
+    for row in np.flatnonzero(found):
+        steps = np.diff(np.flatnonzero(starts[row]))
+        found[row] = (np.abs(steps / np.median(steps) - 1) < tuning.UNEVEN).mean() >= even
+    return np.asarray(found, bool)
 
 
-def _depth(labels: Ints, inner: Mask, sizes: Ints, edge: float, least: int) -> int:
+def _depth(labels: Ints, inner: Mask, sizes: Ints, edge: float, least: int, *, even: float) -> int:
     """Return the number of rows at the top that belong to the surroundings."""
     height, width = labels.shape
     near = np.bincount(labels[:3].max(0), minlength=len(inner)) > edge * width
     edges = (near & ~inner)[labels]
-    rings = _num_rings(~inner[labels]) >= least
+    rings = _are_rings(~inner[labels], least, even)
     rows = np.flatnonzero((edges.mean(1) > tuning.ROW) | rings)
     if not len(rows) or rows[0] >= _start(edges):
         return 0

@@ -94,9 +94,9 @@ TWO_HUES, INK_SHARE, PAPER_LEVEL, INK_LEVEL = 0.75, (0.003, 0.4), 210, 50
 # EDGE of a side, and at most IN_MIDDLE of the mark is in the middle of the picture. A row belongs
 # to the surroundings if edges cover more than ROW of it.
 EDGE, IN_MIDDLE, ROW = 0.25, 0.02, 0.12
-# Minimum number of marks across a row that are rings of a binding, and how near to the border
-# surroundings must begin.
-RINGS, RINGS_START = 8, 0.12
+# Minimum number of marks across a row that are rings of a binding, how near to the border
+# surroundings must begin, and by which share of their median distances between rings may differ.
+RINGS, RINGS_START, UNEVEN = 8, 0.12, 0.3
 # Maximum gap between rows of a band, maximum depth of a band, and the share of the pixels of a mark
 # in the middle that cutting the band may remove.
 GAP, DEEPEST, LOSS = 0.04, 0.3, 0.02

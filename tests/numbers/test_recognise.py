@@ -18,6 +18,7 @@ from nanograd.errors import Reason, UnreadableError
 from nanograd.images import sources
 from nanograd.numbers.locate import find_lines
 from nanograd.numbers.recognise import read_line
+from nanograd.runtime.arrays import Ints
 from simulators.own_numbers import draw_numbers, write_digits
 from simulators.photos import photograph
 from simulators.strings import HEIGHT, Style, write
@@ -281,17 +282,30 @@ def test_number_in_doubt_does_not_become_a_part_of_it(sample: Mnist) -> None:
     assert number.text == "".join(map(str, digits.labels[chosen])) == "82900"
 
 
+def texts_of_page(texts: list[str], corners: Ints, random: np.random.Generator) -> list[str]:
+    """Read a page that has each text at its corner."""
+    page = Image.new("L", (900, int(corners[:, 1].max()) + 90))
+    for text, (left, top) in zip(texts, corners.tolist(), strict=True):
+        line = write(write_digits(text, random), Style(spread=0.5), random)[8:-8, 8:-8]
+        page.paste(Image.fromarray(line), (left, top))
+    read = nanograd.read_numbers(page.point(lambda ink: 235 - round(200 / 255 * ink)))
+    return [number.text for number in read]
+
+
 def test_numbers_are_whole_though_their_first_digits_look_like_surroundings() -> None:
     random = np.random.default_rng(28)
     texts = ["".join(map(str, random.integers(0, 10, length))) for length in (1, 2, 3, 4, 6, 1)]
-    page = Image.new("L", (600, 560))
-    for number, text in enumerate(texts):
-        line = write(write_digits(text, random), Style(spread=0.5), random)[8:-8, 8:-8]
-        page.paste(Image.fromarray(line), (6, 30 + 88 * number))
 
-    read = nanograd.read_numbers(page.point(lambda ink: 235 - round(200 / 255 * ink)))
+    assert texts_of_page(texts, np.array([(6, 30 + 88 * row) for row in range(6)]), random) == texts
 
-    assert [number.text for number in read] == texts
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_first_digits_of_many_lines_are_no_rings_of_a_binding(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    texts = ["".join(map(str, random.integers(0, 10, random.integers(3, 8)))) for _ in range(12)]
+    corners = random.integers((8, -8), (60, 9), (12, 2)) + [(0, 20 + 60 * row) for row in range(12)]
+
+    assert texts_of_page(texts, corners, random) == texts
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.8])

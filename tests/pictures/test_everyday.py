@@ -134,6 +134,22 @@ def test_bright_digit_and_tight_crop_are_no_sheets():
     assert surroundings.find_sheet(np.asarray(bold(150)) < 128) is None
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+def test_only_marks_at_regular_distances_are_rings_of_a_binding(missing):
+    tops = np.delete(np.arange(5, 595, 30), np.arange(missing) + 7)
+    uneven = tops + np.random.default_rng(1).integers(-10, 11, len(tops))
+    rings, writing = (np.zeros((600, 400), bool) for _ in range(2))
+    for ring, stroke in zip(tops, uneven, strict=True):
+        rings[ring : ring + 9, 5:14] = writing[stroke : stroke + 9, 5:14] = True
+    rings[200:240, 180:200] = writing[200:240, 180:200] = True
+
+    left, *others = surroundings.find_sheet(rings, even=0.9) or (0,)
+
+    assert 14 / 400 <= left <= 30 / 400
+    assert others == [0, 1, 1]
+    assert surroundings.find_sheet(writing, even=0.9) is None
+
+
 def test_dot_within_a_zero_is_no_digit():
     zero = Image.new("L", (280, 280), 255)
     ImageDraw.Draw(zero).ellipse((90, 60, 190, 220), outline=0, width=14)
