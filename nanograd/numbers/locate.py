@@ -32,8 +32,9 @@ from nanograd.runtime.arrays import Bytes, Floats, Ints, Mask
 # Longest side in pixels of the copy in which lines are found.
 SEARCH_SIDE = 480
 # If digits are less than LOW pixels high in it, the part with all marks is searched again in a
-# larger copy, in which they have HIGH pixels, with sides of at most LARGEST_SIDE.
-LOW, HIGH, LARGEST_SIDE = 16, 24, 1920
+# larger copy, in which they have HIGH pixels, with sides of at most LARGEST_SIDE. Of 996 numbers on
+# simulated pages, 749 are right with 16 and 24, and 770 with 24 and 32 (2026-12-07).
+LOW, HIGH, LARGEST_SIDE = 24, 32, 1920
 # Minimum usual height in pixels of a line of digits that are smaller than those of other lines.
 LEAST_HEIGHT = 8
 # A mark is as tall as a digit if it has at least TALL of the usual height. A digit may be that much
