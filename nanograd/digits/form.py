@@ -28,29 +28,42 @@ def are_mnist_like(images: Bytes) -> Mask:
     [13.48, 14.50) on both axes, and a brightest pixel of 254 or 255. The test allows slightly wider
     ranges, because JPEG changes pixels.
     """
-    like = np.zeros(len(images), np.bool_)
-    for start in range(0, len(images), _CHUNK_ROWS):
-        part = slice(start, start + _CHUNK_ROWS)
-        chunk = images[part]
-        ink = (chunk * (chunk >= _FAINT).view(np.uint8)).astype(np.float32)
+    number = len(images)
+    sums = np.empty((number, 3), np.float32)
+    # Maximum of each column and of each row; 0 after the last one.
+    profiles = np.zeros((2, number, 32), np.uint8)
+    # Use one buffer for all chunks: allocating it takes 1.0 us per image, filling it 0.1 us.
+    floats = np.empty((_CHUNK_ROWS, SIDE * SIDE), np.float32)
+    for start in range(0, number, _CHUNK_ROWS):
+        chunk, part = images[start : start + _CHUNK_ROWS], slice(start, start + _CHUNK_ROWS)
+        ink = floats[: len(chunk)]
+        np.copyto(ink, chunk * (chunk >= _FAINT).view(np.uint8))
         # The sums are whole numbers below 2 ** 24, so float32 is exact in any order of summation.
-        mass, sum_x, sum_y = (ink @ _MOMENTS).T.astype(np.float64)
-        total = np.maximum(mass, 1)
-        x, y = sum_x / total, sum_y / total
+        np.matmul(ink, _MOMENTS, out=sums[part])
+        # Column maxima halve the number of rows. Row maxima double a window from 2 to 28 pixels.
         square = chunk.reshape(-1, SIDE, SIDE)
-        profiles = square.max(axis=1), square.max(axis=2)
-        least, most = (
-            np.maximum(*(_extents(profile >= level) for profile in profiles))
-            for level in (_FAINT, 40)
-        )
-        like[part] = (profiles[0].max(axis=1) >= 240) & (least >= 19) & (most <= LONGEST_SIDE)
-        like[part] &= (np.minimum(y, x) >= 13.4) & (np.maximum(y, x) < 14.6)
+        for half in (14, 7, 4, 2, 1):
+            square = np.maximum(square[:, :half], square[:, -half:])
+        profiles[0, part, :SIDE] = square[:, 0]
+        most = chunk.reshape(-1)
+        for shift in (1, 2, 4, 8, 12):
+            most = np.maximum(most[:-shift], most[shift:])
+        profiles[1, part, :SIDE] = most[::SIDE].reshape(-1, SIDE)
+    mass, sum_x, sum_y = sums.T.astype(np.float64)
+    total = np.maximum(mass, 1)
+    x, y = sum_x / total, sum_y / total
+    least = np.maximum(*(_extents(profile >= _FAINT) for profile in profiles))
+    extent = np.maximum(*(_extents(profile >= 40) for profile in profiles))
+    like: Mask = (profiles[0].max(axis=1) >= 240) & (least >= 19)
+    like &= (extent <= LONGEST_SIDE) & (np.minimum(y, x) >= 13.4) & (np.maximum(y, x) < 14.6)
     return like
 
 
 def _extents(marks: Mask) -> Ints:
-    """Count positions from the first to the last True of each row, (n, 28) to (n,); 28 if none."""
-    return np.asarray(SIDE - marks.argmax(axis=1) - marks[:, ::-1].argmax(axis=1))
+    """Count positions from the first to the last True of each row, (n, 32) to (n,); 1 if none."""
+    bits = np.packbits(marks, bitorder="little").view(np.int32)
+    extents: Ints = np.frexp(bits)[1] - np.frexp(bits & -bits)[1] + 1
+    return extents
 
 
 def shrink(ink: Floats) -> Bytes:
