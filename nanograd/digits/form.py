@@ -88,6 +88,7 @@ def centre(digit: Bytes) -> Bytes:
     """Centre a uint8 digit of at most 20 x 20 pixels in an image of 28 x 28.
 
     Move its centre of mass into [13.5, 14.5) on both axes, as far as the digit stays in the image.
+    The centre of the first pixel is 0, so the centre of the image is 13.5.
     """
     height, width = digit.shape
     y, x = centre_of_mass(digit)

@@ -1,7 +1,8 @@
 """The columns and rows of files: Parquet files by their footers, CSV files by a whole read.
 
-Files of one job may differ in their image column and in columns that are not read. A kept column
-may have different types, if one type can hold them; a value that does not fit it ends the job.
+Files of one job may have image columns of different types, and any columns that are not read. A
+column that is copied to the predictions may have different types, if one type can hold them. A
+value that does not fit this type ends the job.
 """
 
 import os

@@ -283,7 +283,8 @@ def _to_numpy(array: pa.Array) -> NDArray[Any]:
 def _shapes_of_lists(array: pa.Array) -> Ints:
     """Return the shapes of n rows of lists nested d deep, (n, d).
 
-    A length is -1 if the lists at its depth differ in length, or if there are none.
+    A length is -1 if the lists at its depth differ in length, or if there are none. A null counts
+    as an empty list.
 
     >>> _shapes_of_lists(pa.array([[[1, 2], [3, 4]], [[1], [2, 3]], None])).tolist()
     [[2, 2], [2, -1], [0, -1]]

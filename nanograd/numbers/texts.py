@@ -65,7 +65,9 @@ def find_texts(probabilities: Doubles) -> dict[str, float]:
 
 
 def find_frames(probabilities: Doubles, text: str) -> Ints:
-    """Find the frame in which each of D digits of a text is most probable, (D,).
+    """Find the frame of each of D digits of a text in the most probable alignment, (D,).
+
+    The frames rise from left to right. Where a digit has several frames, it is the most probable.
 
     Args:
         probabilities: (F, 11) of `LineNet.read`.

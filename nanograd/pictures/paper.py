@@ -47,10 +47,11 @@ def otsu(levels: Bytes) -> tuple[float, float]:
 def is_light_on_dark(search: Image.Image) -> bool:
     """Return whether the ink is the lighter tone.
 
-    If the border has one tone, that is paper. If a shadow or the digit crosses the border, ink is
-    the tone with more narrow structures. In a bitmap, gaps may be as narrow as strokes. Therefore
-    the tone that covers more of the border, the picture and its corners, and has more pieces, is
-    paper.
+    A border of one tone is paper. Otherwise, if a shadow or the digit crosses the border, ink is
+    the tone with more narrow structures. But in a small or sharp picture, such as a bitmap, gaps
+    may be as narrow as strokes. There, a score decides: the mean of the bright shares of the
+    border, the whole picture and the corners, plus a weight for each connected area that one tone
+    has more than the other. The tone with the larger score is paper.
     """
     grey = np.asarray(search.convert("L"))
     threshold, separation = otsu(grey)
@@ -176,9 +177,10 @@ def pale_paper(search: Bytes) -> Floats:
 
 
 def two_tones(search: Bytes) -> Floats | None:
-    """Return the tone of the paper at each pixel; None unless there are two tones and even light.
+    """Return the one tone of the paper for each pixel; None unless there are two tones.
 
-    A closing would fail if strokes are as wide as the gaps between them.
+    The tone is a quantile of the bright pixels. A morphological closing, which is used otherwise,
+    takes strokes for paper if they are as wide as the gaps between them.
     """
     grey = search.mean(0, dtype=np.float32).astype(np.uint8)
     threshold, separation = otsu(grey)

@@ -130,7 +130,9 @@ def draw_prediction(
 
 
 def draw_units(net: Params) -> tuple[InlineImage, int]:
-    """Draw the hidden units with the largest weights; return the image and how many it shows.
+    """Draw the hidden units that count most; return the image and how many units it shows.
+
+    A unit counts by the norm of its input weights, times the norm of its output weights.
 
     A tile of 28 x 28 pixels shows the input weights of a unit, blue above 0, orange below.
     """

@@ -1,9 +1,10 @@
 """Committed files, on a local disk or in an object store.
 
-A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). The text after the bucket
-is the key. It is not parsed, so spaces, `?`, `#` and `%27` are part of it. A commit writes a whole
-file or nothing: on a local disk by a temporary file, fsync, a rename and fsync of the folder; in an
-object store by one upload, which becomes visible when it is complete.
+A place is a path or a URI (`s3://bucket/key`, `gs://...`, `file:///...`). In the URI of a store,
+the text after the bucket is the key, so spaces, `?`, `#` and `%27` are part of the key. In a
+`file:` URI, `%27` is an apostrophe. A commit writes a whole file or nothing: on a local disk by a
+temporary file, fsync, a rename and fsync of the folder; in an object store by one upload, which
+becomes visible when it is complete.
 """
 
 import errno
