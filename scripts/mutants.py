@@ -5,9 +5,9 @@
 `tests/mutants/AREA.toml` holds the changes of an area:
 
     [[mutant]]
-    name = "the frames of a peer are not counted"
+    name = "hosts whose totals have arrived are not counted"
     file = "nanograd/distributed/all_reduce.py"
-    old = "self._num_frames[sender] += 1"
+    old = "inbox.totals.add(header.sender)"
     new = "pass"
     tests = ["tests/distributed/test_mesh.py"]
 

@@ -17,8 +17,8 @@ import ray.util
 
 from nanograd.digits.dataset import Dataset
 from nanograd.distributed import shared_memory
-from nanograd.distributed.all_reduce import ExchangeFailed, FailureCause, MeshPlan
-from nanograd.distributed.mesh import Endpoint, Formation, Mesh, MeshError, open_listener
+from nanograd.distributed.all_reduce import AllReduce, ExchangeFailed, FailureCause, MeshPlan
+from nanograd.distributed.mesh import Endpoint, Formation, MeshError, open_listener
 from nanograd.distributed.shared_memory import MemoryAddress, MemorySegment
 from nanograd.errors import InternalError
 from nanograd.nn.optimizers import Vector
@@ -164,7 +164,7 @@ class ServerActor(ParameterServer):
         super().__init__(recipe, snapshot)
         self._memory: MemorySegment | None = None
         self._listener: socket | None = None
-        self._mesh: Mesh | None = None
+        self._mesh: AllReduce | None = None
         self._began: float | None = None  # time when the current round began
         # Held while the memory is replaced or filled; notified when parameters are published.
         self._changed = Condition()
@@ -214,7 +214,7 @@ class ServerActor(ParameterServer):
 
     def connect(self, plan: MeshPlan, sockets: Mapping[int, socket]) -> None:
         """Use these sockets, one for each peer, to exchange sums from now on."""
-        self._mesh = Mesh(plan, sockets, self.round, _present(self._memory).bell)
+        self._mesh = AllReduce(plan, sockets, self.round, _present(self._memory).bell)
 
     def reached(self) -> int:
         """Return the current round."""
@@ -233,17 +233,17 @@ class ServerActor(ParameterServer):
         if began is None or mesh is None or memory is None:
             return None
         round_, seconds = max(self.round, memory.complete), monotonic() - began
-        plan = mesh.machine.plan
+        plan = mesh.plan
         if late := memory.late_slot(round_):
             here = (f"{name_shards(range(*late))} on host {plan.hosts[plan.me]}",)
             return Wait(round_, seconds, here, is_remote=False)
-        names = tuple(f"host {plan.hosts[each]}" for each in sorted(mesh.machine.waiting_for()))
+        names = tuple(f"host {plan.hosts[each]}" for each in sorted(mesh.waiting_for()))
         return Wait(round_, seconds, names, is_remote=True)
 
     def run(self, until: int, deadline_s: float) -> SegmentFailure | None:
         """Apply all rounds below `until`, each within `deadline_s`; return the first failure."""
         memory, mesh = _present(self._memory), _present(self._mesh)
-        is_shared = not mesh.machine.plan.peers and memory.can_share
+        is_shared = not mesh.plan.peers and memory.can_share
         try:
             while self.round < until:
                 with self._changed:
@@ -265,7 +265,7 @@ class ServerActor(ParameterServer):
             self._began = None
         # Send queued frames now: another host may wait for them, and nothing is sent between two
         # segments. If sending fails, that host reports it; the driver stops what takes too long.
-        while mesh.is_sending and mesh.machine.failure is None and not memory.stopped:
+        while mesh.is_sending and mesh.failure is None and not memory.stopped:
             mesh.poll(_POLL_S)
         return None
 
@@ -315,28 +315,28 @@ class ServerActor(ParameterServer):
             return None if memory.stopped else memory.states[0, 0].copy()
 
     def _exchange_round(
-        self, mesh: Mesh, memory: MemorySegment, deadline: float
+        self, mesh: AllReduce, memory: MemorySegment, deadline: float
     ) -> SegmentFailure | None:
         """Apply a round together with the servers of the other hosts."""
-        mesh.machine.deadline = deadline
+        mesh.deadline = deadline
         is_sent = False
-        while (total := mesh.machine.ready) is None:
+        while (total := mesh.ready) is None:
             if not is_sent and memory.late_slot(self.round) is None:
                 is_sent = True
                 sums = self.sums(memory.all_sent())
                 if isinstance(sums, Refusal):
                     return sums
-                mesh.machine.add_local(sums)
+                mesh.add_local(sums)
                 continue
             mesh.poll(_POLL_S)
             if memory.stopped:
-                mesh.machine.fail(FailureCause.STOPPED)
-            if (failure := mesh.machine.failure) is not None:
+                mesh.fail(FailureCause.STOPPED)
+            if (failure := mesh.failure) is not None:
                 # A server that was frozen may be late although its shards have arrived.
                 late = memory.late_slot(self.round) if failure.cause is FailureCause.LATE else None
                 return LateShards(late) if late else failure
         self.apply(total)
-        mesh.machine.applied()
+        mesh.applied()
         return None
 
     def _leave_mesh(self) -> None:

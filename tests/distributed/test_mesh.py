@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd.distributed.all_reduce import FailureCause, Header, MeshPlan
-from nanograd.distributed.mesh import Mesh
+from nanograd.distributed.all_reduce import AllReduce, FailureCause, Header, MeshPlan
 from nanograd.training.local import assign_shards
 from nanograd.training.tree import TreeNode, cover, tree_sum
 from nanograd.training.worker import Contribution, add
@@ -58,11 +57,11 @@ def connect(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
     return pair
 
 
-def make_mesh(stack: ExitStack, plan: MeshPlan, sockets: dict[int, socket.socket]) -> Mesh:
+def make_mesh(stack: ExitStack, plan: MeshPlan, sockets: dict[int, socket.socket]) -> AllReduce:
     bell = os.pipe()
     for descriptor in bell:
         stack.callback(os.close, descriptor)
-    mesh = Mesh(plan, sockets, FIRST_ROUND, bell[0])
+    mesh = AllReduce(plan, sockets, FIRST_ROUND, bell[0])
     stack.callback(mesh.close)
     return mesh
 
@@ -84,22 +83,22 @@ def test_hosts_apply_the_sum_along_the_tree(stack, number, size):
     order, until, end = random.Random(size), FIRST_ROUND + 4, monotonic() + 15  # noqa: S311
     started = [FIRST_ROUND - 1] * number
 
-    while any(mesh.machine.round < until for mesh in meshes):
+    while any(mesh.round < until for mesh in meshes):
         assert monotonic() < end
         me = order.randrange(number)
         mesh = meshes[me]
-        round_ = mesh.machine.round
+        round_ = mesh.round
         if started[me] < round_ < until:
             started[me] = round_
-            mesh.machine.deadline = FAR
-            mesh.machine.add_local([node_sum(round_, n, size) for n in mesh.machine.plan.nodes[me]])
+            mesh.deadline = FAR
+            mesh.add_local([node_sum(round_, n, size) for n in mesh.plan.nodes[me]])
         mesh.poll(0)
-        assert mesh.machine.failure is None
-        if (ready := mesh.machine.ready) is not None:
+        assert mesh.failure is None
+        if (ready := mesh.ready) is not None:
             expected = node_sum(round_, ROOT, size)
             assert ready.gradient.tobytes() == expected.gradient.tobytes()
             assert replace(ready, gradient=expected.gradient) == expected
-            mesh.machine.applied()
+            mesh.applied()
 
 
 class Peer:
@@ -113,14 +112,14 @@ class Peer:
         self._theirs.setblocking(True)
 
     def start(self, deadline: float = FAR) -> None:
-        self.mesh.machine.deadline = deadline
-        self.mesh.machine.add_local([node_sum(FIRST_ROUND, n, SIZE) for n in self.plan.nodes[0]])
+        self.mesh.deadline = deadline
+        self.mesh.add_local([node_sum(FIRST_ROUND, n, SIZE) for n in self.plan.nodes[0]])
 
     def frame(self, kind: str, **changes: Any) -> bytes:
         """Return the frame that host 1 should send in this round, or a forged one."""
         is_sum = kind == SUM
         node = self.plan.nodes[1][0] if is_sum else self.plan.root
-        part = self.plan.slice_of(0 if is_sum else 1)
+        part = self.plan.slices[0 if is_sum else 1]
         place = part.start, part.stop - part.start
         header = Header(1, GENERATION, FIRST_ROUND, node, *place)._replace(**changes)
         return header.pack() + bytes(4 * header.length)
@@ -142,7 +141,7 @@ class Peer:
             self.mesh.poll(0)
 
     def failure(self) -> tuple[FailureCause, int | None] | None:
-        failure = self.mesh.machine.failure
+        failure = self.mesh.failure
         return None if failure is None else (failure.cause, failure.peer)
 
 
@@ -157,7 +156,7 @@ def test_frames_of_a_round_are_taken(stack, is_started):
     assert host.failure() is None
     if not is_started:
         host.start()
-    assert host.mesh.machine.ready is not None
+    assert host.mesh.ready is not None
     assert host.failure() is None
 
 
@@ -238,5 +237,5 @@ def test_peers_learn_that_a_host_has_ended_the_exchange(stack):
     first.close()
     second.poll(1)
 
-    assert second.machine.failure is not None
-    assert second.machine.failure.cause is FailureCause.ABORTED
+    assert second.failure is not None
+    assert second.failure.cause is FailureCause.ABORTED

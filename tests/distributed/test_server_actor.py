@@ -238,7 +238,7 @@ def test_server_whose_peer_does_not_read_ends_its_segment_when_it_is_stopped(rec
         ours.setsockopt(SOL_SOCKET, SO_SNDBUF, 1)  # the kernel gives 4,608 bytes
         server.connect(plan, {1: ours})
         for node, host, values in (((1, 2), 0, other[0]), (plan.root, 1, total)):
-            part = plan.slice_of(host)
+            part = plan.slices[host]
             place = part.start, part.stop - part.start
             header = Header(1, 1, 0, node, *place, values.loss, values.num_images)
             theirs.sendall(header.pack() + values.gradient[part].tobytes())

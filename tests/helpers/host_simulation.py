@@ -1,8 +1,8 @@
 """Simulation of training on several hosts, with virtual time, slow links and faults.
 
 The product's code runs as it is: `RayGroup`, `Members`, `Servers`, `ServerActor`, `WorkerActor`,
-`Mesh` and `AllReduce`. Simulated are what stands below it: Ray, sockets and their selector, shared
-memory, the handshakes of a formation and the clock. A worker's sums are a function of the round,
+and `AllReduce`. Simulated are what stands below it: Ray, sockets and their selector, shared memory,
+the handshakes of a formation and the clock. A worker's sums are a function of the round,
 the shard and all parameters, so that any confusion changes the bits.
 
 A seed determines a schedule: hosts, or one host whose workers share the update, links, segments and
@@ -27,7 +27,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from nanograd.distributed import actors, group, members, mesh, servers
+from nanograd.distributed import actors, all_reduce, group, members, servers
 from nanograd.distributed.actors import ActorIdentity, SegmentFailure, ServerActor, WorkerActor
 from nanograd.distributed.group import RayGroup
 from nanograd.distributed.mesh import FORMATION_S, Endpoint, MeshError
@@ -495,7 +495,7 @@ def _installed(simulation: Simulation) -> Iterator[None]:
             pass
 
     replaced: dict[Any, dict[str, Any]] = {
-        mesh: {
+        all_reduce: {
             "selectors": SimpleNamespace(
                 DefaultSelector=lambda: opened(Selector(world)), EVENT_READ=1, EVENT_WRITE=2
             ),
