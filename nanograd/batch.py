@@ -17,7 +17,7 @@ from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.jobs.job import Job, JobResult, describe_job, run_job
 from nanograd.jobs.output import CORRECTIONS, REVIEW, SUMMARY
 from nanograd.jobs.part import DonePart, DoneParts, Part, RunParts, Work, run_local, run_part
-from nanograd.jobs.receipts import Counts, PredictionCounts
+from nanograd.jobs.receipts import Counts
 from nanograd.models import model as model_io
 from nanograd.report import prediction_report, review_server, sheet
 from nanograd.report.html import write_report
@@ -55,7 +55,7 @@ def ingest(
             return Ingestion(plan=Plan(**describe_job(job)))
         done = run_parts(job, work, audience)
         times = _times(called, done, "ingest_s")
-        return Ingestion(**Counts.total(done.receipts).result(), **times, output=spec.output)
+        return Ingestion(**Counts.total(done.receipts).of_ingestion(), **times, output=spec.output)
 
 
 @takes_input(specs.PredictSpec)
@@ -87,12 +87,12 @@ def predict(
         if spec.dry_run:
             return Prediction(plan=Plan(**describe_job(job)))
         done, output = run_parts(job, work, audience), spec.output
-        counts = PredictionCounts.total(done.receipts)
+        counts = Counts.total(done.receipts)
         for text in counts.remarks():
             audience(warning(text))
         build = partial(prediction_report.build, output)
         return Prediction(
-            **counts.result(),
+            **counts.of_prediction(),
             **_times(called, done, "predict_s"),
             ingest_quarantined=job.about["ingest_quarantined"],
             files=len({file for part in job.parts for file in part.files} | job.earlier.files()),

@@ -269,7 +269,7 @@ def _run_parts(
                 part=part_id("empty"),
                 name="0",
                 files=output.commit_files(folder, empty),
-                counts=type(receipts[0].counts)(),
+                counts=Counts(),
             )
         )
     receipts.sort(key=lambda receipt: receipt.part)
@@ -324,7 +324,8 @@ def _find_done(
 
 def _summarize(job: Job, receipts: Sequence[Receipt]) -> JsonObject:
     """Return the content of `_summary.json`."""
-    return {**Counts.total(receipts).summary(), **job.about}
+    counts, is_prediction = Counts.total(receipts), isinstance(job.spec, PredictSpec)
+    return {**(counts.summary() if is_prediction else counts.of_ingestion()), **job.about}
 
 
 def _check_error_rate(job: Job, folder: str, done: Sequence[Receipt], rows: int) -> None:

@@ -122,7 +122,7 @@ class PredictWork:
         model = _load_model(self.spec.model, self.model_sha256)
         tables, predicted = defaultdict[str, list[pa.Table]](list), self.schemas["predictions"]
         doubtful = PartReview(self.spec, part.num_rows, predicted)
-        counts, rejection = receipts.PredictionCounts(), part.rejection
+        counts, rejection = receipts.Counts(), part.rejection
         # A row of quarantine stands for one input row, for all rows of a file, or for a file whose
         # number of rows is unknown.
         is_broken = rejection is not None and rejection.reason is not Reason.WRONG_SCHEMA

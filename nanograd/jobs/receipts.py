@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from operator import itemgetter
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,10 @@ class Detail(Origin):
         return f"{self.reason}: {self.detail} (first: {self.place})"
 
 
+def _zeros(*shape: int) -> Callable[[], Ints]:
+    return lambda: np.zeros(shape, np.int64)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Counts:
     """Counts of rows; `a + b` adds every field."""
@@ -65,25 +69,49 @@ class Counts:
     labelled: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # quarantined rows by reason
     details: tuple[Detail, ...] = ()  # quarantined rows by detail
+    # The other fields are counted by predictions only.
+    predicted: int = 0
+    numbers: int = 0  # lines of digits
+    correct: int = 0
+    bad_labels: int = 0  # predicted rows whose label is no digit; their label is null
+    dark_on_light: int = 0  # rows of raw pixels that were taken for dark ink on light paper
+    unfamiliar: int = 0  # digits
+    predicted_as: Ints = field(default_factory=_zeros(NUM_CLASSES))
+    confusion: Ints = field(default_factory=_zeros(NUM_CLASSES, NUM_CLASSES))  # [label, prediction]
+    predicted_by_confidence: Ints = field(default_factory=_zeros(_NUM_TENTHS))
+    labelled_by_confidence: Ints = field(default_factory=_zeros(_NUM_TENTHS))
+    # Sum of the confidences of the labelled rows, in millionths.
+    millionths_by_confidence: Ints = field(default_factory=_zeros(_NUM_TENTHS))
+    correct_by_confidence: Ints = field(default_factory=_zeros(_NUM_TENTHS))
+    labelled_by_doubt: Ints = field(default_factory=_zeros(_NUM_LEVELS))
+    correct_by_doubt: Ints = field(default_factory=_zeros(_NUM_LEVELS))
+    # The most confident mistakes: origin, label, prediction, confidence, and the 28 x 28 image as
+    # PNG in base64.
+    worst: tuple[JsonObject, ...] = ()
 
     @property
     def usable(self) -> int:
         """Number of rows that are not quarantined."""
         return self.rows - self.quarantined
 
-    def __add__(self, other: Self) -> Self:
-        added = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{name: added[name] + getattr(other, name) for name in added})
+    @property
+    def accuracy(self) -> float | None:
+        """Share of correct predictions among the rows with a label."""
+        return self.correct / self.labelled if self.labelled else None
+
+    def __add__(self, other: "Counts") -> "Counts":
+        names = [each.name for each in fields(self)]
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     @classmethod
-    def total(cls, receipts: "Iterable[Receipt]") -> Self:
+    def total(cls, receipts: "Iterable[Receipt]") -> "Counts":
         """Add up the counts of parts."""
-        counts = [cast("Self", receipt.counts) for receipt in receipts]
-        return sum(counts[1:], counts[0]) if counts else cls()
+        return sum((receipt.counts for receipt in receipts), cls())
 
-    def condensed(self) -> Self:
-        """Return the counts of a part with the most frequent details only."""
-        return replace(self, details=_commonest(self.details)[:_DETAILS_OF_PART])
+    def condensed(self) -> "Counts":
+        """Return the counts of a part with the most important details and mistakes only."""
+        worst = tuple(_most_confident(self.worst)[:_WORST_OF_PART])
+        return replace(self, details=_commonest(self.details)[:_DETAILS_OF_PART], worst=worst)
 
     def most_often(self) -> str:
         """Describe the detail or reason of quarantine of most rows; "" without one."""
@@ -91,20 +119,35 @@ class Counts:
             return str(max(_commonest(self.details), key=lambda each: each.rows))
         return next(iter(dict(self.reasons.most_common(1))), "")
 
-    def result(self) -> JsonObject:
-        """Return the values that a command returns. These are the values of an ingestion."""
+    def of_ingestion(self) -> JsonObject:
+        """Return the values that `ingest` returns and writes to `_summary.json`."""
+        reasons = {"reasons": dict(self.reasons), "rows": self.rows, "ingested": self.usable}
+        names = ("labelled", "quarantined", "broken_files")
+        return {**reasons, **{name: getattr(self, name) for name in names}}
+
+    def of_prediction(self) -> JsonObject:
+        """Return the values that `predict` returns."""
+        digits = enumerate(self.predicted_as.tolist())
+        names = ("rows", "predicted", "numbers", "quarantined", "broken_files", "labelled")
         return {
-            "reasons": dict(self.reasons),
-            "rows": self.rows,
-            "ingested": self.usable,
-            "labelled": self.labelled,
-            "quarantined": self.quarantined,
-            "broken_files": self.broken_files,
+            "reasons": dict(sorted(self.reasons.items())),
+            **{name: getattr(self, name) for name in (*names, "correct")},
+            "predicted_as": {str(digit): number for digit, number in digits if number},
+            "unfamiliar": self.unfamiliar,
+            "bad_labels": self.bad_labels,
+            "dark_on_light": self.dark_on_light,
+            "accuracy": self.accuracy,
+            "confusion": self.confusion if self.labelled else None,
+            "details": [asdict(each) for each in _commonest(self.details)[:_DETAILS_OF_JOB]],
         }
 
     def summary(self) -> JsonObject:
-        """Return the content of `_summary.json`."""
-        return self.result()
+        """Return `_summary.json` of a prediction: `of_prediction` and the data of the charts."""
+        worst = _most_confident(self.worst)[:_WORST_OF_JOB]
+        arrays = {name: value for name, value in self.to_json().items() if "_by_" in name}
+        confusion = self.confusion.tolist() if self.labelled else None
+        found = {"confusion": confusion, "worst": worst}
+        return {**self.of_prediction(), **arrays, **found}
 
     def to_json(self) -> JsonObject:
         """Encode the counts; `from_json` decodes them."""
@@ -116,81 +159,13 @@ class Counts:
     @classmethod
     def from_json(cls, values: JsonObject) -> "Counts":
         """Decode counts; ignore other values."""
-        kind = PredictionCounts if "predicted" in values else Counts
-        decoded = {each.name: values[each.name] for each in fields(kind)}
+        decoded = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         decoded["reasons"] = Counter(values["reasons"])
         decoded["details"] = tuple(Detail(**each) for each in values["details"])
         for name, value in decoded.items():
             if isinstance(value, list):
                 decoded[name] = tuple(value) if name == "worst" else np.array(value, np.int64)
-        return kind(**decoded)
-
-
-def _zeros(*shape: int) -> Callable[[], Ints]:
-    return lambda: np.zeros(shape, np.int64)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PredictionCounts(Counts):
-    """Counts of the rows of a prediction."""
-
-    predicted: int = 0
-    numbers: int = 0  # lines of digits
-    correct: int = 0
-    bad_labels: int = 0  # predicted rows whose label is no digit; their label is null
-    dark_on_light: int = 0  # rows of raw pixels that were taken for dark ink on light paper
-    unfamiliar: int = 0  # digits
-    predicted_as: Ints = field(default_factory=_zeros(10))
-    confusion: Ints = field(default_factory=_zeros(NUM_CLASSES, NUM_CLASSES))  # [label, prediction]
-    predicted_by_confidence: Ints = field(default_factory=_zeros(10))
-    labelled_by_confidence: Ints = field(default_factory=_zeros(10))
-    # Sum of the confidences of the labelled rows, in millionths.
-    millionths_by_confidence: Ints = field(default_factory=_zeros(10))
-    correct_by_confidence: Ints = field(default_factory=_zeros(10))
-    labelled_by_doubt: Ints = field(default_factory=_zeros(_NUM_LEVELS))
-    correct_by_doubt: Ints = field(default_factory=_zeros(_NUM_LEVELS))
-    # The most confident mistakes: origin, label, prediction, confidence, and the 28 x 28 image as
-    # PNG in base64.
-    worst: tuple[JsonObject, ...] = ()
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of correct predictions among the rows with a label."""
-        return self.correct / self.labelled if self.labelled else None
-
-    def condensed(self) -> Self:
-        """Return the counts of a part with the most important details and mistakes only."""
-        worst = tuple(_most_confident(self.worst)[:_WORST_OF_PART])
-        return replace(super().condensed(), worst=worst)
-
-    def result(self) -> JsonObject:
-        """Return the values that `predict` returns."""
-        digits = enumerate(self.predicted_as.tolist())
-        return {
-            "reasons": dict(sorted(self.reasons.items())),
-            "rows": self.rows,
-            "predicted": self.predicted,
-            "numbers": self.numbers,
-            "quarantined": self.quarantined,
-            "broken_files": self.broken_files,
-            "labelled": self.labelled,
-            "correct": self.correct,
-            "predicted_as": {str(digit): number for digit, number in digits if number},
-            "unfamiliar": self.unfamiliar,
-            "bad_labels": self.bad_labels,
-            "dark_on_light": self.dark_on_light,
-            "accuracy": self.accuracy,
-            "confusion": self.confusion if self.labelled else None,
-            "details": [asdict(each) for each in _commonest(self.details)[:_DETAILS_OF_JOB]],
-        }
-
-    def summary(self) -> JsonObject:
-        """Return the content of `_summary.json`: the result, and the data of the charts."""
-        worst = _most_confident(self.worst)[:_WORST_OF_JOB]
-        arrays = {name: value for name, value in self.to_json().items() if "_by_" in name}
-        confusion = self.confusion.tolist() if self.labelled else None
-        found = {"confusion": confusion, "worst": worst}
-        return {**self.result(), **arrays, **found}
+        return cls(**decoded)
 
     def remarks(self) -> Iterator[str]:
         """Yield sentences about what the user should check after a job."""
@@ -285,14 +260,14 @@ class Receipt:
         )
 
 
-def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> PredictionCounts:
+def count_quarantine(quarantine: pa.Table, *, rows: int = 1, files: int = 0) -> Counts:
     """Count rows of quarantine, each of which stands for some input rows, or for whole files."""
     found = quarantine.select(QUARANTINE.names).to_pylist()
     details = _commonest(Detail(**row, rows=rows, files=files) for row in found)
     reasons = Counter[str]()
     for each in details:
         reasons[each.reason] += each.rows
-    return PredictionCounts(
+    return Counts(
         rows=rows * len(quarantine),
         quarantined=rows * len(quarantine),
         broken_files=files * len(quarantine),
@@ -311,7 +286,7 @@ def doubt_of(predictions: pa.Table) -> NDArray[np.float32]:
     return np.asarray(1 - confidence * (1 - unfamiliarity / 4), np.float32)
 
 
-def count_predictions(predictions: pa.Table, images: Bytes) -> PredictionCounts:
+def count_predictions(predictions: pa.Table, images: Bytes) -> Counts:
     """Count the n rows of a part by prediction, label and confidence.
 
     Args:
@@ -331,7 +306,7 @@ def count_predictions(predictions: pa.Table, images: Bytes) -> PredictionCounts:
     origins = predictions.select(SOURCE.names).take(pa.array(wrong)).to_pylist()
     millionths = np.zeros(_NUM_TENTHS, np.int64)
     np.add.at(millionths, tenths[known], np.rint(confidence[known] * 1e6).astype(np.int64))
-    return PredictionCounts(
+    return Counts(
         rows=len(label),
         predicted=len(label),
         labelled=int(known.sum()),

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import ceil, inf
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ from nanograd.images.columns import fits, rename_taken
 from nanograd.images.writers import PICTURE, read, to_parquet
 from nanograd.jobs.output import REVIEW, SUCCESS, files_of, find_files
 from nanograd.jobs.part import part_id
-from nanograd.jobs.receipts import PredictionCounts, Receipt, doubt_of
+from nanograd.jobs.receipts import Receipt, doubt_of
 from nanograd.pictures.fast_png import encode_plain
 from nanograd.runtime import storage
 from nanograd.runtime.events import Listener, warning
@@ -102,8 +101,7 @@ def write_review(
         return
     place, here = storage.join(folder, REVIEW), find_files(folder)
     files = {name: each for name, each in files_of(receipts).items() if name.startswith(OF_PARTS)}
-    counts = (cast("PredictionCounts", receipt.counts) for receipt in receipts)
-    number = ceil(spec.review_share * sum(int(each.predicted_as.sum()) for each in counts))
+    number = ceil(spec.review_share * sum(int(e.counts.predicted_as.sum()) for e in receipts))
     number = MAX_ROWS if spec.review_below is not None else min(number, MAX_ROWS)
     selection = {"share": spec.review_share, "below": spec.review_below}
     made_of = part_id(selection, number, sorted(files.items())).encode()
@@ -150,7 +148,7 @@ def _warn_of_lost_rows(
     """
     for receipt in receipts:
         num_kept, doubt = next((ends[n] for n in receipt.files if n in ends), (0, inf))
-        predicted = int(cast("PredictionCounts", receipt.counts).predicted_as.sum())
+        predicted = int(receipt.counts.predicted_as.sum())
         if num_kept < predicted and doubt > least:
             text = f"{REVIEW} may lack rows of {receipt.inputs[0]}, because its part keeps too few"
             more = "if fewer rows were to be listed before, --overwrite keeps more"

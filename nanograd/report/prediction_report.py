@@ -15,7 +15,7 @@ from nanograd.images.inputs import Origin, roots_of
 from nanograd.images.reader import read_pictures
 from nanograd.images.writers import NUMBERS, QUARANTINE, WITHOUT_PROBABILITIES, read
 from nanograd.jobs.output import METRICS, PROGRESS, REVIEW, SUMMARY, Manifest, files_of
-from nanograd.jobs.receipts import Detail, PredictionCounts
+from nanograd.jobs.receipts import Counts, Detail
 from nanograd.jobs.review import IMAGE, OF_PARTS, ORDER, PIXELS
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.nn import metrics
@@ -44,7 +44,7 @@ def build(folder: str) -> Report:
             f"{folder} was written by {command}; only training runs and predictions have reports"
         )
     summary = json_files.read(storage.join(folder, SUMMARY))
-    counts, rejected = PredictionCounts.total(manifest.receipts), _quarantined(folder, manifest)
+    counts, rejected = Counts.total(manifest.receipts), _quarantined(folder, manifest)
     progress = json_files.read_lines(storage.join(folder, METRICS), PROGRESS)
     by_ingest = list[Detail]()
     for place in dict.fromkeys(summary["inputs"]) if summary["ingest_quarantined"] else ():
@@ -106,7 +106,7 @@ def build(folder: str) -> Report:
 
 
 def _plots(
-    counts: PredictionCounts,
+    counts: Counts,
     calibration: metrics.Calibration | None,
     review: Sequence[tuple[float, float]] | None,
     progress: Sequence[JsonObject],
@@ -178,7 +178,7 @@ def _thumbnails(rows: Sequence[Detail], inputs: Sequence[str]) -> list[InlineIma
     return found
 
 
-def digits_chart(counts: PredictionCounts) -> Chart:
+def digits_chart(counts: Counts) -> Chart:
     """Plot the number of rows by predicted digit and, if there are labels, by true digit."""
     groups = {"predicted": counts.predicted_as.tolist()}
     if counts.labelled:

@@ -11,7 +11,7 @@ from nanograd.jobs import receipts
 from nanograd.settings.specs import ReadOptions
 
 
-def counts_of(labels: list[int | None], best: list[int]) -> receipts.PredictionCounts:
+def counts_of(labels: list[int | None], best: list[int]) -> receipts.Counts:
     source = {"path": "a", "source_file": "a", "source_row": 0}
     rows = [
         {**source, "label": label, "prediction": prediction, "confidence": 0.25}
@@ -28,7 +28,7 @@ def test_counts_add_up_to_the_summary(num_parts):
         refuse_rows("a", [5], [UnreadableError(Reason.BLANK, "no ink")])
     )
 
-    added = sum([counts] * num_parts, receipts.PredictionCounts())
+    added = sum([counts] * num_parts, receipts.Counts())
 
     expected = np.zeros((10, 10), int)
     expected[7, 1], expected[7, 7], expected[0, 0] = 2, 1, 1
@@ -85,7 +85,7 @@ def test_receipt_is_read_as_it_was_written(counts):
     ("unfamiliar", "predicted", "share"), [(0, 0, ""), (5, 10, ""), (6, 10, "60%"), (1, 1, "100%")]
 )
 def test_most_rows_that_are_unfamiliar_are_told(unfamiliar, predicted, share):
-    counts = receipts.PredictionCounts(unfamiliar=unfamiliar, predicted_as=np.array([predicted]))
+    counts = receipts.Counts(unfamiliar=unfamiliar, predicted_as=np.array([predicted]))
     told = list(counts.remarks())
 
     assert len(told) == bool(share)

@@ -105,7 +105,7 @@ def test_file_that_is_gone_after_planning_is_quarantined(good, change):
     (good / "~ last.png").unlink()
     change(good / "~ last.png")
 
-    total = Counts.total(run_job(job, run_local(work)).receipts).result()
+    total = Counts.total(run_job(job, run_local(work)).receipts).of_ingestion()
 
     [row] = read_quarantine(good.parent / "rows")
     assert (row["source_file"], row["reason"]) == (str(good / "~ last.png"), "no_file")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nanograd import commands
-from nanograd.jobs.receipts import PredictionCounts
+from nanograd.jobs.receipts import Counts
 from nanograd.nn import metrics
 from nanograd.report import accuracy, charts, html, prediction_report, training_report
 from nanograd.report.charts import Axis, Series, confusion_chart, draw_png, plot
@@ -85,7 +85,7 @@ def test_every_shape_lies_inside_the_chart(series, marks):
 
 
 def test_bars_are_centred_on_their_digits_and_every_digit_is_labelled():
-    counts = PredictionCounts(predicted=10, predicted_as=np.ones(10, np.int64))
+    counts = Counts(predicted=10, predicted_as=np.ones(10, np.int64))
     both = replace(counts, labelled=10, confusion=np.eye(10, dtype=np.int64))
 
     for number, each in ((1, counts), (2, both)):
