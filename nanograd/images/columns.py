@@ -271,27 +271,17 @@ def _kind(field: pa.Field, is_named: bool) -> ImageKind | None:
     return None
 
 
-def to_python(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    r"""Return the values of a column. In text, a byte that is not UTF-8 becomes `\xff`.
+def valid_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    r"""Replace bytes that are not UTF-8 in a column of text by escapes such as `\xff`.
 
     Arrow reads text without a check, and would raise an error only when it is converted to Python.
-    For such a byte in a list or struct, UnicodeDecodeError is raised.
     """
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        if not is_text(column.type):
-            raise
-    found = column.cast(pa.large_binary()).to_pylist()
-    return [None if each is None else each.decode(errors="backslashreplace") for each in found]
-
-
-def valid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    r"""Replace bytes that are not UTF-8 in a column of text by escapes such as `\xff`."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
-        return pa.chunked_array([pa.array(to_python(column), column.type)])
+        found = column.cast(pa.large_binary()).to_pylist()
+        texts = [None if each is None else each.decode(errors="backslashreplace") for each in found]
+        return pa.array(texts, column.type)
     return column
 
 

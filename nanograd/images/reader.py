@@ -313,9 +313,9 @@ def _decode(
     ).without(refused)
 
 
-def _keep(table: pa.Table, keep: Keep) -> dict[str, pa.ChunkedArray]:
+def _keep(table: pa.Table, keep: Keep) -> dict[str, pa.Array | pa.ChunkedArray]:
     """Return columns of a table, text in UTF-8; a column that the table lacks is null."""
-    columns = dict[str, pa.ChunkedArray]()
+    columns = dict[str, pa.Array | pa.ChunkedArray]()
     for name, field in keep.items():
         column = pa.chunked_array([pa.nulls(table.num_rows, field.type)])
         if name in table.column_names:

@@ -21,7 +21,7 @@ from nanograd.digits import form
 from nanograd.digits.dataset import NUM_CLASSES, NUM_PIXELS, SIDE
 from nanograd.errors import DataError, Reason, StorageError, UnreadableError
 from nanograd.images import columns, tensors
-from nanograd.images.columns import ImageColumn, ImageKind, to_python
+from nanograd.images.columns import ImageColumn, ImageKind
 from nanograd.images.tensors import Pictures, Refused, is_any, tensor_of
 from nanograd.pictures import decode, fast_png, normalise
 from nanograd.pictures.archives import SUFFIX, Archives
@@ -89,8 +89,8 @@ def _read_paths(array: pa.Array, kind: ImageKind) -> pa.Array:
     has_path = is_any(array.type, "struct") and name in array.type.names
     if not has_path or not columns.is_text(array.type.field(name).type):
         return pa.nulls(len(array), pa.string())
-    paths = to_python(_child(array, name))
-    return pa.array([path or None for path in paths], pa.string())
+    paths = columns.valid_text(_child(array, name)).cast(pa.string())
+    return pc.if_else(pc.equal(paths, ""), None, paths)
 
 
 def read_images(
@@ -145,7 +145,7 @@ def read_images(
                 has_bytes, nothing = "bytes" in array.type.names, pa.nulls(len(array), pa.binary())
                 data = tensors.without_views(_child(array, "bytes")) if has_bytes else nothing
             raw, named = _find_raw(data), paths.to_pylist()
-            pictures = [tensors.from_raw(data, np.flatnonzero(raw), refused)]
+            pictures = [tensors.from_raw(data, raw, refused)]
             files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
             is_plain = np.zeros(len(files), np.bool_)
             if files and convert is None:
@@ -280,7 +280,7 @@ def read_encoded(
     if not is_raw(data):
         return convert(decode.decode(data, options, whole=whole))
     refused = Refused()
-    pictures, _ = tensors.from_raw(pa.array([data]), np.zeros(1, np.int64), refused)
+    pictures, _ = tensors.from_raw(pa.array([data]), np.ones(1, np.bool_), refused)
     for error in refused.values():
         raise UnreadableError(*error.args)
     return read_array(pictures[0], options, convert)

@@ -219,18 +219,11 @@ def from_lists(
         yield _scale(values, rows, tensor.scale, refused, axes)
 
 
-def from_raw(array: pa.Array, rows: Ints, refused: Refused) -> Pictures:
+def from_raw(array: pa.Array, are_raw: Mask, refused: Refused) -> Pictures:
     """Return the pictures in some rows of a binary array, whose values have 784 bytes each."""
-    data, starts = split_bytes(array)
-    first = starts[rows]
-    if len(first) and (np.diff(first) == NUM_PIXELS).all():  # the values follow each other
-        values = data[first[0] : first[-1] + NUM_PIXELS].reshape(-1, NUM_PIXELS)
-    else:
-        # A view in which item i is the 784 bytes that begin at byte i.
-        sizes = (max(len(data) - NUM_PIXELS + 1, 0),)
-        pieces = np.ndarray(sizes, f"V{NUM_PIXELS}", data, strides=(1,))
-        values = pieces[first].view(np.uint8).reshape(-1, NUM_PIXELS)
-    return _scale(values, rows, None, refused)
+    data, starts = split_bytes(array if are_raw.all() else array.filter(pa.array(are_raw)))
+    values = data[starts[0] : starts[-1]].reshape(-1, NUM_PIXELS)
+    return _scale(values, np.flatnonzero(are_raw), None, refused)
 
 
 def split_bytes(array: pa.Array) -> tuple[Bytes, Ints]:

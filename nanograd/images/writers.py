@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from nanograd.digits.dataset import Dataset
 from nanograd.digits.form import to_png
 from nanograd.errors import DataError, OutputExistsError, UnreadableError, UsageError
-from nanograd.images.columns import HIVE_NULL, list_names, to_python
+from nanograd.images.columns import HIVE_NULL, list_names
 from nanograd.images.tensors import is_any
 from nanograd.runtime import storage
 from nanograd.runtime.arrays import Ints
@@ -90,7 +90,7 @@ def encode_files(
     table = pa.concat_tables([nothing, *tables], promote_options="default")
     parts, files = {"": table}, dict[str, bytes]()
     if partition_by:
-        columns = [to_python(table[each].cast(pa.string())) for each in partition_by]
+        columns = [table[each].cast(pa.string()).to_pylist() for each in partition_by]
         rows = list(zip(*columns, strict=True))
         values = {*rows} or {(None,) * len(columns)}
         if len(values) > _MAX_FOLDERS:
@@ -264,7 +264,7 @@ def _to_json_values(column: pa.ChunkedArray) -> list[Any]:
     elif is_any(type_, "fixed_size_list") and is_any(type_.value_type, "float32"):
         texts, floats = (pa.list_(each, type_.list_size) for each in (pa.string(), pa.float64()))
         column = column.cast(texts).cast(floats)
-    return [_finite(value) for value in to_python(column)]
+    return [_finite(value) for value in column.to_pylist()]
 
 
 def _finite(value: Any) -> Any:
