@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # type checkers export a name that is imported with `as`
+    from nanograd.api import Predictor as Predictor
     from nanograd.api import load_model as load_model
     from nanograd.api import read_numbers as read_numbers
     from nanograd.api import read_picture as read_picture
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # type checkers export a name that is imported with `as`
     from nanograd.errors import NanogradError as NanogradError
     from nanograd.errors import UnreadableError as UnreadableError
     from nanograd.models.model import Model as Model
-    from nanograd.predictor import Predictor as Predictor
     from nanograd.sklearn import MLPClassifier as MLPClassifier
 
 __version__ = "0.1.0"
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 # Modules of the names that this package offers. They are imported on first use (PEP 562), because
 # they are slow to import.
 _NAMES = {
-    "api": ("load_model", "read_numbers", "read_picture"),
+    "api": ("Predictor", "load_model", "read_numbers", "read_picture"),
     "batch": ("ingest", "inspect", "predict", "review"),
     "commands": ("compare", "evaluate", "export", "train"),
     "console.log_lines": ("TextLog",),
@@ -52,7 +52,6 @@ _NAMES = {
     ),
     "errors": ("NanogradError", "UnreadableError"),
     "models.model": ("Model",),
-    "predictor": ("Predictor",),
     "sklearn": ("MLPClassifier",),
 }
 _MODULES = {name: f"nanograd.{module}" for module, names in _NAMES.items() for name in names}

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 
 import nanograd
+from nanograd.api import OWN
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
 from nanograd.errors import ArgumentError, DataError
 from nanograd.models import model as model_io
-from nanograd.predictor import OWN
 from tests.helpers.image_columns import FLAT_NAMES, Pixels, tensor
 from tests.helpers.models import some_model
 
