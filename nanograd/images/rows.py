@@ -145,7 +145,7 @@ def read_images(
                 has_bytes, nothing = "bytes" in array.type.names, pa.nulls(len(array), pa.binary())
                 data = tensors.without_views(_child(array, "bytes")) if has_bytes else nothing
             raw, named = _find_raw(data), paths.to_pylist()
-            pictures = [tensors.from_raw(data, raw, refused)]
+            pictures = [tensors.from_raw(data, raw, refused)] if raw.any() else []
             files, owners = data.filter(pa.array(~raw)).to_pylist(), np.flatnonzero(~raw)
             is_plain = np.zeros(len(files), np.bool_)
             if files and convert is None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from nanograd.digits import levels
@@ -221,8 +222,11 @@ def from_lists(
 
 def from_raw(array: pa.Array, are_raw: Mask, refused: Refused) -> Pictures:
     """Return the pictures in some rows of a binary array, whose values have 784 bytes each."""
-    data, starts = split_bytes(array if are_raw.all() else array.filter(pa.array(are_raw)))
-    values = data[starts[0] : starts[-1]].reshape(-1, NUM_PIXELS)
+    data, starts = split_bytes(array)
+    if are_raw.all():  # the values follow each other
+        values = data[starts[0] : starts[-1]].reshape(-1, NUM_PIXELS)
+    else:
+        values = sliding_window_view(data, NUM_PIXELS)[starts[:-1][are_raw]]
     return _scale(values, np.flatnonzero(are_raw), None, refused)
 
 
