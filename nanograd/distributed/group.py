@@ -26,15 +26,8 @@ from nanograd.distributed.cluster import first_line
 from nanograd.distributed.members import MAX_FAILURES, Members, outcome_of, probe
 from nanograd.distributed.servers import Servers
 from nanograd.errors import ClusterError, DivergedError, Stopped
-from nanograd.runtime.events import (
-    FailureKind,
-    Listener,
-    WorkerState,
-    changed,
-    count,
-    ignore,
-    name_shards,
-)
+from nanograd.runtime import events
+from nanograd.runtime.events import FailureKind, Listener, WorkerState, changed, count
 from nanograd.training.recipe import Recipe
 from nanograd.training.server import Refusal, Snapshot
 
@@ -82,7 +75,7 @@ class RayGroup:
         recipe: Recipe,
         dataset: Dataset,
         snapshot: Snapshot,
-        listener: Listener = ignore,
+        listener: Listener = events.ignore,
         stop: StopSignal | None = None,
     ) -> None:
         self._listener, self._stop = listener, stop or StopSignal()
@@ -194,7 +187,9 @@ class RayGroup:
             self._assign_shards(later)
         for rank, how in failed.items():
             heirs = self.members.heirs(rank).items()
-            moved = [f"{name_shards(held)} now on worker {heir}" for heir, held in heirs if held]
+            moved = [
+                f"{events.name_shards(held)} now on worker {heir}" for heir, held in heirs if held
+            ]
             shards = "; ".join(moved) or "its shards wait for a replacement"
             self._listener(changed("lost", rank=rank, round=self._round, how=how, shards=shards))
 

@@ -12,16 +12,10 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from nanograd.distributed import members
 from nanograd.distributed.actors import CONCURRENT, ActorIdentity, ServerActor, Wait, this_process
 from nanograd.distributed.all_reduce import ExchangeFailed, MeshPlan
-from nanograd.distributed.members import (
-    START_TIMEOUT_S,
-    Member,
-    await_transfers,
-    end_actor,
-    on_host,
-    start_actor,
-)
+from nanograd.distributed.members import START_TIMEOUT_S, Member
 from nanograd.distributed.mesh import FORMATION_S, KEY_BYTES, MeshError
 from nanograd.errors import ClusterError
 from nanograd.runtime import events
@@ -83,14 +77,14 @@ class Servers:
             for host in new:
                 is_here = host == self._here.host
                 neighbour = self._here if is_here else hosts[host][0].identity
-                actor, ready = start_actor(
+                actor, ready = members.start_actor(
                     ServerActor,
                     self._recipe,
                     snapshot,
                     num_cpus=0,
                     # One thread for each worker that calls, one for `stop` and one for `waiting`.
                     concurrency_groups={CONCURRENT: (self._recipe.spec.workers or 1) + 2},
-                    label_selector=on_host(host),
+                    label_selector=members.on_host(host),
                 )
                 self.present[host] = Server(actor, ready, neighbour, began=monotonic())
             for host in [host for host in self.present if host not in groups]:
@@ -208,7 +202,7 @@ class Servers:
         if how is not None:  # a host that comes back may be reachable again
             self._outside.discard(host)
         # Use the identity stored at its start, because a call fails if its host is gone.
-        end_actor(server.actor, server.identity, how)
+        members.end_actor(server.actor, server.identity, how)
         return server.neighbour
 
     def close(self) -> None:
@@ -257,7 +251,7 @@ class Servers:
             host: (getattr(server.actor, method).remote(*arguments), server)
             for host, server in servers.items()
         }
-        if await_transfers(
+        if members.await_transfers(
             calls,
             check_s=REPLY_S,
             reply_s=reply_s,
