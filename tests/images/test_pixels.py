@@ -184,6 +184,7 @@ def test_stored_tensors_of_ray_have_their_shape(name, digits):
 
 WRONG = {
     "infinite": ([np.inf] * 784, pa.float16(), "bad_pixel"),
+    "not a number": ([np.nan, *[0.5] * 783], pa.float64(), "bad_pixel"),
     "negative": ([-1] * 784, pa.int8(), "bad_pixel"),
     "sixteen": ([16] * 784, pa.uint8(), "bad_pixel"),
     "too few": ([0.0] * 783, pa.float64(), "wrong_shape"),
