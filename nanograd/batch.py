@@ -13,14 +13,14 @@ from nanograd.console.results import Corrections, Ingestion, Inspections, Plan, 
 from nanograd.console.terminal import shown
 from nanograd.jobs import ingest as ingest_parts
 from nanograd.jobs import predict as predict_parts
-from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.jobs.job import Job, JobResult, describe_job, run_job
 from nanograd.jobs.output import CORRECTIONS, REVIEW, SUMMARY
 from nanograd.jobs.part import DonePart, DoneParts, Part, RunParts, Work, run_local, run_part
 from nanograd.jobs.receipts import Counts
 from nanograd.models import model as model_io
-from nanograd.report import prediction_report, review_server, sheet
+from nanograd.report import prediction_report, sheet
 from nanograd.report.html import write_report
+from nanograd.report.review import Decisions, read_list, serve
 from nanograd.report.trackers import guarded
 from nanograd.runtime import process, storage
 from nanograd.runtime.events import Listener, broadcast, duration, info, log_warnings, warning
@@ -160,7 +160,7 @@ def review(output: Place, *, listener: Listener = print, **settings: Any) -> Cor
             return Corrections(rows=0)
         with exclusive(place, listener) as lease:
             decisions = Decisions(place, rows, lease)
-            review_server.serve(decisions, spec, listener)
+            serve(decisions, spec, listener)
             counts = decisions.close()
         file = storage.join(given, CORRECTIONS) if counts["reviewed"] else None
         return Corrections(**counts, corrections=file)

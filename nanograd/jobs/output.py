@@ -6,7 +6,7 @@
     OUT/_manifest.json      identity of the job, a copy of all receipts, and for each complete
                             command the ids of the parts that it added
     OUT/_SUCCESS            written last; marks a complete output
-    OUT/_corrections.pq     decisions of a person, see `corrections`; no job changes or removes it
+    OUT/_corrections.pq     decisions of a person, see `report.review`; no job changes or removes it
     OUT/_next/...           staging: new files, while the old ones are still in place
     OUT/_next/_SUCCESS      marks complete staged files, which can be moved
 

@@ -19,8 +19,8 @@ import yaml
 from nanograd import commands
 from nanograd.digits.dataset import Mnist
 from nanograd.digits.form import to_png
-from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.models import model as model_io
+from nanograd.report.review import Decisions, read_list
 from nanograd.runtime.lease import exclusive
 from nanograd.settings.specs import DataExportSpec
 from tests.conftest import ROOT, Nanograd

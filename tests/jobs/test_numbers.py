@@ -13,12 +13,12 @@ from PIL import Image
 import nanograd
 from nanograd.console.preview import preview_rows
 from nanograd.images.writers import NUMBERS, PLACE, QUARANTINE, WITHOUT_PROBABILITIES
-from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.jobs.part import wanted_rows
 from nanograd.models import model as model_io
 from nanograd.models.reference import UNFAMILIAR
 from nanograd.numbers.recognise import read_numbers
 from nanograd.pictures.decode import decode as decode_picture
+from nanograd.report.review import Decisions, read_list
 from nanograd.runtime.lease import exclusive
 from nanograd.settings.specs import PictureOptions
 from simulators.strings import Style, write

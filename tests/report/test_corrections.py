@@ -11,8 +11,8 @@ import pytest
 from nanograd import batch, commands
 from nanograd.digits.dataset import Mnist
 from nanograd.errors import DataError, NanogradError, OutputExistsError
-from nanograd.jobs.corrections import Decisions, read_list
 from nanograd.models import model as model_io
+from nanograd.report.review import Decisions, read_list
 from nanograd.settings.specs import DataExportSpec
 from tests.helpers.folders import contents
 from tests.helpers.models import some_ensemble
