@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanograd.errors import DataError, InternalError, OutputExistsError, StorageError, UsageError
-from nanograd.jobs.job import ProgressMeter, run_job
+from nanograd.jobs.job import ProgressMeter, describe_job, run_job
 from nanograd.jobs.part import Part, run_part
 from nanograd.jobs.receipts import Counts, Receipt
 from nanograd.runtime import storage
@@ -42,12 +42,13 @@ def test_finished_parts_are_kept_and_the_rest_is_done(out, undisturbed_job, fini
         run(job, Scribe(fails_at=finished))
     if finished == 5:
         forget_completion(out)
-    was_complete = (out / "_SUCCESS").exists()
+    was_complete, plan = (out / "_SUCCESS").exists(), describe_job(job)
     again = Scribe()
 
     total, said = run(job, again)
 
     assert not was_complete
+    assert (plan["parts_to_do"], plan["parts"]) == (5 - finished, 5)
     assert again.done == [part.id for part in PARTS[finished:]]
     assert total == TOTAL
     assert (f"{finished} of 5 parts are done already" in said) == bool(finished)
