@@ -15,8 +15,9 @@ from PIL import Image
 
 from nanograd.console.preview import preview_rows
 from nanograd.errors import DataError, OutputExistsError, UsageError
+from nanograd.models.reference import UNFAMILIAR
 from nanograd.runtime import json_files
-from tests.helpers.growth import runs
+from tests.helpers.growth import FILE_ROWS, runs
 from tests.helpers.ingests import ingest
 from tests.jobs.conftest import Case
 
@@ -245,7 +246,12 @@ def test_preview_marks_wrong_and_unfamiliar_rows_and_hides_folders(case, photos)
         file = Path(row["source_file"])
         assert line.startswith(f"  {file.parent.name}/{file.name} ")
         assert ("labelled" in line) == (row["label"] != row["prediction"])
+        assert ("unfamiliar" in line) == (row["unfamiliarity"] > UNFAMILIAR)
         assert f"    {row['prediction']}    " in line
+    case.add(0)
+    case.run()
+    _, *added = preview_rows(str(case.out)).splitlines()  # of the last command only
+    assert [line.split(",")[0].strip() for line in added] == ["00000.parquet"] * FILE_ROWS
     case.run(partition_by=("prediction",), overwrite=True)
     assert preview_rows(str(case.out)) == ""
 
