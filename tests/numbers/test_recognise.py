@@ -270,16 +270,16 @@ def test_digits_of_straight_strokes_are_no_boxes() -> None:
     assert [number.text for number in nanograd.read_numbers(page)] == ["48533"]
 
 
-def test_number_in_doubt_does_not_become_a_part_of_it(sample: Mnist) -> None:
-    """In a smaller copy, only the strongest of these strokes are left, and look like a seven."""
-    random, digits = np.random.default_rng(254), sample.test
+@pytest.mark.parametrize("seed", [254, 309], ids=["a part is like a seven", "a dark shadow"])
+def test_faint_number_in_a_shadow_is_read(sample: Mnist, seed: int) -> None:
+    random, digits = np.random.default_rng(seed), sample.test
     chosen = random.integers(0, len(digits), 5)
     ink = write(digits.images[chosen].reshape(-1, 28, 28), Style(), random)
-    photo = photograph(ink, "faint in shadow", 254, HEIGHT)
+    photo = photograph(ink, "faint in shadow", seed, HEIGHT)
 
     [number] = nanograd.read_numbers(Image.open(BytesIO(photo)))
 
-    assert number.text == "".join(map(str, digits.labels[chosen])) == "82900"
+    assert number.text == "".join(map(str, digits.labels[chosen]))
 
 
 def texts_of_page(texts: list[str], corners: Ints, random: np.random.Generator) -> list[str]:
